@@ -1,0 +1,60 @@
+"""allmasks: what dropout does over *all* masks.
+
+Names are loaded when first used, so that `import allmasks` stays light: no torch, no plotly, nothing compiled.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ExpectedLoss": "allmasks.results",
+    "ScoreMoments": "allmasks.results",
+    "MethodNotApplicable": "allmasks.errors",
+    "UncontrolledRandomness": "allmasks.errors",
+    "expected_score_loss": "allmasks.scores",
+    "expected_score": "allmasks.scores",
+    "DropoutSite": "allmasks.sites",
+    "find_dropout": "allmasks.sites",
+    "register_dropout": "allmasks.sites",
+    "expected_loss": "allmasks.expect",
+    "plan_expected_loss": "allmasks.expect",
+    "Plan": "allmasks.expect",
+    "audit": "allmasks.diagnose",
+    "Audit": "allmasks.diagnose",
+}
+"""Public names and the room each lives in."""
+
+_ROOMS = (
+    "errors",
+    "results",
+    "methods",
+    "samplers",
+    "masks",
+    "losses",
+    "scores",
+    "sites",
+    "expect",
+    "diagnose",
+    "report",
+)
+
+__all__ = ["__version__", *_HOME, *_ROOMS]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    elif name in _ROOMS:
+        value = importlib.import_module(f"allmasks.{name}")
+    else:
+        raise AttributeError(f"module 'allmasks' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

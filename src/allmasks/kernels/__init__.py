@@ -1,0 +1,1 @@
+"""Keyed random bits. `reference` is the ground truth; every other kernel gives the same bits."""

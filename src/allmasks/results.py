@@ -1,0 +1,168 @@
+"""What comes back: every number with its error, and what kind of error it is."""
+
+from __future__ import annotations
+
+import html
+import math
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+
+from allmasks.methods import Method
+
+__all__ = ["GUARANTEES", "ExpectedLoss", "Guarantee", "ScoreMoments", "weakest"]
+
+Guarantee = Literal["exact", "bounded", "estimated", "statistical", "uncontrolled"]
+
+GUARANTEES: dict[Guarantee, str] = {
+    "exact": "round-off bound",
+    "bounded": "proven bound",
+    "estimated": "numerical estimate, not proven",
+    "statistical": "Monte Carlo standard error",
+    "uncontrolled": "approximation with unknown error",
+}
+"""What `error` means under each guarantee, strongest first."""
+
+
+def weakest(*guarantees: Guarantee) -> Guarantee:
+    """The weakest of several guarantees: what a sum of such numbers can claim.
+
+    >>> weakest("exact", "statistical")
+    'statistical'
+    """
+    order = list(GUARANTEES)
+    return max(guarantees, key=order.index)
+
+
+def _plain(value: Any) -> Any:
+    """A tensor, array or scalar as JSON-ready numbers (NaN and infinities become None)."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, Method):
+        return repr(value)
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().double().numpy()
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray) and value.ndim:
+        return [_plain(v) for v in value]
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+@dataclass(frozen=True, repr=False)
+class ExpectedLoss:
+    """E_m[L], the mean of a loss over all dropout masks, with its error.
+
+    Attributes
+    ----------
+    value, error : the (weighted) mean over examples, and its error in the sense of `guarantee`.
+    guarantee : "exact" (round-off bound), "bounded" (proven bound), "estimated" (a numerical estimate without
+        a proof), "statistical" (standard error over masks) or "uncontrolled" (error is nan).
+    method : the method that was used, a value of `am.methods`.
+    n_masks : masks an example (all of them under enumeration; 0 where none is drawn).
+    per_example, per_example_error : (n,) the same for each example.
+    weight_scaling_loss : what the model loses in eval mode (scores: the loss at the mean mask).
+    penalty, penalty_error : value - weight_scaling_loss, and its error.
+    replicates : (r,) value of each independent block of masks, where the error is statistical; else None.
+        Two results from the same seed can be compared block by block.
+    grad : for scores, {"weights", "intercept", "X"} where asked for; else None.
+    notes : sentences a reader should know (for instance that the mean is not preserved).
+    """
+
+    value: Any
+    error: Any
+    guarantee: Guarantee
+    method: Method
+    n_masks: int
+    per_example: Any
+    per_example_error: Any
+    weight_scaling_loss: Any
+    penalty: Any
+    penalty_error: Any
+    replicates: Any = None
+    grad: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n_replicates(self) -> int:
+        """Independent blocks of masks behind a statistical error; 0 where there is none."""
+        return 0 if self.replicates is None else len(self.replicates)
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Where the true value lies: value ± error for proven errors, Student's t for statistical ones.
+
+        Parameters
+        ----------
+        level : coverage of the statistical interval, in (0, 1). Other guarantees do not use it: "exact" and
+            "bounded" always hold, "estimated" carries no level, "uncontrolled" gives (nan, nan).
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level must lie between 0 and 1, got {level}")
+        half = float(self.error)
+        if self.guarantee == "statistical":
+            from scipy.stats import t
+
+            half *= float(t.ppf(0.5 + level / 2, max(self.n_replicates - 1, 1)))
+        return float(self.value) - half, float(self.value) + half
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field in plain numbers, ready for json.dump; NaN becomes None."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+    def _rows(self) -> list[tuple[str, str]]:
+        error = "unknown" if math.isnan(float(self.error)) else f"{float(self.error):.2g}"
+        penalty_error = "unknown" if math.isnan(float(self.penalty_error)) else f"{float(self.penalty_error):.2g}"
+        return [
+            ("expected loss", f"{float(self.value):.8g} ± {error}"),
+            ("guarantee", f"{self.guarantee} ({GUARANTEES[self.guarantee]})"),
+            ("weight-scaling loss", f"{float(self.weight_scaling_loss):.8g}"),
+            ("penalty", f"{float(self.penalty):.6g} ± {penalty_error}"),
+            ("method", f"{self.method!r}" + (f", {self.n_masks} masks" if self.n_masks else "")),
+            ("examples", f"{len(self.per_example)}"),
+            *(("note", note) for note in self.notes),
+        ]
+
+    def __repr__(self) -> str:
+        rows = self._rows()
+        width = max(len(name) for name, _ in rows)
+        return "ExpectedLoss\n" + "\n".join(f"  {name:<{width}}  {text}" for name, text in rows)
+
+    def _repr_html_(self) -> str:
+        body = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>"
+            for name, text in self._rows()
+        )
+        return f"<table>{body}</table>"
+
+
+@dataclass(frozen=True)
+class ScoreMoments:
+    """Mean and variance over masks of σ(S) (or of S itself), for each row.
+
+    Attributes
+    ----------
+    mean, mean_error, variance, variance_error : (n,) float64.
+    guarantee, method : as in `ExpectedLoss`.
+    weight_scaling : (n,) the link at the mean mask.
+    """
+
+    mean: Any
+    mean_error: Any
+    variance: Any
+    variance_error: Any
+    guarantee: Guarantee
+    method: Method
+    weight_scaling: Any
+
+    @property
+    def std(self) -> Any:
+        """Standard deviation over masks, (n,)."""
+        return np.sqrt(self.variance)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field in plain numbers, ready for json.dump; NaN becomes None."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
