@@ -1,0 +1,57 @@
+"""Output files: checked before the work, and either whole or not there at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["atomic_path", "check_writable", "write_text"]
+
+
+def check_writable(path: str | Path, option: str) -> Path:
+    """The path, if a file can be written there; else an OSError that names the option and says why not."""
+    target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(f"{option} {target} is a folder: give a file name")
+    folder = target.parent
+    if not folder.exists():
+        raise FileNotFoundError(f"{option} {target}: the folder {folder} does not exist; create it first")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{option} {target}: {folder} is not a folder")
+    try:
+        handle, name = tempfile.mkstemp(dir=folder, prefix=f".{target.name}.")
+    except OSError as problem:
+        raise PermissionError(
+            f"{option} {target}: cannot write in {folder} ({problem.strerror}); choose another folder"
+        ) from None
+    os.close(handle)
+    os.unlink(name)
+    return target
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary path in the same folder that replaces `path` when the block ends well, and vanishes when not."""
+    target = Path(path)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        # mkstemp makes files private; the finished one gets the permissions any new file would have.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a UTF-8 text file at once: readers see the old file or the whole new one."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
