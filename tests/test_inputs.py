@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -269,3 +270,17 @@ def test_files_are_whole_or_not_there(tmp_path):
         check_writable(tmp_path / "none" / "a", "--out")
     with pytest.raises(NotADirectoryError, match=r"is not a folder"):
         check_writable(target / "a", "--out")
+
+
+def test_links_and_devices_stay_what_they_are(tmp_path):
+    real, link = tmp_path / "real.txt", tmp_path / "link.txt"
+    real.write_text("old")
+    link.symlink_to(real)
+    write_text(check_writable(link, "--out"), "new")
+    assert link.is_symlink()
+    assert real.read_text() == "new"
+    null = Path("/dev/null")
+    if not null.is_char_device():
+        pytest.skip("no /dev/null here")
+    write_text(check_writable(null, "--out"), "gone")
+    assert null.is_char_device()

@@ -14,9 +14,11 @@ __all__ = ["atomic_path", "check_writable", "write_text"]
 def check_writable(path: str | Path, option: str) -> Path:
     """The path, if a file can be written there; else an OSError that names the option and says why not."""
     target = Path(path)
+    if _is_device(target):
+        return target
     if target.is_dir():
         raise IsADirectoryError(f"{option} {target} is a folder: give a file name")
-    folder = target.parent
+    folder = target.resolve().parent if target.is_symlink() else target.parent
     if not folder.exists():
         raise FileNotFoundError(f"{option} {target}: the folder {folder} does not exist; create it first")
     if not folder.is_dir():
@@ -32,10 +34,19 @@ def check_writable(path: str | Path, option: str) -> Path:
     return target
 
 
+def _is_device(path: Path) -> bool:
+    """Devices and pipes, such as /dev/null: written to as they are, never replaced."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path in the same folder that replaces `path` when the block ends well, and vanishes when not."""
-    target = Path(path)
+    # A link keeps pointing where it did, and the file behind it is replaced.
+    target = Path(path).resolve()
+    if _is_device(target):
+        yield target
+        return
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix)
     os.close(handle)
     temporary = Path(name)
