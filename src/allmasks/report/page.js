@@ -1,0 +1,33 @@
+"use strict";
+(() => {
+  const figures = JSON.parse(document.getElementById("figures").textContent);
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const config = { responsive: true, displayModeBar: false, scrollZoom: false };
+  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
+
+  // "@accent" is the accent of the theme in force.
+  const paint = (value, key) => {
+    if (Array.isArray(value)) return value.map((item) => paint(item, key));
+    if (value && typeof value === "object") {
+      return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, paint(v, k)]));
+    }
+    const color = typeof value === "string" && /color$/.test(key) && value.startsWith("@");
+    return color ? css(value.slice(1)) : value;
+  };
+
+  const draw = () => {
+    for (const [key, figure] of Object.entries(figures)) {
+      const { data, layout } = paint(figure, "");
+      layout.font = { family: getComputedStyle(document.body).fontFamily, size: 13, color: css("ink") };
+      layout.hoverlabel = { ...layout.hoverlabel, bgcolor: css("card"), bordercolor: css("rule"), font: { color: css("ink") } };
+      for (const axis of ["xaxis", "yaxis"]) {
+        layout[axis] = { gridcolor: css("rule"), linecolor: css("rule"), zerolinecolor: css("muted"), fixedrange: true, ...layout[axis] };
+        if (layout[axis].title) layout[axis].title.font = { size: 13, color: css("quiet") };
+      }
+      Plotly.react(key, data, layout, config);
+    }
+  };
+
+  draw();
+  dark.addEventListener("change", draw);
+})();

@@ -1,0 +1,149 @@
+"""The audit as a page of text: plain tables for a terminal, a log or a notebook's repr."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from allmasks.report.text import (
+    Translate,
+    clean,
+    explanation,
+    guarantee_words,
+    method_words,
+    notes,
+    number,
+    translator,
+    with_error,
+)
+
+if TYPE_CHECKING:
+    from allmasks.diagnose import Audit
+
+__all__ = ["render_text", "show"]
+
+
+def render_text(audit: Audit, lang: str = "en", *, width: int = 100) -> str:
+    """The whole page as one string of at most `width` columns, without color codes."""
+    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False, legacy_windows=False)
+    show(audit, console, lang)
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+def show(audit: Audit, console: Console, lang: str = "en") -> None:
+    """Print the audit on a rich console.
+
+    Raises
+    ------
+    ValueError : a language that the report does not speak.
+    """
+    _ = translator(lang)
+    console.print(Text(_("Dropout audit of {model}").format(model=clean(audit.model_name)), style="bold"))
+    console.print()
+    console.print(_headline(audit, _))
+    console.print()
+    console.print(Text(_("Sites"), style="bold"))
+    console.print(_sites(audit, _) if audit.sites else Text(_("No dropout site was met.")))
+    for line in _site_remarks(audit, _):
+        console.print(Padding(Text(line), (0, 0, 0, 1)))
+    if audit.convergence:
+        console.print()
+        console.print(Text(_("How the mean over K masks converges"), style="bold"))
+        console.print(_convergence(audit, _))
+    console.print()
+    console.print(Text(explanation(audit, lang)))
+    for note in notes(audit, _):
+        console.print(Text(_("Note: {note}").format(note=note)))
+    console.print(Text(_("{seconds:.1f} s, seed {seed}").format(seconds=audit.seconds, seed=audit.seed), style="dim"))
+
+
+def _headline(audit: Audit, _: Translate) -> Table:
+    expected = audit.expected
+    unknown = _("unknown")
+    units = f" {_(audit.units)}" if audit.units else ""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 1))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+
+    def add(label: str, text: str, style: str = "") -> None:
+        table.add_row(Text(label), Text(text, style=style))
+
+    value = with_error(float(expected.value), float(expected.error), unknown=unknown)
+    add(_("expected loss"), value + units, "bold")
+    add(_("guarantee"), guarantee_words(expected.guarantee, _))
+    add(_("weight-scaling loss"), number(float(expected.weight_scaling_loss)) + units)
+    penalty = with_error(float(expected.penalty), float(expected.penalty_error), unknown=unknown)
+    share = ""
+    if math.isfinite(audit.penalty_share):
+        percent = with_error(100 * audit.penalty_share, 100 * audit.penalty_share_error, unknown=unknown)
+        share = _(" ({percent} % of the loss)").format(percent=percent)
+    add(_("penalty"), penalty + units + share)
+    masks = _(", {n} masks an example").format(n=f"{expected.n_masks:,}") if expected.n_masks else ""
+    add(_("method"), method_words(expected.method) + masks)
+    add(_("loss"), clean(audit.loss))
+    add(_("examples"), f"{audit.n_examples:,}")
+    return table
+
+
+def _sites(audit: Audit, _: Translate) -> Table:
+    unknown = _("unknown")
+    found = {one.site.name: one for one in audit.per_site}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(_("site"), overflow="fold", min_width=8)
+    table.add_column(_("kind"), overflow="fold")
+    table.add_column(_("p"), justify="right", no_wrap=True)
+    table.add_column(_("units"), justify="right", no_wrap=True)
+    table.add_column(_("alone"), justify="right", no_wrap=True)
+    table.add_column(_("saved"), justify="right", no_wrap=True)
+    for site in audit.sites:
+        one = found.get(site.name)
+        numbers = (
+            ("–", "–")
+            if one is None
+            else (
+                with_error(one.alone, one.alone_error, unknown=unknown),
+                with_error(one.saved, one.saved_error, unknown=unknown),
+            )
+        )
+        row = (clean(site.name), clean(site.kind), f"{site.p:g}", f"{site.units:,}", *numbers)
+        table.add_row(*(Text(cell) for cell in row))
+    if len(audit.per_site) > 1:
+        table.add_section()
+        interaction = with_error(audit.interaction, audit.interaction_error, unknown=unknown)
+        table.add_row(Text(_("interaction")), "", "", "", Text(interaction), "")
+    return table
+
+
+def _site_remarks(audit: Audit, _: Translate) -> list[str]:
+    remarks = []
+    if audit.per_site:
+        remarks.append(_("alone: the penalty when only this site is random; saved: what turning only it off saves."))
+    for site in audit.sites:
+        if not site.controllable:
+            remarks.append(
+                _("{site} cannot be controlled: {reason}").format(site=clean(site.name), reason=clean(site.reason))
+            )
+    return remarks
+
+
+def _convergence(audit: Audit, _: Translate) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    versus = _("off the exact value") if audit.exact is not None else _("off the best estimate")
+    for label in (_("K"), _("mean over K masks"), versus):
+        table.add_column(label, justify="right", no_wrap=True)
+    for point in audit.convergence:
+        difference = point.value - audit.reference
+        table.add_row(
+            f"{point.n_masks:,}",
+            with_error(point.value, point.error, unknown=_("unknown")),
+            f"{difference:+.2g}",
+        )
+    return table
