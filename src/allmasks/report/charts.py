@@ -316,7 +316,7 @@ def _per_example(audit: Audit, _: Translate) -> Chart | None:
         caption,
         figure,
         (_("quantile"), _("expected loss of one example")),
-        tuple((name, number(value)) for name, value in zip(labels, quantiles, strict=True)),
+        tuple((name, number(value, 3)) for name, value in zip(labels, quantiles, strict=True)),
     )
 
 
@@ -349,8 +349,16 @@ def _line(x: Sequence[float], y: Sequence[float | None], color: str, *, width: i
 
 
 def _short(name: str) -> str:
-    """The end of a long name tells sites of one model apart; the beginning is shared."""
-    return name if len(name) <= _LABEL else "…" + name[-(_LABEL - 1) :]
+    """The end of a long name tells sites of one model apart; the beginning is shared.
+
+    >>> _short("transformer.encoder.layers.0.attention.dropout")
+    '…0.attention.dropout'
+    """
+    if len(name) <= _LABEL:
+        return name
+    end = name[-(_LABEL - 1) :]
+    whole = end.partition(".")[2]
+    return "…" + (whole if len(whole) > _LABEL // 2 else end)
 
 
 def _name_axis(names: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from allmasks.report.charts import all_charts
 from allmasks.report.text import (
@@ -106,13 +106,20 @@ def _site_rows(audit: Audit, _: Any) -> list[dict[str, str]]:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("allmasks.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = _breakable
+    return environment
+
+
+def _breakable(name: str) -> Markup:
+    """An escaped name that may go on in the next line after each dot."""
+    return Markup(".<wbr>").join(escape(part) for part in name.split("."))
 
 
 @cache

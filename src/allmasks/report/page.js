@@ -22,7 +22,7 @@
       layout.hoverlabel = { ...layout.hoverlabel, bgcolor: css("card"), bordercolor: css("rule"), font: { color: css("ink") } };
       for (const axis of ["xaxis", "yaxis"]) {
         layout[axis] = { gridcolor: css("rule"), linecolor: css("rule"), zerolinecolor: css("muted"), fixedrange: true, ...layout[axis] };
-        if (layout[axis].title) layout[axis].title.font = { size: 13, color: css("quiet") };
+        if (layout[axis].title) Object.assign(layout[axis].title, { standoff: 12, font: { size: 13, color: css("quiet") } });
       }
       Plotly.react(key, data, layout, config);
     }
