@@ -86,7 +86,7 @@ def _headline(audit: Audit, _: Translate) -> Table:
         percent = with_error(100 * audit.penalty_share, 100 * audit.penalty_share_error, unknown=unknown)
         share = _(" ({percent} % of the loss)").format(percent=percent)
     add(_("penalty"), penalty + units + share)
-    masks = _(", {n} masks an example").format(n=f"{expected.n_masks:,}") if expected.n_masks else ""
+    masks = _(", {n} masks an example").format(n=f"{expected.n_masks:,}") if expected.n_masks > 1 else ""
     add(_("method"), method_words(expected.method) + masks)
     add(_("loss"), clean(audit.loss))
     add(_("examples"), f"{audit.n_examples:,}")

@@ -216,7 +216,9 @@ def with_error(value: float, error: float, *, unknown: str = "?") -> str:
         place = math.floor(math.log10(float(f"{error:.1e}"))) - 1
     top = math.floor(math.log10(max(abs(value), error)))
     if -4 <= top < 7 and place < 1 and place > -9:
-        return f"{_fixed(value, -place)} ± {_fixed(error, -place)}"
+        # Zeros are hard to count: a small error is easier to read with its exponent.
+        shown = _fixed(error, -place) if error >= 1e-5 else _short(error, two=f"{error:.1e}".startswith("1"))
+        return f"{_fixed(value, -place)} ± {shown}"
     decimals = max(top - place, 0)
     return f"({_fixed(value / 10.0**top, decimals)} ± {_fixed(error / 10.0**top, decimals)})e{top}"
 
@@ -226,8 +228,8 @@ def _fixed(value: float, decimals: int) -> str:
     return f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
-def _short(error: float) -> str:
+def _short(error: float, *, two: bool = False) -> str:
     if error == 0:
         return "0"
-    mantissa, exponent = f"{error:.0e}".split("e")
+    mantissa, exponent = f"{error:.{int(two)}e}".split("e")
     return f"{mantissa}e{int(exponent)}"
