@@ -1,0 +1,139 @@
+"""Putting masks into a model that is not ours: one mode that answers every dropout call made inside it."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from allmasks.sites.calls import Call, parse
+from allmasks.sites.naming import Namer
+
+__all__ = ["hold_masks"]
+
+Provide = Callable[[Call], Tensor | None]
+"""A call -> the kept bits to apply, broadcasting to the call's mask shape; None leaves it at its mean mask."""
+
+Watch = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], Any]
+"""Sees every other torch function with its result, and may replace that."""
+
+Unmasked = Callable[[Call, Any], Any]
+"""Sees every dropout call that got no mask with its result, and may replace that."""
+
+
+def _never(*args: Any, **kwargs: Any) -> bool:
+    return False
+
+
+def _inner_multi_head_attention() -> Callable[..., Any]:
+    """F.multi_head_attention_forward without its own dispatch.
+
+    Inside a mode's handler the function would find the mode again and call the handler for ever. The copy shares
+    the code and answers "no overrides here", so that only the dropout *inside* it is dispatched.
+    """
+    original = F.multi_head_attention_forward
+    names = dict.fromkeys(("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"), _never)
+    # Its helpers keep their own globals; only this function's view is changed.
+    copy = types.FunctionType(
+        original.__code__, {**original.__globals__, **names}, original.__name__, original.__defaults__
+    )
+    copy.__kwdefaults__ = original.__kwdefaults__
+    return copy
+
+
+_INNER_MHA = _inner_multi_head_attention()
+_MHA_DROPOUT = 10
+_MHA_TRAINING = 13
+
+
+class _Hold(TorchFunctionMode):
+    def __init__(
+        self,
+        model: nn.Module,
+        provide: Provide,
+        rates: Mapping[str, float],
+        watch: Watch | None,
+        unmasked: Unmasked | None,
+    ) -> None:
+        super().__init__()
+        self.namer = Namer(model)
+        self.provide = provide
+        self.rates = rates
+        self.watch = watch
+        self.unmasked = unmasked
+        self.grad = torch.is_grad_enabled()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.multi_head_attention_forward:
+            return self._attention_module(args, kwargs)
+        call = parse(func, args, kwargs)
+        if call is None:
+            result = func(*args, **kwargs)
+            return result if self.watch is None else self.watch(func, args, kwargs, result)
+        return self._answer(call)
+
+    def _attention_module(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Called in training mode whatever the flag, so that its own dropout call is made and can be answered."""
+        positional = list(args)
+        if len(positional) > _MHA_TRAINING:
+            positional[_MHA_TRAINING] = True
+        else:
+            kwargs = {**kwargs, "training": True}
+        with self:
+            return _INNER_MHA(*positional, **kwargs)
+
+    def _answer(self, call: Call) -> Any:
+        call.name = self.namer.name(call.op)
+        kept = self.provide(call)
+        if kept is None:
+            result = call.identity()
+            return result if self.unmasked is None else self.unmasked(call, result)
+        if self.namer.in_checkpoint and self.grad:
+            raise RuntimeError(
+                f"{call.name} lies in a checkpointed part of the model, whose backward pass would run without the "
+                "masks; call under torch.no_grad(), or switch checkpointing off"
+            )
+        try:
+            fits = torch.broadcast_shapes(kept.shape, call.mask_shape) == torch.Size(call.mask_shape)
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"the mask of {call.name} has shape {tuple(kept.shape)} but this batch needs {call.mask_shape}: the "
+                "site's shape changes from batch to batch; pad every batch to one length"
+            )
+        return call.apply(kept, self.rates.get(call.name, call.p))
+
+
+@contextmanager
+def hold_masks(
+    model: nn.Module,
+    provide: Provide,
+    rates: Mapping[str, float] | None = None,
+    *,
+    watch: Watch | None = None,
+    unmasked: Unmasked | None = None,
+) -> Iterator[None]:
+    """Every dropout call made by `model` inside takes the mask that `provide` gives; without one it drops nothing.
+
+    Parameters
+    ----------
+    provide : called with each dropout call, whose `name`, `p`, `input` and `mask_shape` say what is wanted.
+    rates : p by site name, for calls that do not carry theirs in eval mode (attention passes 0 there).
+    watch, unmasked : see other torch functions, and dropout calls without a mask; for looking at a model.
+
+    One context is one forward pass: calls are counted from its start. Dropout is switched off or on here and not
+    by the modules' flags, so nothing else in the model that looks at them is woken.
+    """
+    # A compiled part would trace the mode itself; run eagerly it makes the same calls.
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    with eager, _Hold(model, provide, rates or {}, watch, unmasked):
+        yield

@@ -1,0 +1,64 @@
+"""Stable names of calls: the path of the module that makes them, and how often it has made them in this pass."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from types import FrameType
+
+from torch import nn
+
+__all__ = ["ROOT", "Namer"]
+
+ROOT = "(root)"
+"""What the model itself is called, whose own path is empty."""
+
+_CALL = nn.Module._call_impl.__code__
+_CHECKPOINT_FILE = "torch/utils/checkpoint.py"
+
+_OWN_OP = (
+    nn.modules.dropout._DropoutNd,
+    nn.MultiheadAttention,
+    nn.RNNBase,
+)
+"""Modules that are the dropout: the operation adds nothing to their name."""
+
+
+class Namer:
+    """Names for the calls of one forward pass.
+
+    Frames are walked up to the module whose `__call__` is running: no hook is registered, so nothing is left
+    behind, and a call made inside a compiled or checkpointed part is found as well.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._paths = {id(module): path for path, module in model.named_modules()}
+        self._made: Counter[str] = Counter()
+        self.in_checkpoint = False
+
+    def path(self) -> tuple[str, nn.Module | None]:
+        """Path and module of the innermost module call that belongs to the model."""
+        frame: FrameType | None = sys._getframe(1)
+        self.in_checkpoint = False
+        found: tuple[str, nn.Module | None] | None = None
+        while frame is not None:
+            if frame.f_code is _CALL and found is None:
+                module = frame.f_locals.get("self")
+                path = self._paths.get(id(module))
+                if path is not None:
+                    found = (path or ROOT, module)
+            elif frame.f_code.co_filename.endswith(_CHECKPOINT_FILE):
+                self.in_checkpoint = True
+            frame = frame.f_back
+        return found or (ROOT, None)
+
+    def name(self, op: str) -> str:
+        """The name of the call being made: path, ":op" where the module is more than that, "#k" from the second on.
+
+        A registered module's own call has no op.
+        """
+        path, module = self.path()
+        base = path if not op or isinstance(module, _OWN_OP) else f"{path}:{op}"
+        self._made[base] += 1
+        k = self._made[base]
+        return base if k == 1 else f"{base}#{k}"

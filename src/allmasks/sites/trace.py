@@ -1,0 +1,167 @@
+"""One forward pass, watched: dropout calls, random draws that are not theirs, and what feeds the output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from allmasks.sites.borrow import generator_states, moved_generators
+from allmasks.sites.calls import Call
+from allmasks.sites.hold import hold_masks
+from allmasks.sites.naming import Namer
+from allmasks.sites.probe import Inputs
+
+__all__ = ["Draw", "LinearUse", "Seen", "Trace", "trace"]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A random operation outside the known dropout calls."""
+
+    path: str
+    op: str
+    scripted: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.path} calls {self.op}"
+
+
+@dataclass
+class Seen:
+    """A dropout call as it was made. `result` is the very object that went on through the model."""
+
+    call: Call
+    result: Any
+    version: int
+
+
+@dataclass
+class LinearUse:
+    """A call of F.linear, with the objects that went in and came out, unchanged so far."""
+
+    input: Tensor
+    input_version: int
+    weight: Tensor
+    bias: Tensor | None
+    result: Tensor
+    result_version: int
+
+
+@dataclass
+class Trace:
+    """What happened in one pass."""
+
+    seen: dict[str, Seen] = field(default_factory=dict)
+    draws: list[Draw] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)
+    linears: list[LinearUse] = field(default_factory=list)
+    convolves_after_site: bool = False
+    output: Any = None
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors of the output."""
+        return output_tensors(self.output)
+
+
+def output_tensors(output: Any) -> list[Tensor]:
+    """The tensors of a model's output, whatever holds them."""
+    return [leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
+
+
+def _draws_nothing(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether an operation that may draw has been told not to: a rate of 0, or training off."""
+    names = [argument.name for argument in func._schema.arguments]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    defaults = {argument.name: argument.default_value for argument in func._schema.arguments}
+    values = {name: given.get(name, defaults.get(name)) for name in names}
+    has_rate = "dropout_p" in values or ("dropout" in func._schema.name and "p" in values)
+    if has_rate and not (values.get("dropout_p") or values.get("p")):
+        return True
+    return any(values.get(flag, True) is False for flag in ("train", "training"))
+
+
+class _Draws(TorchDispatchMode):
+    """Records operations tagged as random. `extreme` puts a constant in place of what is drawn."""
+
+    def __init__(self, namer: Namer, draws: list[Draw], extreme: float | None) -> None:
+        super().__init__()
+        self.namer, self.draws, self.extreme = namer, draws, extreme
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if torch.Tag.nondeterministic_seeded not in func.tags or _draws_nothing(func, args, kwargs):
+            return result
+        path, module = self.namer.path()
+        op = func._schema.name.removeprefix("aten::").strip("_")
+        self.draws.append(Draw(path, op, isinstance(module, torch.jit.ScriptModule)))
+        if self.extreme is not None:
+            for leaf in output_tensors(result):
+                if leaf.is_floating_point():
+                    leaf.fill_(self.extreme)
+        return result
+
+
+def trace(
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    train: bool,
+    extreme: float | None = None,
+    keep: Callable[[Call], None] | None = None,
+    watch: Any = None,
+) -> Trace:
+    """Run the model once with no unit dropped and write down what happens. Call it inside `borrowed`.
+
+    Parameters
+    ----------
+    train : set training flags for the pass. Normalisation stays in eval mode: its statistics are not dropout.
+    extreme : replaces every stray draw by this number.
+    keep : is shown each dropout call while its input is still what it was.
+    """
+    result = Trace()
+
+    def provide(call: Call) -> None:
+        if keep is not None:
+            keep(call)
+
+    def unmasked(call: Call, value: Any) -> Any:
+        if isinstance(value, Tensor) and value is call.input and not call.in_place:
+            value = value.view_as(value)  # an object of its own: what is dropped can be told from what is not
+        version = value._version if isinstance(value, Tensor) else 0
+        result.seen[call.name] = Seen(call, value, version)
+        return value
+
+    def look(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> Any:
+        if func is F.linear:
+            _note_linear(result, args, kwargs, value)
+        elif result.seen and getattr(func, "__name__", "").startswith("conv"):
+            result.convolves_after_site = True
+        return value if watch is None else watch(func, args, kwargs, value)
+
+    own = inputs.copied()
+    for module in model.modules():
+        module.training = train and not isinstance(module, nn.modules.batchnorm._NormBase)
+    before = generator_states()
+    try:
+        with _Draws(Namer(model), result.draws, extreme), hold_masks(model, provide, watch=look, unmasked=unmasked):
+            result.output = model(*own.args, **own.kwargs)
+    finally:
+        for module in model.modules():
+            module.training = False
+    result.moved = moved_generators(before, generator_states())
+    return result
+
+
+def _note_linear(result: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> None:
+    names = dict(zip(("input", "weight", "bias"), args, strict=False))
+    names.update(kwargs)
+    x, weight, bias = names["input"], names["weight"], names.get("bias")
+    result.linears.append(LinearUse(x, x._version, weight, bias, value, value._version))
