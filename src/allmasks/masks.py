@@ -155,10 +155,14 @@ class MaskLaw:
         stop = self.n_masks if stop is None else stop
         if not 0 <= start <= stop <= self.n_masks:
             raise ValueError(f"mask numbers must lie in 0 … {self.n_masks}, got {start} … {stop}")
-        numbers = np.arange(start, stop, dtype=np.int64)
-        masks = np.ones((stop - start, self.units), dtype=np.bool_)
-        for bit, unit in enumerate(free):
-            masks[:, unit] = (numbers >> bit) & 1
+        return self.numbered(np.arange(start, stop, dtype=np.int64))
+
+    def numbered(self, numbers: ArrayLike) -> NDArray[np.bool_]:
+        """The masks with these numbers, shape (len(numbers), units); see `enumerate` for how they are numbered."""
+        n = np.asarray(numbers, np.int64)
+        masks = np.ones((len(n), self.units), dtype=np.bool_)
+        for bit, unit in enumerate(np.flatnonzero(self.rates)):
+            masks[:, unit] = (n >> bit) & 1
         return masks
 
     def log_prob(self, masks: ArrayLike) -> NDArray[np.float64]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import html
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from allmasks.methods import Method
 
-__all__ = ["GUARANTEES", "ExpectedLoss", "Guarantee", "ScoreMoments", "weakest"]
+__all__ = ["GUARANTEES", "ExpectedLoss", "Guarantee", "ScoreMoments", "plain_numbers", "weakest"]
 
 Guarantee = Literal["exact", "bounded", "estimated", "statistical", "uncontrolled"]
 
@@ -35,20 +35,27 @@ def weakest(*guarantees: Guarantee) -> Guarantee:
     return max(guarantees, key=order.index)
 
 
-def _plain(value: Any) -> Any:
-    """A tensor, array or scalar as JSON-ready numbers (NaN and infinities become None)."""
+def _number(value: Any) -> float:
+    """A scalar as float, also where it is a tensor that carries gradients."""
+    return float(value.detach() if hasattr(value, "detach") else value)
+
+
+def plain_numbers(value: Any) -> Any:
+    """A result, tensor, array or scalar as JSON-ready numbers and strings; NaN and infinities become None."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, Method):
         return repr(value)
+    if is_dataclass(value):
+        return {f.name: plain_numbers(getattr(value, f.name)) for f in fields(value)}
     if hasattr(value, "detach"):
         value = value.detach().cpu().double().numpy()
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain_numbers(v) for k, v in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
+        return [plain_numbers(v) for v in value]
     if isinstance(value, np.ndarray) and value.ndim:
-        return [_plain(v) for v in value]
+        return [plain_numbers(v) for v in value]
     number = float(value)
     return number if math.isfinite(number) else None
 
@@ -102,25 +109,25 @@ class ExpectedLoss:
         """
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1, got {level}")
-        half = float(self.error)
+        half = _number(self.error)
         if self.guarantee == "statistical":
             from scipy.stats import t
 
             half *= float(t.ppf(0.5 + level / 2, max(self.n_replicates - 1, 1)))
-        return float(self.value) - half, float(self.value) + half
+        return _number(self.value) - half, _number(self.value) + half
 
     def to_dict(self) -> dict[str, Any]:
         """Every field in plain numbers, ready for json.dump; NaN becomes None."""
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        return {f.name: plain_numbers(getattr(self, f.name)) for f in fields(self)}
 
     def _rows(self) -> list[tuple[str, str]]:
-        error = "unknown" if math.isnan(float(self.error)) else f"{float(self.error):.2g}"
-        penalty_error = "unknown" if math.isnan(float(self.penalty_error)) else f"{float(self.penalty_error):.2g}"
+        error = "unknown" if math.isnan(_number(self.error)) else f"{_number(self.error):.2g}"
+        penalty_error = "unknown" if math.isnan(_number(self.penalty_error)) else f"{_number(self.penalty_error):.2g}"
         return [
-            ("expected loss", f"{float(self.value):.8g} ± {error}"),
+            ("expected loss", f"{_number(self.value):.8g} ± {error}"),
             ("guarantee", f"{self.guarantee} ({GUARANTEES[self.guarantee]})"),
-            ("weight-scaling loss", f"{float(self.weight_scaling_loss):.8g}"),
-            ("penalty", f"{float(self.penalty):.6g} ± {penalty_error}"),
+            ("weight-scaling loss", f"{_number(self.weight_scaling_loss):.8g}"),
+            ("penalty", f"{_number(self.penalty):.6g} ± {penalty_error}"),
             ("method", f"{self.method!r}" + (f", {self.n_masks} masks" if self.n_masks else "")),
             ("examples", f"{len(self.per_example)}"),
             *(("note", note) for note in self.notes),
@@ -165,4 +172,4 @@ class ScoreMoments:
 
     def to_dict(self) -> dict[str, Any]:
         """Every field in plain numbers, ready for json.dump; NaN becomes None."""
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        return {f.name: plain_numbers(getattr(self, f.name)) for f in fields(self)}

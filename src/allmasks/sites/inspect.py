@@ -240,6 +240,7 @@ def _axes(
     patterns: dict[str, list[tuple[int, Tensor]]] = {}
     base = given.resized(n)
     outputs: list[tuple[int, Tensor]] = []
+    noisy = bool(in_eval.draws or in_eval.moved)
     clean_output = extract(clean.output)
     for example in (0, 1):
         result = _poisoned_probe(model, base, example)
@@ -247,10 +248,10 @@ def _axes(
             if name not in kept or kept[name][1].shape != tensor.shape:
                 continue
             shapes[name] = call_shape
-            patterns.setdefault(name, []).append((example, _pattern(kept[name][1], tensor)))
+            patterns.setdefault(name, []).append((example, _pattern(kept[name][1], tensor, noisy)))
         output = extract(result[0].output)
         if output is not None and clean_output is not None and output.shape == clean_output.shape:
-            outputs.append((example, _pattern(clean_output, output)))
+            outputs.append((example, _pattern(clean_output, output, noisy)))
     axes: dict[str, Axis | str] = {}
     for name in in_eval.seen:
         if name not in patterns:
@@ -303,10 +304,12 @@ def _poisoned_probe(model: nn.Module, base: Inputs, example: int) -> tuple[Trace
     ) from error
 
 
-def _pattern(clean: Tensor, poisoned: Tensor) -> Tensor:
-    """Where the poison arrived: NaN now but not before, or plainly another number."""
+def _pattern(clean: Tensor, poisoned: Tensor, noisy: bool) -> Tensor:
+    """Where the poison arrived: NaN now but not before, or plainly another number (unless all numbers are noisy)."""
     if not clean.is_floating_point():
         return clean != poisoned
+    if noisy:
+        return torch.isnan(poisoned) & ~torch.isnan(clean)
     a, b = clean.double(), poisoned.double()
     scale = torch.nan_to_num(a, 0.0, 0.0, 0.0).abs().amax() if a.numel() else 0.0
     return (torch.isnan(b) & ~torch.isnan(a)) | ((a - b).abs() > 1e-3 * scale + 1e-30)

@@ -1,0 +1,260 @@
+"""The audit of a model: its expected loss, the penalty that dropout adds, and which site pays it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from allmasks.expect import Problem, Request, prepare, progress_bar
+from allmasks.methods import Method, MonteCarlo
+from allmasks.results import ExpectedLoss, Guarantee, plain_numbers, weakest
+from allmasks.samplers import Independent
+from allmasks.sites import DropoutSite
+
+__all__ = ["Audit", "ConvergencePoint", "SitePenalty", "audit"]
+
+_CONVERGENCE_MASKS = 256
+
+
+@dataclass(frozen=True)
+class SitePenalty:
+    """What one site costs.
+
+    Attributes
+    ----------
+    site : the dropout site.
+    alone, alone_error : E[L | only this site random] − weight-scaling loss.
+    saved, saved_error : E[L | all random] − E[L | all but this one random].
+    guarantee : the weaker of the two numbers' guarantees.
+    """
+
+    site: DropoutSite
+    alone: float
+    alone_error: float
+    saved: float
+    saved_error: float
+    guarantee: Guarantee
+
+
+@dataclass(frozen=True)
+class ConvergencePoint:
+    """The mean over the first `n_masks` independent masks, and the standard error such a mean has."""
+
+    n_masks: int
+    value: float
+    error: float
+
+
+@dataclass(frozen=True, repr=False)
+class Audit:
+    """Everything an audit found; every number with its error. See `audit`."""
+
+    model_name: str
+    n_examples: int
+    loss: str
+    units: str
+    seed: int
+    sites: tuple[DropoutSite, ...]
+    expected: ExpectedLoss
+    per_site: tuple[SitePenalty, ...]
+    interaction: float
+    interaction_error: float
+    convergence: tuple[ConvergencePoint, ...]
+    exact: float | None
+    reference: float
+    train_mode_loss: float
+    train_mode_error: float
+    eval_mode_loss: float
+    explanation: str
+    penalty_share: float
+    penalty_share_error: float
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field in plain numbers and strings, ready for json.dump; NaN becomes None."""
+        return plain_numbers(self)
+
+    def to_html(self, path: str | Path, lang: str = "en") -> Path:
+        """Write one self-contained HTML report ("en" or "ko") that opens offline."""
+        from allmasks.report import write
+
+        return write(self, path, lang=lang)
+
+    def __repr__(self) -> str:
+        from allmasks.report.terminal import render_text
+
+        return render_text(self)
+
+
+def audit(
+    model: nn.Module,
+    data: Any,
+    loss: Any,
+    *,
+    method: Method | None = None,
+    n_masks: int | None = None,
+    atol: float | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> Audit:
+    """The loss that dropout really minimises on these data, the penalty in it, and which site pays.
+
+    Parameters
+    ----------
+    model : any module, in any mode; it is only borrowed.
+    data : a pair (x, y), or a DataLoader.
+    loss, method, n_masks, atol, seed, batch_size : as in `expected_loss`. Comparisons between sites use the same
+        masks, so their errors are those of paired differences.
+    progress : show a progress bar.
+
+    Raises
+    ------
+    ValueError, MethodNotApplicable, UncontrolledRandomness : as `expected_loss`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(3, 1))
+    >>> found = audit(net, (torch.ones(4, 3), torch.zeros(4, 1)), "squared_error", progress=False)
+    >>> found.expected.guarantee, len(found.per_site)
+    ('exact', 1)
+    """
+    began = time.perf_counter()
+    x, y = _pair(data)
+    request = Request(method, n_masks, atol, None, None, seed)
+    problem = prepare(model, x, y, loss, batch_size=batch_size)
+    names = [site.name for site in problem.random_sites]
+    with torch.no_grad(), progress_bar(progress, "audit") as (start, tick):
+        expected = problem.expected(request, grad=False, start=start, tick=tick)
+        # One number of masks for every comparison, so that their blocks can be paired.
+        fixed = _with_masks(request, expected)
+        alone = {name: _only(problem, fixed, {name}, tick) for name in names}
+        without = {
+            name: _only(problem, fixed, set(names) - {name}, tick) if len(names) > 2 else alone[_other(names, name)]
+            for name in names
+            if len(names) > 1
+        }
+        convergence = _convergence(problem, seed, tick) if names else ()
+    at_mean = float(expected.weight_scaling_loss)
+    per_site = []
+    for site in problem.random_sites:
+        single = alone[site.name]
+        if len(names) > 1:
+            saved, saved_error = combine([(1.0, expected), (-1.0, without[site.name])])
+            guarantee = weakest(single.guarantee, expected.guarantee, without[site.name].guarantee)
+        else:
+            saved, saved_error, guarantee = float(single.penalty), float(single.penalty_error), single.guarantee
+        per_site.append(
+            SitePenalty(site, float(single.penalty), float(single.penalty_error), saved, saved_error, guarantee)
+        )
+    total, interaction_error = combine([(1.0, expected), *((-1.0, alone[name]) for name in names)])
+    if len(names) <= 1:
+        interaction, interaction_error = 0.0, 0.0
+    else:
+        # Each penalty subtracts the weight-scaling loss once.
+        interaction = total + at_mean * (len(names) - 1)
+    value, error = float(expected.value), float(expected.error)
+    penalty = float(expected.penalty)
+    return Audit(
+        model_name=type(model).__name__,
+        n_examples=problem.data.n_examples,
+        loss=problem.loss.name,
+        units=problem.loss.units,
+        seed=seed,
+        sites=problem.sites,
+        expected=expected,
+        per_site=tuple(per_site),
+        interaction=interaction,
+        interaction_error=interaction_error,
+        convergence=convergence,
+        exact=value if expected.guarantee in ("exact", "bounded") else None,
+        reference=value,
+        train_mode_loss=value,
+        train_mode_error=error,
+        eval_mode_loss=at_mean,
+        explanation=_explain(value, error, at_mean, penalty, bool(names)),
+        penalty_share=penalty / value if value else math.nan,
+        penalty_share_error=abs(at_mean) / value**2 * float(expected.penalty_error) if value else math.nan,
+        seconds=time.perf_counter() - began,
+        notes=expected.notes,
+    )
+
+
+def combine(terms: Sequence[tuple[float, ExpectedLoss]]) -> tuple[float, float]:
+    """A weighted sum of expected losses and its error; those drawn from the same masks are paired block by block.
+
+    Statistical errors of unpaired parts add in quadrature; round-off and proven bounds add up.
+    """
+    value = sum(factor * float(result.value) for factor, result in terms)
+    proven = sum(abs(factor) * float(result.error) for factor, result in terms if result.replicates is None)
+    groups: dict[int, torch.Tensor] = {}
+    for factor, result in terms:
+        if result.replicates is not None:
+            part = factor * result.replicates.double()
+            groups[len(part)] = groups[len(part)] + part if len(part) in groups else part
+    squared = sum(float(part.var()) / len(part) for part in groups.values())
+    return value, proven + math.sqrt(squared)
+
+
+def _only(problem: Problem, request: Request, names: set[str], tick: Any) -> ExpectedLoss:
+    return problem.expected(request, frozenset(names), grad=False, tick=tick)
+
+
+def _with_masks(request: Request, expected: ExpectedLoss) -> Request:
+    if not isinstance(expected.method, MonteCarlo):
+        return request
+    method = (
+        None if request.method is None else replace(expected.method, n_masks=expected.n_masks, atol=None, rtol=None)
+    )
+    return replace(request, method=method, n_masks=expected.n_masks, atol=None)
+
+
+def _other(names: list[str], name: str) -> str:
+    return next(other for other in names if other != name)
+
+
+def _convergence(problem: Problem, seed: int, tick: Any) -> tuple[ConvergencePoint, ...]:
+    method = MonteCarlo(n_masks=_CONVERGENCE_MASKS, sampler=Independent())
+    run = problem.expected(Request(method, seed=seed), grad=False, tick=tick)
+    assert run.replicates is not None
+    spread = float(run.replicates.std())
+    points, k = [], 1
+    while k <= _CONVERGENCE_MASKS:
+        points.append(ConvergencePoint(k, float(run.replicates[:k].mean()), spread / math.sqrt(k)))
+        k *= 2
+    return tuple(points)
+
+
+def _explain(value: float, error: float, at_mean: float, penalty: float, random: bool) -> str:
+    if not random:
+        return "No mask varies, so the loss in train mode and in eval mode is the same."
+    spread = "" if error == 0 else f" ± {error:.2g}"
+    if penalty >= 0:
+        return (
+            f"On the very same examples this model loses {value:.4g}{spread} in train mode (the mean over masks) and "
+            f"{at_mean:.4g} in eval mode: a training loss {penalty:.2g} above the validation loss is what dropout "
+            "costs, not a sign that validation data are easier."
+        )
+    return (
+        f"On the very same examples this model loses {value:.4g}{spread} in train mode (the mean over masks) and "
+        f"{at_mean:.4g} in eval mode: here the masks lower the loss by {-penalty:.2g}, which happens where the model "
+        "is confident and wrong."
+    )
+
+
+def _pair(data: Any) -> tuple[Any, Any]:
+    if isinstance(data, DataLoader):
+        return data, None
+    if isinstance(data, Sequence) and len(data) == 2:
+        return data[0], data[1]
+    raise TypeError(f"data must be a pair (x, y) or a DataLoader, got {type(data).__name__}")

@@ -1,0 +1,147 @@
+"""E_m[L] of a model: plan it, then compute it.
+
+`problem` looks at the model once; `plan` chooses a method; `sources` gives masks, `evaluate` losses under them,
+`solve` their means with errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from allmasks.expect.plan import Plan
+from allmasks.expect.problem import Problem, Request, prepare
+from allmasks.methods import Method
+from allmasks.results import ExpectedLoss
+
+__all__ = ["Plan", "Problem", "Request", "expected_loss", "plan_expected_loss", "prepare"]
+
+
+def plan_expected_loss(
+    model: nn.Module,
+    x: Any,
+    y: Any = None,
+    loss: Any = None,
+    *,
+    method: Method | None = None,
+    n_masks: int | None = None,
+    atol: float | None = None,
+    rtol: float | None = None,
+    budget: int | None = None,
+    batch_dim: int | None = None,
+    batch_size: int | None = None,
+) -> Plan:
+    """What `expected_loss` would do with these arguments, and why; draws no mask. Print it.
+
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(3, 1))
+    >>> plan = plan_expected_loss(net, torch.ones(4, 3), torch.zeros(4, 1), "squared_error")
+    >>> plan.method, plan.guarantee
+    (ClosedForm(), 'exact')
+    """
+    request = Request(method, n_masks, atol, rtol, budget)
+    problem = prepare(model, x, y, _needed(loss), batch_dim=batch_dim, batch_size=batch_size)
+    return problem.plan(request)
+
+
+def expected_loss(
+    model: nn.Module,
+    x: Any,
+    y: Any = None,
+    loss: Any = None,
+    *,
+    method: Method | None = None,
+    n_masks: int | None = None,
+    atol: float | None = None,
+    rtol: float | None = None,
+    budget: int | None = None,
+    seed: int = 0,
+    sample_weight: Any = None,
+    example_index: Any = None,
+    batch_dim: int | None = None,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> ExpectedLoss:
+    """E_m[L]: the model's loss averaged over all dropout masks, with its error and what kind of error that is.
+
+    The model is only borrowed: whichever mode it is in, everything but dropout behaves as in `model.eval()`, and
+    afterwards parameters, buffers, flags and every generator are as before.
+
+    Parameters
+    ----------
+    model : any module; its dropout sites are found by running it (`find_dropout` lists them).
+    x : a tensor, a tuple of positional inputs, a dict of keyword inputs, or a DataLoader (then y is None).
+    y : targets, example axis first.
+    loss : "squared_error", "logistic", "cross_entropy", "poisson", the torch.nn loss module of one of these, or a
+        callable (output, y) -> (n,) losses.
+    method : a value of `am.methods`; None takes the strongest guarantee that fits the budget, then the cheapest.
+    n_masks : masks for Monte Carlo; 256 by default, at least 32 blocks of the sampler.
+    atol, rtol : instead of n_masks, the standard error wanted, fixed by an independent pilot.
+    budget : evaluations (masks times examples) that listing every mask may cost; default 2**20.
+    seed : masks are a pure function of (seed, site, mask, example_index, element).
+    sample_weight : (n,) weights of the examples in the mean and its error.
+    example_index : (n,) integers that key each example's masks; default: position in the data.
+    batch_dim : axis of the examples, where it is not 0.
+    batch_size : examples in one pass; changes memory and speed, not the answer.
+    progress : show a progress bar.
+
+    Returns
+    -------
+    ExpectedLoss
+        Tensors; gradients flow through `value` and `per_example`, recomputed chunk by chunk in backward.
+
+    Raises
+    ------
+    ValueError : bad values, shapes or targets; the message says what is needed.
+    MethodNotApplicable : the method asked for does not apply here; the message names those that do.
+    UncontrolledRandomness : the model is random in a way that cannot be keyed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(3, 1, bias=False)).double()
+    >>> with torch.no_grad():
+    ...     _ = net[1].weight.copy_(torch.tensor([[1.0, -1.0, 2.0]]))
+    >>> x, y = torch.tensor([[1.0, 2.0, -1.0]]).double(), torch.zeros(1, 1).double()
+    >>> result = expected_loss(net, x, y, "squared_error")
+    >>> result.weight_scaling_loss.item(), result.penalty.item(), result.guarantee
+    (9.0, 9.0, 'exact')
+    """
+    request = Request(method, n_masks, atol, rtol, budget, seed)
+    problem = prepare(
+        model,
+        x,
+        y,
+        _needed(loss),
+        sample_weight=sample_weight,
+        example_index=example_index,
+        batch_dim=batch_dim,
+        batch_size=batch_size,
+    )
+    with progress_bar(progress) as (start, tick):
+        return problem.expected(request, start=start, tick=tick)
+
+
+@contextmanager
+def progress_bar(show: bool, title: str = "masks × examples") -> Iterator[tuple[Any, Any]]:
+    """A rich progress bar over evaluations: (start(total), tick(done)); does nothing unless shown."""
+    if not show:
+        yield (lambda total: None), (lambda done: None)
+        return
+    from rich.progress import Progress
+
+    with Progress(transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield (lambda total: bar.update(task, total=total)), (lambda done: bar.advance(task, done))
+
+
+def _needed(loss: Any) -> Any:
+    if loss is None:
+        raise TypeError(
+            'loss is missing: pass "squared_error", "logistic", "cross_entropy", "poisson", or a callable that '
+            "returns one loss per example"
+        )
+    return loss

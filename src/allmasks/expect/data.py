@@ -1,0 +1,245 @@
+"""The data a model is evaluated on, as batches with stable example numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
+
+__all__ = ["Batch", "Data"]
+
+DEFAULT_BATCH_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some examples: what the model is called with, targets, their places in the data set and their keys."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    target: Any
+    start: int
+    examples: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+class Data:
+    """Inputs and targets, or a data loader, that can be gone through any number of times in the same order.
+
+    Parameters
+    ----------
+    x : a tensor or array, a tuple of positional inputs, a mapping of keyword inputs, or a DataLoader that yields
+        (inputs, targets) pairs, or mappings with the targets under "labels".
+    y : targets, example axis first; None for a DataLoader.
+    batch_dim : axis of the examples in every input; 0 by default.
+    batch_size : examples in one forward pass.
+    example_index : (n,) integers that key each example's masks; default: the position.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        batch_dim: int | None = None,
+        batch_size: int | None = None,
+        example_index: Any = None,
+        device: torch.device | None = None,
+    ) -> None:
+        if batch_size is not None and (int(batch_size) != batch_size or batch_size < 1):
+            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size}")
+        self.batch_dim = 0 if batch_dim is None else int(batch_dim)
+        self.batch_size = batch_size
+        self.device = device
+        self.notes: tuple[str, ...] = ()
+        self._loader: DataLoader[Any] | None = None
+        if isinstance(x, DataLoader):
+            if y is not None:
+                raise ValueError("a DataLoader carries its own targets: pass y=None")
+            self._loader = self._in_order(x)
+            self.n_examples = self._count()
+        else:
+            self._x = tree_map(_tensor, dict(x) if isinstance(x, Mapping) else x)
+            self._y = _targets(y)
+            self.n_examples = self._check_lengths()
+        self.example_index = self._keys(example_index)
+
+    @property
+    def given(self) -> Any:
+        """The inputs as they were given, or None where a loader makes them."""
+        return None if self._loader is not None else self._x
+
+    @property
+    def largest_batch(self) -> int:
+        """Most examples in one pass."""
+        if self.batch_size is not None:
+            return self.batch_size
+        if self._loader is not None:
+            return self._loader.batch_size or DEFAULT_BATCH_SIZE
+        return DEFAULT_BATCH_SIZE
+
+    def _in_order(self, loader: DataLoader[Any]) -> DataLoader[Any]:
+        if isinstance(loader.dataset, IterableDataset):
+            raise TypeError(
+                "an iterable-style data set has no example numbers to key masks by; pass tensors, or a loader over "
+                "a map-style data set"
+            )
+        plain = type(loader.batch_sampler) is BatchSampler and isinstance(loader.sampler, SequentialSampler)
+        if plain and not loader.drop_last:
+            return loader
+        self.notes += ("The loader shuffles or drops examples; all examples were taken, in the data set's own order.",)
+        return DataLoader(
+            loader.dataset,
+            batch_size=loader.batch_size or DEFAULT_BATCH_SIZE,
+            shuffle=False,
+            collate_fn=loader.collate_fn,
+            num_workers=loader.num_workers,
+        )
+
+    def _count(self) -> int:
+        assert self._loader is not None
+        n = len(self._loader.dataset)  # type: ignore[arg-type]
+        if n == 0:
+            raise ValueError("the data loader has no examples; at least one is needed")
+        return n
+
+    def _check_lengths(self) -> int:
+        leaves = [leaf for leaf in tree_flatten(self._x)[0] if isinstance(leaf, Tensor) and leaf.ndim]
+        if not leaves:
+            raise ValueError("x holds no tensor with an example axis; pass a tensor, a tuple or a dict of tensors")
+        y_leaves = [leaf for leaf in tree_flatten(self._y)[0] if isinstance(leaf, Tensor) and leaf.ndim]
+        for leaf in leaves:
+            if not -leaf.ndim <= self.batch_dim < leaf.ndim:
+                raise ValueError(f"batch_dim={self.batch_dim} does not exist in an input of shape {tuple(leaf.shape)}")
+        n = len(y_leaves[0]) if y_leaves else leaves[0].shape[self.batch_dim]
+        if n == 0:
+            raise ValueError("x holds no examples; at least one is needed")
+        lengths = {leaf.shape[self.batch_dim] for leaf in leaves}
+        # An input without the example axis (a position table, say) is passed whole, but one must have it.
+        if n not in lengths:
+            raise ValueError(
+                f"x has {', '.join(map(str, sorted(lengths)))} examples along axis {self.batch_dim} but y has {n}; "
+                "pass batch_dim= if the examples lie along another axis"
+            )
+        if len(lengths) > 1:
+            raise ValueError(
+                f"the inputs disagree on the number of examples along axis {self.batch_dim}: "
+                f"{', '.join(map(str, sorted(lengths)))}"
+            )
+        for leaf in y_leaves:
+            if len(leaf) != n:
+                raise ValueError(f"the targets disagree on the number of examples: {n} and {len(leaf)}")
+        return n
+
+    def _keys(self, example_index: Any) -> np.ndarray:
+        if example_index is None:
+            return np.arange(self.n_examples, dtype=np.int64)
+        keys = np.asarray(example_index.cpu() if isinstance(example_index, Tensor) else example_index)
+        if keys.shape != (self.n_examples,) or not np.issubdtype(keys.dtype, np.integer):
+            raise ValueError(
+                f"example_index must be {self.n_examples} integers, one for each example, got {keys.dtype} of shape "
+                f"{keys.shape}"
+            )
+        if keys.min() < 0 or keys.max() >= 2**32:
+            raise ValueError(f"example_index must lie in 0 … 2**32 - 1, got {keys.min()} … {keys.max()}")
+        return keys.astype(np.int64)
+
+    def __iter__(self) -> Iterator[Batch]:
+        start = 0
+        for x, y in self._whole_batches():
+            n = self._length(x)
+            step = n if self.batch_size is None else self.batch_size
+            for lo in range(0, n, step):
+                hi = min(lo + step, n)
+                part = (x, y) if (lo, hi) == (0, n) else (self._slice(x, lo, hi), _rows(y, lo, hi))
+                yield self._batch(*part, start + lo, hi - lo)
+            start += n
+
+    def first(self, at_most: int) -> Batch:
+        """The first few examples, for looking at the model."""
+        x, y = next(iter(self._whole_batches()))
+        n = min(self._length(x), at_most)
+        return self._batch(self._slice(x, 0, n), _rows(y, 0, n), 0, n)
+
+    def _whole_batches(self) -> Iterator[tuple[Any, Any]]:
+        if self._loader is None:
+            step = self.batch_size or DEFAULT_BATCH_SIZE
+            for lo in range(0, self.n_examples, step):
+                hi = min(lo + step, self.n_examples)
+                yield self._slice(self._x, lo, hi), _rows(self._y, lo, hi)
+            return
+        for item in self._loader:
+            yield _split_item(item)
+
+    def _slice(self, x: Any, lo: int, hi: int) -> Any:
+        return tree_map(
+            lambda leaf: leaf.narrow(self.batch_dim, lo, hi - lo) if isinstance(leaf, Tensor) and leaf.ndim else leaf,
+            x,
+        )
+
+    def _length(self, x: Any) -> int:
+        leaves = [leaf for leaf in tree_flatten(x)[0] if isinstance(leaf, Tensor) and leaf.ndim]
+        if not leaves:
+            raise ValueError("a batch of the data loader holds no tensor with an example axis")
+        return int(leaves[0].shape[self.batch_dim])
+
+    def _batch(self, x: Any, y: Any, start: int, n: int) -> Batch:
+        x = tree_map(self._to_device, x)
+        y = tree_map(self._to_device, y)
+        for leaf in tree_flatten(x)[0]:
+            if isinstance(leaf, Tensor) and leaf.is_floating_point() and bool(torch.isnan(leaf).any()):
+                raise ValueError(
+                    f"the inputs contain NaN (examples {start} … {start + n - 1}); remove or impute those examples"
+                )
+        args: tuple[Any, ...] = ()
+        kwargs: dict[str, Any] = {}
+        if isinstance(x, Mapping):
+            kwargs = dict(x)
+        elif isinstance(x, Sequence) and not isinstance(x, str | bytes):
+            args = tuple(x)
+        else:
+            args = (x,)
+        return Batch(args, kwargs, y, start, self.example_index[start : start + n])
+
+    def _to_device(self, leaf: Any) -> Any:
+        if isinstance(leaf, Tensor) and self.device is not None:
+            return leaf.to(self.device)
+        return leaf
+
+
+def _split_item(item: Any) -> tuple[Any, Any]:
+    if isinstance(item, Mapping):
+        if "labels" not in item:
+            raise ValueError(
+                f'a data loader that yields mappings must have the targets under "labels", got {sorted(item)}'
+            )
+        return {k: v for k, v in item.items() if k != "labels"}, item["labels"]
+    if isinstance(item, Sequence) and len(item) >= 2:
+        x, y = (item[0], item[1]) if len(item) == 2 else (tuple(item[:-1]), item[-1])
+        return tree_map(_tensor, x), tree_map(_tensor, y)
+    raise ValueError(f"a data loader must yield (inputs, targets) pairs or mappings, got {type(item).__name__}")
+
+
+def _tensor(leaf: Any) -> Any:
+    if isinstance(leaf, np.ndarray):
+        return torch.from_numpy(leaf)
+    return leaf
+
+
+def _targets(y: Any) -> Any:
+    """Targets as tensors; a plain list of numbers is one tensor, as people write it."""
+    if isinstance(y, list | tuple) and y and all(isinstance(v, int | float | list) for v in y):
+        return torch.as_tensor(y)
+    return tree_map(_tensor, y)
+
+
+def _rows(y: Any, lo: int, hi: int) -> Any:
+    return tree_map(lambda leaf: leaf[lo:hi] if isinstance(leaf, Tensor) and leaf.ndim else leaf, y)

@@ -1,0 +1,104 @@
+"""Running a borrowed model under a chunk of masks: batched by vmap where that works, else one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from allmasks.expect.data import Batch
+from allmasks.expect.sources import MaskChunk
+from allmasks.sites import DropoutSite, hold_masks
+
+__all__ = ["Forward", "extract_output"]
+
+
+def extract_output(output: Any) -> Tensor:
+    """The tensor the loss is about: the output itself, its `.logits`, "logits" of a mapping, or the first entry."""
+    if isinstance(output, Tensor):
+        return output
+    logits = getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    if isinstance(output, Mapping):
+        if "logits" in output:
+            return extract_output(output["logits"])
+        if len(output) == 1:
+            return extract_output(next(iter(output.values())))
+        raise TypeError(
+            f'the model returns a mapping with keys {sorted(map(str, output))} and no "logits"; wrap it so that it '
+            "returns one tensor, or pass a callable loss"
+        )
+    if isinstance(output, tuple | list) and output:
+        return extract_output(output[0])
+    raise TypeError(f"the model must return a tensor, or something with .logits; got {type(output).__name__}")
+
+
+@dataclass
+class Forward:
+    """Outputs of `model` under masks, for sites that are random; every other site stays at its mean mask.
+
+    Parameters
+    ----------
+    observe : name of a site whose input is returned instead of the output (the exact last layer needs it); that
+        site itself stays at its mean mask.
+    batched : try all masks of a chunk in one pass. Falls back to a loop, for good, at the first refusal.
+    overwrites : the model has a site that works in place, which may be on the inputs: they are copied.
+    """
+
+    model: nn.Module
+    sites: tuple[DropoutSite, ...]
+    extract: Callable[[Any], Any] = extract_output
+    observe: str | None = None
+    batched: bool = True
+    overwrites: bool = False
+
+    def __post_init__(self) -> None:
+        self._rates = {site.name: site.p for site in self.sites}
+
+    def __call__(self, batch: Batch, chunk: MaskChunk) -> Iterator[tuple[slice, Any]]:
+        """Yields (which masks of the chunk, outputs with a leading mask axis)."""
+        placed = {site.name: site.place(chunk.kept[site.name], len(batch)) for site in self.sites}
+        if not placed:
+            yield slice(0, 1), _stack([self._once(batch, {})])
+            return
+        if self.batched and len(chunk) > 1:
+            try:
+                outputs = torch.func.vmap(lambda masks: self._once(batch, masks), randomness="error")(placed)
+            except Exception:
+                # vmap has no rule for something in this model (recurrent layers, data-dependent control flow).
+                # Whatever went wrong, the loop either runs or raises the error that really is the model's.
+                self.batched = False
+            else:
+                yield slice(0, len(chunk)), outputs
+                return
+        for m in range(len(chunk)):
+            yield slice(m, m + 1), _stack([self._once(batch, {k: v[m] for k, v in placed.items()})])
+
+    def _once(self, batch: Batch, masks: Mapping[str, Tensor]) -> Any:
+        seen: list[Tensor] = []
+
+        def provide(call: Any) -> Tensor | None:
+            if call.name == self.observe:
+                seen.append(call.input)
+            return masks.get(call.name)
+
+        args, kwargs = batch.args, batch.kwargs
+        if self.overwrites:
+            args, kwargs = torch.utils._pytree.tree_map_only(Tensor, torch.clone, (args, kwargs))
+        with hold_masks(self.model, provide, self._rates):
+            output = self.model(*args, **kwargs)
+        if self.observe is None:
+            return self.extract(output)
+        if len(seen) != 1:
+            raise RuntimeError(f"site {self.observe!r} was reached {len(seen)} times in one pass, not once")
+        return seen[0]
+
+
+def _stack(outputs: list[Any]) -> Any:
+    if isinstance(outputs[0], Tensor):
+        return outputs[0][None]
+    return torch.utils._pytree.tree_map(lambda leaf: leaf[None] if isinstance(leaf, Tensor) else leaf, outputs[0])

@@ -1,0 +1,118 @@
+"""The masks before a last Linear integrated exactly: torch in and out, the formulas of `allmasks.scores` inside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from allmasks.expect.model_losses import ScoreTerm
+from allmasks.methods import Method
+from allmasks.results import Guarantee, weakest
+from allmasks.scores import expected_score_loss
+
+__all__ = ["TermsResult", "expected_score_terms"]
+
+
+@dataclass(frozen=True)
+class TermsResult:
+    """Sum over score terms of the mean loss of each row: value carries gradients, error does not."""
+
+    value: Tensor
+    error: Tensor
+    scale: Tensor
+    guarantee: Guarantee
+    method: Method
+
+
+def expected_score_terms(
+    hidden: Tensor, terms: list[ScoreTerm], p: float, *, repeat: int = 1, method: Method | None = None
+) -> TermsResult:
+    """Σ_k E over masks of loss_k(w_k · (m ⊙ h) / (1 − p) + b_k), for each row of `hidden`.
+
+    Parameters
+    ----------
+    hidden : (repeat * n, d) inputs of the dropout; n targets are repeated `repeat` times.
+    """
+    value = hidden.new_zeros(len(hidden), dtype=torch.float64)
+    error, scale = torch.zeros_like(value), torch.zeros_like(value)
+    guarantees: list[Guarantee] = []
+    used: Method | None = method
+    for term in terms:
+        bias = term.bias if term.bias is not None else hidden.new_zeros(())
+        run = _Run(term.loss, p, term.target.repeat(repeat), method)
+        value = value + _ScoreExpectation.apply(run, hidden, term.weight, bias)
+        error = error + run.error.to(error.device)
+        # How far one relative rounding of each product moves the score, times the loss's slope of at most ~1.
+        h, w = hidden.detach().double(), term.weight.detach().double()
+        scale = scale + (h.abs() @ w.abs() + bias.detach().double().abs()) * run.slope_scale.to(scale.device)
+        guarantees.append(run.guarantee)
+        used = run.method
+    assert used is not None
+    return TermsResult(value, error, scale, weakest(*guarantees), used)
+
+
+class _Run:
+    """One score expectation: what the forward pass leaves for the caller and for the backward pass."""
+
+    error: Tensor
+    slope_scale: Tensor
+    guarantee: Guarantee
+    method: Method
+
+    def __init__(self, loss: str, p: float, target: Tensor, method: Method | None) -> None:
+        self.loss, self.p, self.requested = loss, p, method
+        self.target = _numpy(target)
+
+    def call(self, hidden: Tensor, weight: Tensor, bias: Tensor, **extra: Any) -> Any:
+        return expected_score_loss(
+            _numpy(weight),
+            _numpy(hidden),
+            self.target,
+            self.p,
+            loss=self.loss,
+            intercept=float(bias),
+            method=self.requested,
+            **extra,
+        )
+
+
+class _ScoreExpectation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, run: _Run, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        result = run.call(hidden, weight, bias)
+        run.guarantee, run.method = result.guarantee, result.method
+        run.error = torch.from_numpy(np.asarray(result.per_example_error))
+        value = torch.from_numpy(np.asarray(result.per_example))
+        run.slope_scale = torch.ones_like(value)
+        if run.loss == "squared_error":
+            run.slope_scale = 2 * value.clamp(min=0).sqrt()
+        elif run.loss == "poisson":
+            run.slope_scale = 1 + value.abs()
+        ctx.run = run
+        ctx.save_for_backward(hidden, weight, bias)
+        return value.to(hidden.device)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[None, Tensor, Tensor, Tensor]:
+        hidden, weight, bias = ctx.saved_tensors
+        grad_hidden, grad_weight, grad_bias = torch.zeros_like(hidden), torch.zeros_like(weight), torch.zeros_like(bias)
+        # The score room averages with weights of 0 or more; a signed upstream gradient takes two such means.
+        for sign in (1.0, -1.0):
+            share = _numpy((sign * upstream).clamp(min=0))
+            total = float(share.sum())
+            if total == 0:
+                continue
+            grad = ctx.run.call(hidden, weight, bias, sample_weight=share, return_grad=True).grad
+            grad_hidden += sign * total * torch.from_numpy(grad["X"]).to(hidden)
+            grad_weight += sign * total * torch.from_numpy(grad["weights"]).to(weight)
+            grad_bias += sign * total * float(grad["intercept"])
+        return None, grad_hidden, grad_weight, grad_bias
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().double().cpu().numpy()

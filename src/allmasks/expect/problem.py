@@ -1,0 +1,452 @@
+"""A model, its data, its loss and its dropout sites, looked at once and ready to be averaged over masks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from allmasks.errors import MethodNotApplicable, UncontrolledRandomness
+from allmasks.expect.data import Data
+from allmasks.expect.evaluate import Evaluator, Integrated, Plain
+from allmasks.expect.forward import Forward, extract_output
+from allmasks.expect.model_losses import CallableLoss, ModelLoss, model_loss
+from allmasks.expect.monte_carlo import masks_for_tolerance
+from allmasks.expect.plan import DEFAULT_BUDGET, Option, Plan, choose, sampled_masks
+from allmasks.expect.solve import Job, Solution, solve
+from allmasks.expect.sources import EveryMask, MaskSource, NoMask, SampledMasks
+from allmasks.methods import ClosedForm, Delta, Enumeration, Fourier, GaussianMoments, Method, MonteCarlo
+from allmasks.results import ExpectedLoss
+from allmasks.sites import DropoutSite, LastLayer, borrowed, inspect_model
+
+__all__ = ["Problem", "Request", "prepare"]
+
+_CHUNK_BYTES = 64 * 2**20
+"""Activations of one chunk of masks are kept near this, about what a core's share of the cache can feed."""
+
+_INSPECTED_EXAMPLES = 8
+"""Examples with which the model is looked at; enough to tell the example axis from others by its length."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """How an expectation is asked for: the keywords of `expected_loss`."""
+
+    method: Method | None = None
+    n_masks: int | None = None
+    atol: float | None = None
+    rtol: float | None = None
+    budget: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method is not None and not isinstance(self.method, Method):
+            raise TypeError(
+                f"method must be a value of am.methods, such as am.methods.MonteCarlo(), got {self.method!r}"
+            )
+        MonteCarlo(n_masks=self.n_masks, atol=self.atol, rtol=self.rtol)
+        if self.budget is not None and not self.budget >= 1:
+            raise ValueError(f"budget must be at least 1 evaluation, got {self.budget}")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed must be an integer from 0 to 2**64 - 1, got {self.seed}")
+
+    @property
+    def sampling(self) -> MonteCarlo:
+        """The Monte Carlo method meant: the method's own fields first, then the call's keywords."""
+        own = self.method if isinstance(self.method, MonteCarlo) else MonteCarlo()
+        settled = own.n_masks is not None or own.atol is not None or own.rtol is not None
+        if settled:
+            return own
+        return MonteCarlo(
+            n_masks=self.n_masks, atol=self.atol, rtol=self.rtol, sampler=own.sampler, control=own.control
+        )
+
+
+@dataclass
+class Problem:
+    """See `prepare`. Weights sum to 1; `weight_scaling` is the loss of each example in eval mode."""
+
+    model: nn.Module
+    data: Data
+    loss: ModelLoss
+    sites: tuple[DropoutSite, ...]
+    last: LastLayer | None
+    output_dim: int
+    extract: Callable[[Any], Any]
+    batched: bool
+    weight: Tensor = field(init=False)
+    weight_scaling: Tensor = field(init=False)
+    weight_scaling_error: Tensor = field(init=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def random_sites(self) -> tuple[DropoutSite, ...]:
+        """Sites whose masks vary: p > 0."""
+        return tuple(site for site in self.sites if site.p != 0)
+
+    def inputs(self) -> tuple[Tensor, ...]:
+        """Tensors that gradients flow to: the model's parameters and any inputs that ask for it."""
+        leaves = tree_flatten(self.data.given)[0] if self.data.given is not None else []
+        wanted = [t for t in (*self.model.parameters(), *leaves) if isinstance(t, Tensor) and t.requires_grad]
+        return tuple(dict.fromkeys(wanted))
+
+    def job(
+        self, source: MaskSource, evaluate: Evaluator, *, grad: bool = True, tick: Callable[[int], None] | None = None
+    ) -> Job:
+        """A mean over these masks, chunked to a bounded amount of memory."""
+        n = min(self.data.n_examples, self.data.largest_batch)
+        units = sum(site.units for site in self.sites) + 64
+        at_most = max(1, min(1024, _CHUNK_BYTES // (4 * n * units)))
+        return Job(
+            data=self.data,
+            source=source,
+            evaluate=evaluate,
+            weight=self.weight,
+            chunk_masks=at_most,
+            inputs=self.inputs() if grad else (),
+            prepare=lambda: borrowed(self.model),
+            tick=tick or (lambda done: None),
+        )
+
+    def plain(self, sites: tuple[DropoutSite, ...]) -> Plain:
+        """The loss under masks of these sites, all others at their mean mask."""
+        return Plain(self._forward(sites), self.loss, self.output_dim)
+
+    def _forward(self, sites: tuple[DropoutSite, ...], observe: str | None = None) -> Forward:
+        overwrites = any(site.in_place for site in self.sites)
+        return Forward(self.model, sites, self.extract, observe, self.batched, overwrites)
+
+    def integrated(self, sites: tuple[DropoutSite, ...], method: Method | None) -> Integrated:
+        """The same, the last layer's site among them integrated by formula."""
+        assert self.last is not None
+        last = self.last
+        before = tuple(site for site in sites if site.name != last.site)
+        site = next(site for site in sites if site.name == last.site)
+        forward = self._forward(before, observe=last.site)
+        return Integrated(forward, self.loss, site, last.weight, last.bias, method)
+
+    def integrates_last(self, sites: tuple[DropoutSite, ...]) -> bool:
+        """Whether the last of these sites feeds a Linear whose loss splits into scores."""
+        if self.last is None or self.last.site not in {site.name for site in sites}:
+            return False
+        site = next(site for site in sites if site.name == self.last.site)
+        return site.mean_preserving and site.batch_dim == 0 and self._terms_loss() is not None
+
+    def _terms_loss(self) -> str | None:
+        assert self.last is not None
+        probe = self.data.first(_INSPECTED_EXAMPLES)
+        target = self.loss.check(self.last.weight.new_zeros(len(probe), len(self.last.weight)), probe.target)
+        terms = self.loss.score_terms(self.last.weight, self.last.bias, target)
+        return None if terms is None else terms[0].loss
+
+    def options(self, sites: tuple[DropoutSite, ...], request: Request) -> tuple[Option, ...]:
+        """Every way to average over the masks of these sites."""
+        if not sites:
+            return (Option(ClosedForm(), "no mask varies: the loss in eval mode is the answer", "exact", 1),)
+        integrates = self.integrates_last(sites)
+        options = [*self._formula_options(sites, integrates), *self._enumeration_options(sites, request, integrates)]
+        sampling = request.sampling
+        drawn = 0 if sampling.atol or sampling.rtol else sampled_masks(sampling, None)
+        how = f"{type(sampling.sampler).__name__} masks in blocks of {sampling.sampler.block}"
+        if integrates and len(sites) > 1 and self.last is not None:
+            how += f"; the masks of {self.last.site} integrated exactly for each"
+        options.append(Option(sampling, how, "statistical", drawn, integrates_last=integrates and len(sites) > 1))
+        return tuple(options)
+
+    def _formula_options(self, sites: tuple[DropoutSite, ...], integrates: bool) -> list[Option]:
+        exact: Method = Fourier() if integrates and self._terms_loss() == "logistic" else ClosedForm()
+        refusal = None
+        if self.last is None:
+            refusal = "no site feeds a Linear whose output is the model's output"
+        elif not integrates:
+            refusal = (
+                f"the loss {self.loss.name} is no sum of squared, logistic or Poisson losses of single outputs"
+                if self.last.site in {s.name for s in sites}
+                else f"{self.last.site}, the site before the last Linear, is not random"
+            )
+        elif len(sites) > 1:
+            others = ", ".join(site.name for site in sites if self.last and site.name != self.last.site)
+            refusal = f"other sites are random too: {others}"
+        how = f"the only random site feeds the last Linear: {exact.name} over all its masks"
+        rows = [Option(exact, how, "exact", 1, refusal, integrates_last=True)]
+        for method in (GaussianMoments(), Delta()):
+            rows.append(Option(method, how, "uncontrolled", 1, refusal, integrates_last=True))
+        return rows
+
+    def _enumeration_options(self, sites: tuple[DropoutSite, ...], request: Request, integrates: bool) -> list[Option]:
+        method = request.method if isinstance(request.method, Enumeration) else Enumeration()
+        bits = sum(site.law.random_units for site in sites)
+        refusal = None
+        if 2**bits > method.max_masks:
+            refusal = f"{bits} random bits are 2^{bits} masks, more than max_masks={method.max_masks}"
+        rows = [Option(method, "every mask, weighted by its probability", "exact", 2 ** min(bits, 1000), refusal)]
+        if integrates and len(sites) > 1 and self.last is not None:
+            last = self.last.site
+            rest = bits - next(site.law.random_units for site in sites if site.name == last)
+            refusal = None
+            if 2**rest > method.max_masks:
+                refusal = f"{rest} random bits are 2^{rest} masks, more than max_masks={method.max_masks}"
+            how = f"every mask of the sites before {last}, whose own masks are integrated exactly for each"
+            rows.append(Option(method, how, "exact", 2 ** min(rest, 1000), refusal, integrates_last=True))
+        return rows
+
+    def plan(self, request: Request, only: frozenset[str] | None = None) -> Plan:
+        """The plan for these sites (all random ones by default)."""
+        sites = self._active(only)
+        self._refuse_uncontrolled(sites)
+        options = self.options(sites, request)
+        n = self.data.n_examples
+        budget = request.budget or DEFAULT_BUDGET
+        if request.method is None or not sites:
+            chosen, reasons = choose(options, n, budget, request.n_masks)
+        else:
+            candidates = tuple(o for o in options if type(o.method) is type(request.method))
+            if not candidates:
+                raise self._not_applicable(request.method, options, "a loss it has a formula for")
+            runnable = [o for o in candidates if o.applies]
+            if not runnable:
+                raise self._not_applicable(request.method, options, str(candidates[0].refusal))
+            chosen = runnable[0]
+            if not isinstance(request.method, MonteCarlo):
+                chosen = Option(
+                    request.method, chosen.how, chosen.guarantee, chosen.n_masks, None, chosen.integrates_last
+                )
+                options = tuple(chosen if o is runnable[0] else o for o in options)
+            reasons = tuple(o.refusal or "another method was asked for" for o in options)
+        return Plan(
+            sites=self.sites,
+            n_examples=n,
+            loss=self.loss.name,
+            mask_bits=sum(site.law.random_units for site in sites),
+            chosen=chosen,
+            options=options,
+            reasons=reasons,
+            evaluations=None if chosen.n_masks == 0 else chosen.n_masks * n,
+            notes=self.notes,
+        )
+
+    def expected(
+        self,
+        request: Request,
+        only: frozenset[str] | None = None,
+        *,
+        plan: Plan | None = None,
+        grad: bool = True,
+        tick: Callable[[int], None] | None = None,
+        start: Callable[[int], None] | None = None,
+    ) -> ExpectedLoss:
+        """E_m[L] over the masks of the sites named in `only` (all random ones by default), others at the mean mask."""
+        sites = self._active(only)
+        plan = plan or self.plan(request, only)
+        chosen = plan.chosen
+        method: Method = chosen.method
+        evaluate: Evaluator
+        if not sites:
+            return self._nothing_varies(method, grad)
+        if chosen.integrates_last:
+            formula = method if isinstance(method, ClosedForm | Fourier | GaussianMoments | Delta) else None
+            evaluate = self.integrated(sites, formula)
+            sampled = tuple(site for site in sites if self.last is None or site.name != self.last.site)
+        else:
+            evaluate, sampled = self.plain(sites), sites
+        source: MaskSource
+        if isinstance(method, MonteCarlo):
+            n_masks = chosen.n_masks or masks_for_tolerance(self, method, evaluate, sampled, request)
+            source = SampledMasks(sampled, method.sampler, n_masks, request.seed)
+        else:
+            source = EveryMask(sampled) if sampled else NoMask()
+        if start is not None:
+            start(source.n_masks * self.data.n_examples)
+        solution = solve(self.job(source, evaluate, grad=grad, tick=tick))
+        return self._result(solution, method, source.n_masks if sampled else 0)
+
+    def _result(self, solution: Solution, method: Method, n_masks: int) -> ExpectedLoss:
+        value = (self.weight * solution.per_example).sum()
+        if solution.replicates is not None:
+            replicates = solution.replicates
+            error = replicates.std() / math.sqrt(len(replicates))
+        else:
+            replicates = None
+            error = (self.weight * solution.per_example_error).sum()
+            if solution.guarantee in ("exact", "bounded"):
+                error = (
+                    error
+                    + (self.data.n_examples + 64)
+                    * torch.finfo(torch.float64).eps
+                    * (self.weight * solution.per_example.detach().abs()).sum()
+                )
+        at_mean = (self.weight * self.weight_scaling).sum()
+        return ExpectedLoss(
+            value=value,
+            error=error,
+            guarantee=solution.guarantee,
+            method=method,
+            n_masks=n_masks,
+            per_example=solution.per_example,
+            per_example_error=solution.per_example_error,
+            weight_scaling_loss=at_mean,
+            penalty=value - at_mean,
+            penalty_error=error + (self.weight * self.weight_scaling_error).sum(),
+            replicates=replicates,
+            notes=self.notes,
+        )
+
+    def _nothing_varies(self, method: Method, grad: bool) -> ExpectedLoss:
+        solution = solve(self.job(NoMask(), self.plain(()), grad=grad))
+        value = (self.weight * solution.per_example).sum()
+        error = (self.weight * solution.per_example_error).sum()
+        zero = torch.zeros_like(value.detach())
+        return ExpectedLoss(
+            value=value,
+            error=error,
+            guarantee="exact",
+            method=method,
+            n_masks=1,
+            per_example=solution.per_example,
+            per_example_error=solution.per_example_error,
+            weight_scaling_loss=value.detach(),
+            penalty=zero,
+            penalty_error=zero,
+            notes=self.notes,
+        )
+
+    def _active(self, only: frozenset[str] | None) -> tuple[DropoutSite, ...]:
+        return tuple(site for site in self.random_sites if only is None or site.name in only)
+
+    def _refuse_uncontrolled(self, sites: tuple[DropoutSite, ...]) -> None:
+        stuck = [site for site in sites if not site.controllable]
+        if stuck:
+            listed = "; ".join(f"{site.name} ({site.reason})" for site in stuck)
+            raise UncontrolledRandomness(
+                "these dropout sites cannot be given masks, and leaving them off would answer another question: "
+                f"{listed}"
+            )
+
+    def _not_applicable(self, method: Method, options: tuple[Option, ...], needs: str) -> MethodNotApplicable:
+        others = ", ".join(dict.fromkeys(f"{o.method.name}()" for o in options if o.applies))
+        return MethodNotApplicable(method.name, needs, f"method=None, or one of am.methods: {others}")
+
+
+def prepare(
+    model: nn.Module,
+    x: Any,
+    y: Any,
+    loss: Any,
+    *,
+    sample_weight: Any = None,
+    example_index: Any = None,
+    batch_dim: int | None = None,
+    batch_size: int | None = None,
+) -> Problem:
+    """Look at the model once, find its sites, and compute its loss in eval mode."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    the_loss = model_loss(loss)
+    with borrowed(model):
+        device = next((t.device for t in itertools.chain(model.parameters(), model.buffers())), None)
+        data = Data(x, y, batch_dim=batch_dim, batch_size=batch_size, example_index=example_index, device=device)
+        batch = data.first(_INSPECTED_EXAMPLES)
+        seen = inspect_model(model, batch.args, batch.kwargs, batch_dim=batch_dim, extract=_tensor_output)
+        if seen.unaccounted:
+            raise UncontrolledRandomness(
+                f"{type(model).__name__} is random beyond its dropout: {'; '.join(seen.unaccounted)}. Its loss is not "
+                "one number; make these deterministic in eval mode, or register them with am.register_dropout"
+            )
+        notes = [*data.notes, *seen.notes]
+        if not seen.sites:
+            notes.append(
+                "No dropout was found, so E_m[L] is the loss in eval mode. Hand-written dropout is seen once it is "
+                "registered with am.register_dropout."
+            )
+        for site in seen.sites:
+            if not site.mean_preserving and site.p > 0:
+                notes.append(
+                    f"{site.name} ({site.kind}) does not keep the mean: eval mode is not the loss at its mean mask."
+                )
+        extract: Callable[[Any], Any] = extract_output
+        if isinstance(the_loss, CallableLoss):
+            try:
+                extract_output(seen.output)
+            except TypeError:
+                extract = _as_it_is
+        problem = Problem(
+            model=model,
+            data=data,
+            loss=the_loss,
+            sites=seen.sites,
+            last=seen.last_linear,
+            output_dim=seen.output_batch_dim,
+            extract=extract,
+            batched=not seen.convolves_after_site,
+            notes=tuple(notes),
+        )
+        _evaluate_mean_mask(problem, sample_weight)
+    return problem
+
+
+def _tensor_output(output: Any) -> Tensor | None:
+    try:
+        return extract_output(output)
+    except TypeError:
+        return None
+
+
+def _as_it_is(output: Any) -> Any:
+    return output
+
+
+def _evaluate_mean_mask(problem: Problem, sample_weight: Any) -> None:
+    """The eval-mode loss of each example, and the weights of the mean."""
+    n = problem.data.n_examples
+    rows, weights = [], []
+    with torch.no_grad():
+        forward = problem._forward(())
+        evaluate = Plain(forward, problem.loss, problem.output_dim)
+        errors = []
+        for batch in problem.data:
+            chunk = next(NoMask().chunks(batch.examples, 1, torch.device("cpu")))
+            (losses,) = evaluate(batch, chunk)
+            if not bool(torch.isfinite(losses.loss).all()):
+                i = int((~torch.isfinite(losses.loss[0])).nonzero()[0])
+                raise ValueError(
+                    f"the loss in eval mode is not finite for example {batch.start + i}; look at that example's "
+                    "inputs and targets, or at the model's weights"
+                )
+            rows.append(losses.loss[0])
+            errors.append(losses.error[0])
+            weights.append(_class_weight(problem, batch, losses.loss[0]))
+    problem.weight_scaling, problem.weight_scaling_error = torch.cat(rows), torch.cat(errors)
+    if len(problem.weight_scaling) != n:
+        raise ValueError(f"the data gave {len(problem.weight_scaling)} examples in all, {n} were announced")
+    weight = torch.cat(weights) * _sample_weight(sample_weight, n).to(problem.weight_scaling.device)
+    if not float(weight.sum()) > 0:
+        raise ValueError("no example has positive weight; at least one is needed")
+    problem.weight = weight / weight.sum()
+
+
+def _class_weight(problem: Problem, batch: Any, like: Tensor) -> Tensor:
+    if isinstance(problem.loss, CallableLoss):
+        return torch.ones_like(like)
+    target = torch.as_tensor(batch.target, device=like.device)
+    own = problem.loss.example_weight(target.long() if not target.is_floating_point() else target)
+    return torch.ones_like(like) if own is None else own.to(like)
+
+
+def _sample_weight(sample_weight: Any, n: int) -> Tensor:
+    if sample_weight is None:
+        return torch.ones(n, dtype=torch.float64)
+    weight = torch.as_tensor(np.asarray(sample_weight, np.float64))
+    if weight.shape != (n,):
+        raise ValueError(
+            f"sample_weight must have one weight for each of {n} examples, got shape {tuple(weight.shape)}"
+        )
+    if not bool((torch.isfinite(weight) & (weight >= 0)).all()):
+        raise ValueError("sample_weight must be finite and 0 or more")
+    return weight

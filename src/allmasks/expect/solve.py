@@ -1,0 +1,188 @@
+"""From a source of masks and an evaluator to per-example means with errors, and their gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from allmasks.expect.data import Batch, Data
+from allmasks.expect.evaluate import Evaluator
+from allmasks.expect.sources import MaskChunk, MaskSource, SampledMasks
+from allmasks.results import Guarantee, weakest
+
+__all__ = ["Job", "Solution", "solve"]
+
+
+@dataclass
+class Job:
+    """One mean over masks to be computed.
+
+    Parameters
+    ----------
+    chunk_masks : most masks of one batch held at once.
+    weight : (n,) weights of the examples, summing to 1.
+    inputs : tensors that gradients flow to.
+    prepare : context under which the model may be run (it is borrowed).
+    tick : called with the number of (mask, example) evaluations done.
+    """
+
+    data: Data
+    source: MaskSource
+    evaluate: Evaluator
+    weight: Tensor
+    chunk_masks: int
+    inputs: tuple[Tensor, ...]
+    prepare: Callable[[], Any]
+    tick: Callable[[int], None] = lambda done: None
+
+
+@dataclass(frozen=True)
+class Solution:
+    """(n,) means and errors in float64; (r,) replicates of the weighted mean where masks were sampled."""
+
+    per_example: Tensor
+    per_example_error: Tensor
+    replicates: Tensor | None
+    guarantee: Guarantee
+
+
+def solve(job: Job) -> Solution:
+    """Go through all masks of all examples, in constant memory; `per_example` carries gradients to `inputs`."""
+    tally = _Tally(job)
+    if torch.is_grad_enabled() and job.inputs:
+        per_example = _Mean.apply(tally, *job.inputs)
+    else:
+        tally.run()
+        per_example = tally.mean
+    return Solution(per_example, tally.error, tally.replicates, tally.guarantee)
+
+
+class _Tally:
+    """Running means, block statistics and errors over the stream of masks."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.sampled = isinstance(job.source, SampledMasks)
+        self.guarantee: Guarantee = "exact"
+
+    def run(self) -> None:
+        job, n = self.job, self.job.data.n_examples
+        device = job.weight.device
+        self.mean = torch.zeros(n, dtype=torch.float64, device=device)
+        self.error = torch.zeros(n, dtype=torch.float64, device=device)
+        self.replicates: Tensor | None = None
+        blocks = job.source.n_masks // job.source.block
+        if self.sampled:
+            self.replicates = torch.zeros(blocks, dtype=torch.float64, device=device)
+        with torch.no_grad(), job.prepare():
+            for batch in job.data:
+                rows = slice(batch.start, batch.start + len(batch))
+                if self.sampled:
+                    self._sampled_batch(batch, rows)
+                else:
+                    self._weighted_batch(batch, rows)
+        self.guarantee = weakest(job.evaluate.guarantee, "statistical") if self.sampled else job.evaluate.guarantee
+
+    def _weighted_batch(self, batch: Batch, rows: slice) -> None:
+        magnitude = torch.zeros(len(batch), dtype=torch.float64, device=self.mean.device)
+        for chunk, losses in _losses(self.job, batch):
+            weight = chunk.weight[losses.where, None]
+            self.mean[rows] += (weight * losses.loss).sum(dim=0)
+            self.error[rows] += (weight * losses.error).sum(dim=0)
+            magnitude += (weight * losses.loss.abs()).sum(dim=0)
+        # Adding n numbers in float64 costs at most n roundings of their absolute sum; so does each weight.
+        n_masks = self.job.source.n_masks
+        self.error[rows] += (n_masks + 64) * np.finfo(np.float64).eps * magnitude * (n_masks > 1)
+
+    def _sampled_batch(self, batch: Batch, rows: slice) -> None:
+        block = self.job.source.block
+        assert self.replicates is not None
+        count, mean = 0, torch.zeros(len(batch), dtype=torch.float64, device=self.mean.device)
+        squares, inner = torch.zeros_like(mean), torch.zeros_like(mean)
+        weight = self.job.weight[rows]
+        held: list[Tensor] = []
+        for _, losses in _losses(self.job, batch):
+            held.append(losses.loss)
+            inner += losses.error.sum(dim=0)
+            if sum(map(len, held)) % block:
+                continue  # a loop over masks has not completed the block yet
+            blocks = torch.cat(held).reshape(-1, block, len(batch)).mean(dim=1)
+            held = []
+            self.replicates[count : count + len(blocks)] += blocks @ weight
+            # Chan, Golub & LeVeque's update of mean and sum of squares by a group.
+            new = count + len(blocks)
+            delta = blocks.mean(dim=0) - mean
+            squares += ((blocks - blocks.mean(dim=0)) ** 2).sum(dim=0) + delta**2 * (count * len(blocks) / new)
+            mean, count = mean + delta * (len(blocks) / new), new
+        self.mean[rows] = mean
+        mcse = (squares / (count * max(count - 1, 1))).sqrt() if count > 1 else torch.full_like(mean, math.nan)
+        self.error[rows] = mcse + inner / self.job.source.n_masks
+
+    def backward(self, upstream: Tensor) -> list[Tensor]:
+        """Gradients of upstream · per_example, recomputed chunk by chunk."""
+        inputs = self.job.inputs
+        grads = [torch.zeros_like(t) for t in inputs]
+        again = torch.zeros_like(self.mean)
+        with torch.enable_grad(), self.job.prepare():
+            for batch in self.job.data:
+                rows = slice(batch.start, batch.start + len(batch))
+                for chunk, losses in _losses(self.job, batch, with_error=False):
+                    weighted = chunk.weight[losses.where, None] * losses.loss
+                    again[rows] += weighted.detach().sum(dim=0)
+                    total = (weighted * upstream[rows]).sum()
+                    if not total.requires_grad:
+                        continue
+                    for grad, part in zip(grads, torch.autograd.grad(total, inputs, allow_unused=True), strict=True):
+                        if part is not None:
+                            grad += part
+        drift = (again - self.mean).abs() > 1e-3 * (1e-3 + self.mean.abs())
+        if bool(drift.any()):
+            raise RuntimeError(
+                f"backward recomputed another loss for example {int(drift.nonzero()[0])} than forward: the data or "
+                "the model changed in between. Pass tensors instead of a loader that draws anew, and call backward "
+                "before changing the model"
+            )
+        return grads
+
+
+class _Mean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tally: _Tally, *inputs: Tensor) -> Tensor:
+        tally.run()
+        ctx.tally = tally
+        # Saved so that torch itself notices a parameter changed before backward.
+        ctx.save_for_backward(*inputs)
+        return tally.mean.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        _ = ctx.saved_tensors
+        return None, *ctx.tally.backward(upstream)
+
+
+def _losses(job: Job, batch: Batch, *, with_error: bool = True) -> Iterator[tuple[MaskChunk, Any]]:
+    for chunk in job.source.chunks(batch.examples, job.chunk_masks, job.weight.device):
+        for losses in job.evaluate(batch, chunk, with_error=with_error):
+            if not bool(torch.isfinite(losses.loss).all()):
+                m, i = (int(k) for k in (~torch.isfinite(losses.loss)).nonzero()[0])
+                raise ValueError(
+                    f"the loss is not finite for example {batch.start + i} under "
+                    f"{chunk.describe(losses.where.start + m)}; look at that example's inputs and targets, or at "
+                    "the model's outputs"
+                )
+            yield chunk, losses
+            job.tick(losses.loss.numel())
+
+
+@contextmanager
+def nothing() -> Iterator[None]:
+    """A context that prepares nothing."""
+    yield

@@ -1,0 +1,117 @@
+"""Where masks come from: none at all, every one, or a keyed sample. Each is a stream of weighted chunks.
+
+A chunk is a handful of masks for one batch of examples: `kept[site]` has shape (masks, n, units), or
+(masks, 1, units) where all examples see the same ones, and `weight` (masks,) says how much each counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from allmasks.samplers import Sampler
+from allmasks.sites import DropoutSite
+
+__all__ = ["EveryMask", "MaskChunk", "MaskSource", "NoMask", "SampledMasks"]
+
+
+@dataclass(frozen=True)
+class MaskChunk:
+    """Some masks: kept bits by site name, and each mask's weight."""
+
+    kept: dict[str, Tensor]
+    weight: Tensor
+    start: int
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+    def describe(self, i: int) -> str:
+        """How an error message calls mask number i of this chunk."""
+        return f"mask {self.start + i}"
+
+
+class MaskSource(Protocol):
+    """A stream of masks for a batch; the same stream at every call."""
+
+    n_masks: int
+    block: int
+
+    def chunks(self, examples: np.ndarray, at_most: int, device: torch.device) -> Iterator[MaskChunk]:
+        """Masks for the examples with these keys, `at_most` at a time."""
+        ...
+
+
+@dataclass(frozen=True)
+class NoMask:
+    """Nothing is drawn: one pass, every site at its mean mask or integrated by formula."""
+
+    n_masks: int = 1
+    block: int = 1
+
+    def chunks(self, examples: np.ndarray, at_most: int, device: torch.device) -> Iterator[MaskChunk]:
+        yield MaskChunk({}, torch.ones(1, dtype=torch.float64, device=device), 0)
+
+
+@dataclass(frozen=True)
+class EveryMask:
+    """Every joint mask of the sites, weighted by its probability.
+
+    The joint masks are numbered with the first site's bits lowest.
+    """
+
+    sites: tuple[DropoutSite, ...]
+    block: int = 1
+
+    @property
+    def n_masks(self) -> int:
+        return 2 ** sum(site.law.random_units for site in self.sites)
+
+    def chunks(self, examples: np.ndarray, at_most: int, device: torch.device) -> Iterator[MaskChunk]:
+        total = self.n_masks
+        for lo in range(0, total, at_most):
+            numbers = np.arange(lo, min(lo + at_most, total), dtype=np.int64)
+            log_weight = np.zeros(len(numbers))
+            kept: dict[str, Tensor] = {}
+            rest = numbers
+            for site in self.sites:
+                law = site.law
+                own, rest = rest & (law.n_masks - 1), rest >> law.random_units
+                bits = law.numbered(own)
+                log_weight += law.log_prob(bits)
+                kept[site.name] = torch.from_numpy(bits[:, None, :]).to(device)
+            yield MaskChunk(kept, torch.from_numpy(np.exp(log_weight)).to(device), lo)
+
+
+@dataclass(frozen=True)
+class SampledMasks:
+    """Masks drawn by key. Mask numbers begin at `first`, so that a pilot can use masks of its own."""
+
+    sites: tuple[DropoutSite, ...]
+    sampler: Sampler
+    n_masks: int
+    seed: int
+    first: int = 0
+
+    @property
+    def block(self) -> int:
+        return self.sampler.block
+
+    def chunks(self, examples: np.ndarray, at_most: int, device: torch.device) -> Iterator[MaskChunk]:
+        # Whole blocks only, so that block means never straddle chunks.
+        step = max(self.block, at_most // self.block * self.block)
+        for lo in range(0, self.n_masks, step):
+            numbers = np.arange(lo, min(lo + step, self.n_masks), dtype=np.int64) + self.first
+            kept = {}
+            for site in self.sites:
+                # A site without an example axis shares one mask among all; it is keyed as example 0.
+                keys = np.zeros(1, np.int64) if site.batch_dim is None else examples
+                bits = self.sampler.draw(self.seed, site.id, numbers, keys, site.law.keep_prob)
+                kept[site.name] = torch.from_numpy(bits).to(device)
+            weight = torch.full((len(numbers),), 1.0 / self.n_masks, dtype=torch.float64, device=device)
+            yield MaskChunk(kept, weight, int(numbers[0]))

@@ -1,0 +1,159 @@
+"""All thinned networks of a small net, their average, and the weight-scaling answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from allmasks.explain.moments import mask_probabilities
+from allmasks.explain.page import Page, number, numbers
+from allmasks.masks import MaskLaw
+from allmasks.results import plain_numbers
+
+__all__ = ["Ensemble", "Reading", "ensemble"]
+
+# Integers and halves, so that with p = 0.5 every product and sum below is exact in binary arithmetic and
+# a gap of zero is zero, not round-off.
+_HIDDEN = np.array([[1.0, 1, 1], [0, 1, -1], [2, 0, 1], [1, 1, -1]])
+_SECOND = np.array([[1.0, -1, 0.5, 1], [-0.5, 1, 1, -1]])
+_OUTPUT = np.array([1.0, -1])
+_DIRECT = np.array([1.0, -2, 0.5, 1])
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One net under all masks of its hidden layer: (n,) outputs, their mean, and the net without masks."""
+
+    name: str
+    outputs: NDArray[np.float64]
+    average: float
+    std: float
+    weight_scaling: float
+    gap: float
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Every thinned network of a small net.
+
+    `readings`: the ReLU net whose mask is followed by another ReLU layer; the ReLU net whose mask is followed by
+    the linear output only; the same net as the first without its ReLUs. `expected_loss` (squared, of the first)
+    = `average_loss` (of the averaged prediction) + variance of the prediction over masks.
+    """
+
+    x: NDArray[np.float64]
+    y: float
+    p: float
+    n_masks: int
+    masks: NDArray[np.bool_]
+    probabilities: NDArray[np.float64]
+    readings: tuple[Reading, ...]
+    expected_loss: float
+    average_loss: float
+    weight_scaling_loss: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field in plain numbers, ready for json.dump."""
+        plain: dict[str, Any] = plain_numbers(self)
+        return plain | {"masks": self.masks.astype(int).tolist()}
+
+    def page(self) -> Page:
+        """The result as a page to read."""
+        deep, _, linear = self.readings
+        page = Page("One network with dropout is an ensemble of thinned networks").say(
+            f"3 inputs – 4 hidden units (ReLU, dropout p = {number(self.p)}) – 2 units (ReLU) – 1 output;"
+            f"   x = {numbers(self.x)}",
+            f"The 4 hidden units can be kept or dropped in {self.n_masks} ways: {self.n_masks} thinned networks that"
+            " share their weights.",
+        )
+        page.table(
+            ["hidden units kept", "probability", "output, ReLU net", "output, linear net"],
+            [
+                ["".join("1" if kept else "0" for kept in mask), number(prob), number(a), number(b)]
+                for mask, prob, a, b in zip(self.masks, self.probabilities, deep.outputs, linear.outputs, strict=True)
+            ],
+        )
+        page.table(
+            ["net", f"average of all {self.n_masks}", "weight scaling", "gap", "sd over masks"],
+            [
+                [r.name, number(r.average), number(r.weight_scaling), f"{r.gap:.4g}", number(r.std)]
+                for r in self.readings
+            ],
+        )
+        return page.say(
+            "Weight scaling runs the net once without masks. It equals the ensemble's average where the output is",
+            "linear in the mask: in a linear net, and where only a linear layer follows the dropout. With a ReLU after",
+            "the mask it is an approximation, and the gap is how far off it is.",
+        ).say(
+            f"Squared loss at y = {number(self.y)} (ReLU net):",
+            f"    mean loss of the thinned networks, what training minimizes   {number(self.expected_loss)}",
+            f"    loss of their averaged output                                {number(self.average_loss)}",
+            f"    loss of the weight-scaled net, what inference computes       {number(self.weight_scaling_loss)}",
+            f"The first two differ by the variance over masks, {number(deep.std**2)}: that is the penalty for outputs "
+            "that depend on which units are kept.",
+        )
+
+
+def _read(
+    name: str, outputs: NDArray[np.float64], probabilities: NDArray[np.float64], weight_scaling: float
+) -> Reading:
+    average = float(probabilities @ outputs)
+    std = float(np.sqrt(probabilities @ (outputs - average) ** 2))
+    return Reading(name, outputs, average, std, weight_scaling, average - weight_scaling)
+
+
+def ensemble(x: ArrayLike = (1.0, 2.0, -1.0), y: float = 1.0, p: float = 0.5) -> Ensemble:
+    """All 16 thinned networks of a 3-4-2-1 net: outputs, probabilities, average, weight scaling and their gap.
+
+    Parameters
+    ----------
+    x : (3,) input, finite.
+    y : target of the squared loss.
+    p : drop rate of the hidden units, in [0, 1).
+
+    Raises
+    ------
+    ValueError : p outside [0, 1), x not three finite numbers.
+
+    >>> found = ensemble()
+    >>> found.n_masks, [reading.gap == 0 for reading in found.readings]
+    (16, [False, True, True])
+    """
+    inputs, target = np.asarray(x, np.float64), float(y)
+    if inputs.shape != (3,):
+        raise ValueError(f"x must be 3 numbers, the inputs of the example net, got {inputs.size}")
+    if not (np.isfinite(inputs).all() and np.isfinite(target)):
+        raise ValueError(f"x and y must be finite, got x = {numbers(inputs)} and y = {target}")
+    law = MaskLaw(float(p), (4,))
+    masks = law.enumerate()
+    probabilities = mask_probabilities(law, masks)
+    # The last row is the mean mask: all ones, no scale, which is weight scaling under inverted dropout.
+    noise = np.vstack([law.noise(masks), np.ones(4)])
+    before = _HIDDEN @ inputs
+    hidden = np.maximum(before, 0)
+    deep = np.maximum(noise * hidden @ _SECOND.T, 0) @ _OUTPUT
+    direct = noise * hidden @ _DIRECT
+    linear = noise * before @ _SECOND.T @ _OUTPUT
+    readings = tuple(
+        _read(name, out[:-1], probabilities, float(out[-1]))
+        for name, out in (
+            ("ReLU after the mask", deep),
+            ("only a linear layer after the mask", direct),
+            ("linear net, no ReLU", linear),
+        )
+    )
+    return Ensemble(
+        x=inputs,
+        y=target,
+        p=float(p),
+        n_masks=law.n_masks,
+        masks=masks,
+        probabilities=probabilities,
+        readings=readings,
+        expected_loss=float(probabilities @ (deep[:-1] - target) ** 2),
+        average_loss=(readings[0].average - target) ** 2,
+        weight_scaling_loss=float((deep[-1] - target) ** 2),
+    )

@@ -1,0 +1,242 @@
+"""The mean over K masks against the exact mean over all 2^d, and the survey it is like."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from allmasks.explain.moments import mask_probabilities
+from allmasks.explain.page import Page, number
+from allmasks.masks import MaskLaw, check_p
+from allmasks.results import plain_numbers
+from allmasks.samplers import Independent
+
+__all__ = ["Check", "MonteCarloStudy", "Point", "Survey", "montecarlo"]
+
+MAX_MASKS = 4096
+_SITE = 1
+
+
+@dataclass(frozen=True)
+class Point:
+    """One K: the first replicate's K-mask mean, the observed RMS error of such means, and sd / √K."""
+
+    n_masks: int
+    first_mean: float
+    observed_error: float
+    predicted_error: float
+
+
+@dataclass(frozen=True)
+class Check:
+    """The same example cut to its first few features, where every mask can be listed."""
+
+    n_features: int
+    n_masks: int
+    exact: float
+    error: float
+    enumerated: float
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Surveys of a made-up log-normal population: true mean, one survey's mean, RMS error of many, and σ / √n."""
+
+    population: int
+    surveyed: int
+    n_surveys: int
+    true_mean: float
+    first_mean: float
+    observed_error: float
+    predicted_error: float
+
+
+@dataclass(frozen=True)
+class MonteCarloStudy:
+    """E_m[L] of one example of a linear model with `n_features` dropped inputs: exact, and by K masks.
+
+    `slope` : of log observed error against log K over K = 4 …; -1/2 by the law.
+    `sd` : standard deviation of the loss over masks, estimated from all masks drawn.
+    `grand_mean` ± `grand_error` : the mean over all masks drawn, with its standard error.
+    """
+
+    loss: str
+    n_features: int
+    p: float
+    seed: int
+    exact: float
+    exact_error: float
+    guarantee: str
+    method: str
+    replicates: int
+    sd: float
+    grand_mean: float
+    grand_error: float
+    points: tuple[Point, ...]
+    slope: float
+    years_to_list: float
+    check: Check
+    survey: Survey
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field in plain numbers, ready for json.dump."""
+        plain: dict[str, Any] = plain_numbers(self)
+        return plain
+
+    def page(self) -> Page:
+        """The result as a page to read."""
+        page = Page("The mean over K random masks, against the mean over all of them").say(
+            f"One example of a linear model with {self.n_features} inputs, each dropped with p = {number(self.p)};"
+            f" {self.loss.replace('_', ' ')} loss.",
+            f"2^{self.n_features} = {2.0**self.n_features:.3g} masks: a machine that runs 10⁹ a second would list"
+            f" them in {self.years_to_list:.2g} years.",
+            f"Yet the mean over all of them is known: {self.exact:.15g} ± {self.exact_error:.1g}"
+            f" ({self.guarantee}, by {self.method}).",
+            "Listing is not the only way: the score is a sum of independent terms, so its characteristic function is",
+            f"a product of {self.n_features} factors, and the expectation needs only that (squared, Poisson and"
+            " exponential losses: a formula).",
+        )
+        check = self.check
+        page.say(
+            f"Cut to the first {check.n_features} inputs, all {check.n_masks} masks can be listed:",
+            f"    exact {check.exact:.15g}    listed {check.enumerated:.15g}"
+            f"    difference {abs(check.exact - check.enumerated):.1g}",
+        )
+        page.table(
+            ["K masks", "their mean", "its error", "RMS error observed", "sd / √K"],
+            [
+                [
+                    str(point.n_masks),
+                    f"{point.first_mean:.6f}",
+                    f"{point.first_mean - self.exact:+.2g}",
+                    f"{point.observed_error:.3g}",
+                    f"{point.predicted_error:.3g}",
+                ]
+                for point in self.points
+            ],
+            title=f"Independent masks; RMS over {self.replicates} replicates",
+        )
+        survey = self.survey
+        away = (self.grand_mean - self.exact) / self.grand_error
+        return page.say(
+            f"All {self.replicates * MAX_MASKS} masks together: {self.grand_mean:.6f} ± {self.grand_error:.1g},"
+            f" {abs(away):.1f} standard errors from the exact value.",
+            f"The error falls as K^{self.slope:.3f} (law: K^-0.5): four times the masks halve it. Training takes K = 1",
+            "at each step, a noisy value whose mean over steps is right.",
+        ).say(
+            "It is a survey. To know the mean income of a country nobody asks everyone: asking"
+            f" {survey.surveyed} at random will do.",
+            f"A made-up population of {survey.population:,} log-normal incomes has mean {survey.true_mean:,.0f}.",
+            f"One survey of {survey.surveyed} says {survey.first_mean:,.0f};"
+            f" {survey.n_surveys} surveys miss by {survey.observed_error:,.0f} (RMS);"
+            f" σ/√n says {survey.predicted_error:,.0f}.",
+        )
+
+
+def _survey(seed: int, population: int = 200_000, surveyed: int = 1000, n_surveys: int = 400) -> Survey:
+    rng = np.random.default_rng(seed)
+    incomes = rng.lognormal(math.log(30_000), 0.7, population)
+    means = incomes[rng.integers(population, size=(n_surveys, surveyed))].mean(axis=1)
+    truth = float(incomes.mean())
+    return Survey(
+        population=population,
+        surveyed=surveyed,
+        n_surveys=n_surveys,
+        true_mean=truth,
+        first_mean=float(means[0]),
+        observed_error=float(np.sqrt(np.mean((means - truth) ** 2))),
+        predicted_error=float(incomes.std() / math.sqrt(surveyed)),
+    )
+
+
+def _losses(loss: str, scores: NDArray[np.float64], y: float) -> NDArray[np.float64]:
+    return np.logaddexp(0, scores) - y * scores if loss == "logistic" else (scores - y) ** 2
+
+
+def montecarlo(
+    n_features: int = 100, p: float = 0.5, *, loss: str = "logistic", replicates: int = 64, seed: int = 0
+) -> MonteCarloStudy:
+    """The K-mask mean, K = 1, 2, 4, … 4096, of one example's loss against its exact mean over all 2^d masks.
+
+    Parameters
+    ----------
+    n_features : inputs that are dropped, 1 … 1000; weights and inputs are drawn from `seed`.
+    p : drop rate in (0, 1).
+    loss : "logistic" or "squared_error".
+    replicates : independent runs of 4096 masks behind the observed error, 2 … 1024.
+    seed : 0 … 2**64 - 1.
+
+    Raises
+    ------
+    ValueError : an argument outside its range.
+
+    >>> study = montecarlo(20, replicates=8)
+    >>> study.points[-1].n_masks, study.points[-1].observed_error < study.points[0].observed_error
+    (4096, True)
+    """
+    if not 1 <= n_features <= 1000:
+        raise ValueError(f"the number of inputs must lie in 1 … 1000, got {n_features}")
+    if not 2 <= replicates <= 1024:
+        raise ValueError(f"replicates must lie in 2 … 1024, got {replicates}")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must lie in 0 … 2**64 - 1, got {seed}")
+    if loss not in ("logistic", "squared_error"):
+        raise ValueError(f'loss must be "logistic" or "squared_error", got {loss!r}')
+    rate = float(check_p(p))
+    if rate == 0:
+        raise ValueError("p = 0 drops nothing, so there is no error to study: give p between 0 and 1")
+    from allmasks.scores import expected_score_loss
+
+    rng = np.random.default_rng(seed)
+    weights = rng.normal(size=n_features) * 2 / math.sqrt(n_features)
+    inputs, y = rng.normal(size=n_features), 1.0
+    found = expected_score_loss(weights, inputs[None], np.array([y]), rate, loss=loss)
+    exact = float(found.value)
+
+    law = MaskLaw(rate, (n_features,))
+    terms = weights * inputs / law.keep_prob
+    losses = np.empty((replicates, MAX_MASKS))
+    step = max(1, 2**24 // (replicates * n_features))
+    for start in range(0, MAX_MASKS, step):
+        stop = min(start + step, MAX_MASKS)
+        # The example index numbers the replicates: bits of different examples are independent.
+        masks = Independent().draw(seed, _SITE, np.arange(start, stop), np.arange(replicates), law.keep_prob)
+        losses[:, start:stop] = _losses(loss, masks @ terms, y).T
+    sd = float(losses.std())
+    sizes = 2 ** np.arange(int(math.log2(MAX_MASKS)) + 1)
+    # All masks serve at every K: MAX_MASKS / K means a replicate, not one.
+    observed = [float(np.sqrt(np.mean((losses.reshape(-1, k).mean(axis=1) - exact) ** 2))) for k in sizes]
+    points = tuple(
+        Point(int(k), float(losses[0, :k].mean()), error, sd / math.sqrt(k))
+        for k, error in zip(sizes, observed, strict=True)
+    )
+    slope = float(np.polyfit(np.log(sizes), np.log(observed), 1)[0])
+
+    few = min(n_features, 12)
+    small = MaskLaw(rate, (few,))
+    listed = small.enumerate()
+    enumerated = mask_probabilities(small, listed) @ _losses(loss, small.noise(listed) @ (weights * inputs)[:few], y)
+    cut = expected_score_loss(weights[:few], inputs[None, :few], np.array([y]), rate, loss=loss, method=found.method)
+    return MonteCarloStudy(
+        loss=loss,
+        n_features=n_features,
+        p=rate,
+        seed=seed,
+        exact=exact,
+        exact_error=float(found.error),
+        guarantee=found.guarantee,
+        method=found.method.name,
+        replicates=replicates,
+        sd=sd,
+        grand_mean=float(losses.mean()),
+        grand_error=sd / math.sqrt(losses.size),
+        points=points,
+        slope=slope,
+        years_to_list=2.0**n_features / 1e9 / (365.25 * 86400),
+        check=Check(few, small.n_masks, float(cut.value), float(cut.error), float(enumerated)),
+        survey=_survey(seed),
+    )

@@ -1,0 +1,75 @@
+"""Approximations without an error: second order in the noise, and a Gaussian of the score's two moments."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from allmasks.errors import MethodNotApplicable
+from allmasks.losses import CallableScoreLoss, ScoreLoss
+from allmasks.scores.problem import RowResults, ScoreProblem
+
+__all__ = ["delta", "gauss_hermite", "gaussian_moments"]
+
+Array = NDArray[np.float64]
+
+_NODES = 64
+
+
+def delta(problem: ScoreProblem, y: Array, loss: ScoreLoss, want_grad: bool) -> RowResults:
+    """L(μ) + ½ L''(μ) σ² (Wager, Wang & Liang 2013)."""
+    if isinstance(loss, CallableScoreLoss):
+        raise MethodNotApplicable(
+            "Delta", "it needs the loss's second derivative, which a callable does not have", "a named loss"
+        )
+    mu, var = problem.mean(), problem.variance()
+    second = loss.derivative(mu, y, 2)
+    penalty = 0.5 * second * var
+    gradient = None
+    if want_grad:
+        base = loss.derivative(mu, y, 1) + 0.5 * loss.derivative(mu, y, 3) * var
+        gradient = _gradient(problem, base, second)
+    return _unknown(loss.value(mu, y) + penalty, penalty, gradient)
+
+
+def gauss_hermite() -> tuple[Array, Array]:
+    """Nodes and weights of E f(Z) for standard normal Z."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+    return nodes, weights / weights.sum()
+
+
+def gaussian_moments(problem: ScoreProblem, y: Array, loss: ScoreLoss, want_grad: bool) -> RowResults:
+    """E L(μ + σ Z), Z standard normal: "fast dropout" (Wang & Manning 2013), by 64 Gauss–Hermite nodes."""
+    if want_grad and isinstance(loss, CallableScoreLoss):
+        raise MethodNotApplicable(
+            "GaussianMoments", "return_grad needs the loss's derivative, which a callable does not have", "a named loss"
+        )
+    mu, sd = problem.mean(), np.sqrt(problem.variance())
+    nodes, weights = gauss_hermite()
+    scores = mu[:, None] + sd[:, None] * nodes
+    value = loss.value(scores, y[:, None]) @ weights
+    at_mean = loss.value(mu, y)
+    gradient = None
+    if want_grad:
+        base = loss.derivative(scores, y[:, None], 1) @ weights
+        second = loss.derivative(scores, y[:, None], 2) @ weights
+        gradient = _gradient(problem, base, second)
+    return _unknown(value, value - at_mean, gradient)
+
+
+def _gradient(problem: ScoreProblem, base: Array, second: Array) -> object:
+    """From E L' and E L'': a kept unit moves the mean by its share and the variance by 2 p a."""
+
+    def slope(rows: slice) -> Array:
+        a, columns = problem.entries(rows)
+        if problem.is_sparse:
+            row_of = np.repeat(np.arange(rows.stop - rows.start), np.diff(problem.X[rows].indptr))
+            return second[rows][row_of] * problem.p[columns] * a
+        return second[rows][:, None] * problem.p * a
+
+    return problem.gradient(base, slope)
+
+
+def _unknown(value: Array, penalty: Array, gradient: object) -> RowResults:
+    nan = np.full(len(value), np.nan)
+    return RowResults(value, nan, penalty, nan, "uncontrolled", gradient=gradient)  # type: ignore[arg-type]

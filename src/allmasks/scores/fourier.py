@@ -1,0 +1,81 @@
+"""The logistic loss over all 2^d masks, by one integral over the score's characteristic function.
+
+Why the trapezoid rule's error can be bounded. With L(s) = log 2cosh(s/2), whose second derivative is σ'(s), the rule
+with step h = 2π/P computes E L_h(S) − L_h(μ) for the L_h with L_h'' = Σ_m σ'(s + mP) (Poisson summation). So
+δ = L_h − L has δ'' = Σ_{m≠0} σ'(s + mP) ≥ 0 and, since σ'(u) ≤ e^{−λ|u|} for every λ in (0, 1],
+
+    0 ≤ E δ(S) − δ(μ) ≤ 2/λ² · e^{−λP} / (1 − e^{−λP}) · E[e^{λS} + e^{−λS}].
+
+The same bound holds for E σ and E σ'. P is the smallest for which it falls below the tolerance, where log E e^{λ(S−μ)}
+is itself bounded by Kearns and Saul's sub-Gaussian constant, by Bennett's inequality, or by the reach of S. Where
+E e^{−|S|} is below the tolerance already (a saturated score) no node is needed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from allmasks.errors import MethodNotApplicable
+from allmasks.methods import Fourier
+from allmasks.scores.problem import EPS, Gradient, RowResults, ScoreProblem
+
+__all__ = ["fourier_logistic", "logistic_moments"]
+
+Array = NDArray[np.float64]
+
+_EXACT_TOL = 1e-12
+"""Up to this tolerance, what is cut off (a hundredth of it) is below round-off: the answer is exact."""
+
+
+def logistic_moments(
+    problem: ScoreProblem, method: Fourier, y: Array | None = None, grads: int = 0
+) -> tuple[Array, Array, object]:
+    """Rows of (penalty, error, E σ(S), E σ'(S), μ), shape (n, 5); gradients with respect to weights and X.
+
+    Raises
+    ------
+    MethodNotApplicable : where a row needs more than `max_nodes` nodes, however many units are enumerated.
+    """
+    from allmasks.scores import kernels
+
+    n, d = problem.n, problem.d
+    out = np.empty((n, 5))
+    # A fixed number of chunks, so that sums do not depend on the number of threads.
+    chunks = max(1, min(64, n, 2**23 // max(d, 1)))
+    grad_w = np.zeros((chunks, d if grads else 1))
+    target = np.zeros(n) if y is None else y
+    common = (problem.per_unit, problem.weights, problem.p, problem.intercept, method.tol, method.max_nodes)
+    if problem.is_sparse:
+        x = problem.X
+        grad_x = np.zeros(len(x.data) if grads > 1 else 1)
+        refused = kernels.sparse_rows(
+            x.data, x.indices, x.indptr, *common, problem.share, target, grads, out, grad_w, grad_x
+        )
+    else:
+        grad_x = np.zeros((n, d) if grads > 1 else (1, 1))
+        refused = kernels.dense_rows(problem.X, *common, problem.share, target, grads, out, grad_w, grad_x)
+    if refused >= 0:
+        raise MethodNotApplicable(
+            "Fourier",
+            f"row {refused} needs more than max_nodes={method.max_nodes} nodes, its scores spread too far",
+            "Fourier(max_nodes=...) with more nodes, Enumeration() for at most 20 units, or MonteCarlo()",
+        )
+    return out, grad_w.sum(axis=0), grad_x
+
+
+def fourier_logistic(problem: ScoreProblem, y: Array, method: Fourier, want_grad: bool) -> RowResults:
+    """E log(1 + e^S) − y S for each row."""
+    out, grad_w, grad_x = logistic_moments(problem, method, y, 2 if want_grad else 0)
+    penalty, error, sigma, mu = out[:, 0], out[:, 1], out[:, 2], out[:, 4]
+    value = np.logaddexp(0.0, mu) - y * mu + penalty
+    gradient = None
+    if want_grad:
+        gx = grad_x
+        if problem.is_sparse:
+            gx = problem.X.copy()
+            gx.data = grad_x
+        gradient = Gradient(grad_w, float(problem.share @ (sigma - y)), gx)
+    rounding = EPS * (4.0 * np.abs(y * mu) + (problem.d + 4.0) * np.abs(y) * problem.magnitude())
+    guarantee = "exact" if method.tol <= _EXACT_TOL else "bounded"
+    return RowResults(value, error + rounding, penalty, error, guarantee, gradient=gradient)

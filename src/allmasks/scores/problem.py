@@ -1,0 +1,219 @@
+"""One dropped-out linear score for each row, checked: S = b + Σⱼ wⱼ xⱼ mⱼ / (1 − pⱼ)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from allmasks.masks import check_p
+
+__all__ = ["EPS", "Gradient", "RowResults", "ScoreProblem", "check_inputs"]
+
+Array = NDArray[np.float64]
+
+EPS = float(np.finfo(np.float64).eps)
+
+_BLOCK_ELEMENTS = 2**20
+"""Elements of X looked at in one go, so that temporaries stay near 8 MB each."""
+
+
+@dataclass
+class Gradient:
+    """Gradient of the weighted mean loss. `X` is dense, or CSR on the pattern of a CSR X."""
+
+    weights: Array
+    intercept: float
+    X: Any
+
+
+@dataclass
+class RowResults:
+    """What a method answers: for each row the mean over masks and its error, and so for the penalty."""
+
+    value: Array
+    error: Array
+    penalty: Array
+    penalty_error: Array
+    guarantee: Any
+    n_masks: int = 0
+    replicates: Array | None = None
+    gradient: Gradient | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ScoreProblem:
+    """Weights, rows and rates of one output. `share` (n,) are the rows' weights in the mean, summing to 1."""
+
+    weights: Array
+    X: Any
+    p: Array
+    intercept: float
+    share: Array
+
+    @property
+    def n(self) -> int:
+        return int(self.X.shape[0])
+
+    @property
+    def d(self) -> int:
+        return int(self.X.shape[1])
+
+    @property
+    def is_sparse(self) -> bool:
+        return sparse.issparse(self.X)
+
+    @property
+    def keep_prob(self) -> Array:
+        return 1.0 - self.p
+
+    @property
+    def per_unit(self) -> Array:
+        """w / (1 − p): what a kept unit's input is multiplied by."""
+        return self.weights / self.keep_prob
+
+    def blocks(self, rows: int | None = None) -> Iterator[slice]:
+        """Row ranges of bounded size."""
+        step = rows or max(1, _BLOCK_ELEMENTS // max(self.d, 1))
+        for lo in range(0, self.n, step):
+            yield slice(lo, min(lo + step, self.n))
+
+    def contributions(self, rows: slice) -> Array:
+        """aⱼ = wⱼ xⱼ / (1 − pⱼ) of some rows, dense: (rows, d). For few rows at a time."""
+        x = self.X[rows]
+        return np.asarray(x.toarray() if sparse.issparse(x) else x, np.float64) * self.per_unit
+
+    def mean(self) -> Array:
+        """μ = b + Σ wⱼ xⱼ, the score at the mean mask, (n,)."""
+        return np.asarray(self.X @ self.weights).reshape(-1) + self.intercept
+
+    def variance(self) -> Array:
+        """σ² = Σ p/(1−p) wⱼ² xⱼ², (n,)."""
+        scale = self.p / self.keep_prob * self.weights**2
+        if self.is_sparse:
+            return np.asarray(self.X.multiply(self.X) @ scale).reshape(-1)
+        return np.concatenate([np.square(self.X[rows]) @ scale for rows in self.blocks()])
+
+    def magnitude(self) -> Array:
+        """|b| + Σ |wⱼ xⱼ| (1 + pⱼ/(1−pⱼ)): no |S| exceeds it, and round-off is a multiple of it, (n,)."""
+        scale = np.abs(self.per_unit)
+        if self.is_sparse:
+            return np.asarray(abs(self.X) @ scale).reshape(-1) + abs(self.intercept)
+        return np.concatenate([np.abs(self.X[rows]) @ scale for rows in self.blocks()]) + abs(self.intercept)
+
+    def gradient(self, base: Array, slope: Any, intercept: Array | None = None) -> Gradient:
+        """Gradient from the rows' conditional slopes Gᵢⱼ = E[L'(S) mⱼ/(1−pⱼ)] = baseᵢ + slope(rows)ᵢⱼ.
+
+        Parameters
+        ----------
+        base : (n,) part of the slope that all units of a row share.
+        slope : rows -> the rest, dense (rows, d), or on the stored entries of a CSR block; or None.
+        intercept : (n,) E[L'(S)], where that is not `base`.
+        """
+        weights = np.zeros(self.d)
+        parts: list[Any] = []
+        for rows in self.blocks():
+            x = self.X[rows]
+            share = self.share[rows]
+            if sparse.issparse(x):
+                x = x.tocsr()
+                row_of = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
+                g = base[rows][row_of] + (0.0 if slope is None else slope(rows))
+                weights += np.bincount(x.indices, share[row_of] * x.data * g, minlength=self.d)
+                parts.append(
+                    sparse.csr_matrix((share[row_of] * self.weights[x.indices] * g, x.indices, x.indptr), x.shape)
+                )
+            else:
+                g = base[rows][:, None] + (0.0 if slope is None else slope(rows))
+                g = np.broadcast_to(g, x.shape)
+                weights += np.einsum("i,ij,ij->j", share, x, g)
+                parts.append(share[:, None] * self.weights * g)
+        X = sparse.vstack(parts, format="csr") if self.is_sparse else np.concatenate(parts)
+        of_intercept = base if intercept is None else intercept
+        return Gradient(weights, float(self.share @ of_intercept), X)
+
+    def entries(self, rows: slice) -> tuple[Array, NDArray[np.int64]]:
+        """Contributions aⱼ and columns j of some rows: all of a dense block, the stored entries of a CSR one."""
+        x = self.X[rows]
+        if sparse.issparse(x):
+            x = x.tocsr()
+            return x.data * self.per_unit[x.indices], x.indices
+        return x * self.per_unit, np.broadcast_to(np.arange(self.d), x.shape)
+
+
+def check_inputs(
+    weights: Any, X: Any, p: Any, intercept: Any, y: Any | None, sample_weight: Any | None
+) -> tuple[Array, Any, Array, Array, Array | None, Array]:
+    """Weights (d, k), X, p (d,), intercept (k,), targets (n, k), shares (n,); or an error that says what is wrong."""
+    rows = _rows(X)
+    n, d = rows.shape
+    w = _finite("weights", weights)
+    if w.ndim not in (1, 2) or len(w) != d:
+        raise ValueError(
+            f"weights of shape {w.shape} do not fit X with {d} columns: give shape ({d},), or ({d}, k) for k outputs"
+        )
+    w = w.reshape(d, -1)
+    rates = check_p(p)
+    if rates.shape not in ((), (d,)):
+        raise ValueError(f"p must be one rate or {d} of them, one a column of X, got shape {rates.shape}")
+    b = _finite("intercept", intercept)
+    if b.size not in (1, w.shape[1]) or b.ndim > 1:
+        raise ValueError(f"intercept must be one number or {w.shape[1]}, one an output, got shape {b.shape}")
+    targets = None
+    if y is not None:
+        targets = _finite("y", y)
+        if targets.size != n * w.shape[1] or (targets.ndim and len(targets) != n):
+            expected = f"({n},)" if w.shape[1] == 1 else f"({n}, {w.shape[1]})"
+            raise ValueError(f"y must have shape {expected} for X with {n} rows, got {targets.shape}")
+        targets = targets.reshape(n, -1)
+    share = np.ones(n) if sample_weight is None else _finite("sample_weight", sample_weight)
+    if share.shape != (n,):
+        raise ValueError(f"sample_weight must have one weight for each of {n} rows, got shape {share.shape}")
+    if (share < 0).any() or not share.sum() > 0:
+        raise ValueError("sample_weight must be 0 or more, and positive for at least one row")
+    share = share / share.sum()
+    return w, rows, np.broadcast_to(rates, (d,)).copy(), np.broadcast_to(b, (w.shape[1],)), targets, share
+
+
+def _finite(name: str, values: Any) -> Array:
+    try:
+        array = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be numbers, got {type(values).__name__}") from None
+    bad = ~np.isfinite(array)
+    if bad.any():
+        raise ValueError(
+            f"{name} must be finite, got {array[bad].flat[0]} at position {int(np.flatnonzero(bad.ravel())[0])}"
+        )
+    return array
+
+
+def _rows(X: Any) -> Any:
+    if sparse.issparse(X):
+        csr = sparse.csr_matrix(X, dtype=np.float64)
+        if not csr.has_canonical_format:
+            csr = csr.copy()
+            csr.sum_duplicates()
+        data = csr.data
+    else:
+        csr = _array(X)
+        data = csr
+    if csr.ndim != 2:
+        raise ValueError(f"X must have shape (n, d), got {csr.shape}; one row is X.reshape(1, -1)")
+    if csr.shape[0] == 0:
+        raise ValueError("X has no rows; at least one is needed")
+    if not np.isfinite(data).all():
+        raise ValueError("X contains NaN or infinite values; remove or impute those rows")
+    return csr
+
+
+def _array(X: Any) -> Array:
+    try:
+        return np.ascontiguousarray(X, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"X must be a numeric array or a SciPy sparse matrix, got {type(X).__name__}") from None
