@@ -13,7 +13,8 @@ from typing import Any
 from torch import nn
 
 from allmasks.expect.plan import Plan
-from allmasks.expect.problem import Problem, Request, prepare
+from allmasks.expect.prepare import prepare
+from allmasks.expect.problem import Problem, Request
 from allmasks.methods import Method
 from allmasks.results import ExpectedLoss
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
@@ -16,22 +14,22 @@ from torch.utils._pytree import tree_flatten
 from allmasks.errors import MethodNotApplicable, UncontrolledRandomness
 from allmasks.expect.data import Data
 from allmasks.expect.evaluate import Evaluator, Integrated, Plain
-from allmasks.expect.forward import Forward, extract_output
-from allmasks.expect.model_losses import CallableLoss, ModelLoss, model_loss
+from allmasks.expect.forward import Forward
+from allmasks.expect.model_losses import ModelLoss
 from allmasks.expect.monte_carlo import masks_for_tolerance
 from allmasks.expect.plan import DEFAULT_BUDGET, Option, Plan, choose, sampled_masks
 from allmasks.expect.solve import Job, Solution, solve
 from allmasks.expect.sources import EveryMask, MaskSource, NoMask, SampledMasks
 from allmasks.methods import ClosedForm, Delta, Enumeration, Fourier, GaussianMoments, Method, MonteCarlo
 from allmasks.results import ExpectedLoss
-from allmasks.sites import DropoutSite, LastLayer, borrowed, inspect_model
+from allmasks.sites import DropoutSite, LastLayer, borrowed
 
-__all__ = ["Problem", "Request", "prepare"]
+__all__ = ["INSPECTED_EXAMPLES", "Problem", "Request"]
 
 _CHUNK_BYTES = 64 * 2**20
 """Activations of one chunk of masks are kept near this, about what a core's share of the cache can feed."""
 
-_INSPECTED_EXAMPLES = 8
+INSPECTED_EXAMPLES = 8
 """Examples with which the model is looked at; enough to tell the example axis from others by its length."""
 
 
@@ -117,9 +115,10 @@ class Problem:
 
     def plain(self, sites: tuple[DropoutSite, ...]) -> Plain:
         """The loss under masks of these sites, all others at their mean mask."""
-        return Plain(self._forward(sites), self.loss, self.output_dim)
+        return Plain(self.forward(sites), self.loss, self.output_dim)
 
-    def _forward(self, sites: tuple[DropoutSite, ...], observe: str | None = None) -> Forward:
+    def forward(self, sites: tuple[DropoutSite, ...], observe: str | None = None) -> Forward:
+        """Outputs under masks of these sites; or, with `observe`, that site's input."""
         overwrites = any(site.in_place for site in self.sites)
         return Forward(self.model, sites, self.extract, observe, self.batched, overwrites)
 
@@ -129,7 +128,7 @@ class Problem:
         last = self.last
         before = tuple(site for site in sites if site.name != last.site)
         site = next(site for site in sites if site.name == last.site)
-        forward = self._forward(before, observe=last.site)
+        forward = self.forward(before, observe=last.site)
         return Integrated(forward, self.loss, site, last.weight, last.bias, method)
 
     def integrates_last(self, sites: tuple[DropoutSite, ...]) -> bool:
@@ -141,7 +140,7 @@ class Problem:
 
     def _terms_loss(self) -> str | None:
         assert self.last is not None
-        probe = self.data.first(_INSPECTED_EXAMPLES)
+        probe = self.data.first(INSPECTED_EXAMPLES)
         target = self.loss.check(self.last.weight.new_zeros(len(probe), len(self.last.weight)), probe.target)
         terms = self.loss.score_terms(self.last.weight, self.last.bias, target)
         return None if terms is None else terms[0].loss
@@ -332,121 +331,3 @@ class Problem:
     def _not_applicable(self, method: Method, options: tuple[Option, ...], needs: str) -> MethodNotApplicable:
         others = ", ".join(dict.fromkeys(f"{o.method.name}()" for o in options if o.applies))
         return MethodNotApplicable(method.name, needs, f"method=None, or one of am.methods: {others}")
-
-
-def prepare(
-    model: nn.Module,
-    x: Any,
-    y: Any,
-    loss: Any,
-    *,
-    sample_weight: Any = None,
-    example_index: Any = None,
-    batch_dim: int | None = None,
-    batch_size: int | None = None,
-) -> Problem:
-    """Look at the model once, find its sites, and compute its loss in eval mode."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    the_loss = model_loss(loss)
-    with borrowed(model):
-        device = next((t.device for t in itertools.chain(model.parameters(), model.buffers())), None)
-        data = Data(x, y, batch_dim=batch_dim, batch_size=batch_size, example_index=example_index, device=device)
-        batch = data.first(_INSPECTED_EXAMPLES)
-        seen = inspect_model(model, batch.args, batch.kwargs, batch_dim=batch_dim, extract=_tensor_output)
-        if seen.unaccounted:
-            raise UncontrolledRandomness(
-                f"{type(model).__name__} is random beyond its dropout: {'; '.join(seen.unaccounted)}. Its loss is not "
-                "one number; make these deterministic in eval mode, or register them with am.register_dropout"
-            )
-        notes = [*data.notes, *seen.notes]
-        if not seen.sites:
-            notes.append(
-                "No dropout was found, so E_m[L] is the loss in eval mode. Hand-written dropout is seen once it is "
-                "registered with am.register_dropout."
-            )
-        for site in seen.sites:
-            if not site.mean_preserving and site.p > 0:
-                notes.append(
-                    f"{site.name} ({site.kind}) does not keep the mean: eval mode is not the loss at its mean mask."
-                )
-        extract: Callable[[Any], Any] = extract_output
-        if isinstance(the_loss, CallableLoss):
-            try:
-                extract_output(seen.output)
-            except TypeError:
-                extract = _as_it_is
-        problem = Problem(
-            model=model,
-            data=data,
-            loss=the_loss,
-            sites=seen.sites,
-            last=seen.last_linear,
-            output_dim=seen.output_batch_dim,
-            extract=extract,
-            batched=not seen.convolves_after_site,
-            notes=tuple(notes),
-        )
-        _evaluate_mean_mask(problem, sample_weight)
-    return problem
-
-
-def _tensor_output(output: Any) -> Tensor | None:
-    try:
-        return extract_output(output)
-    except TypeError:
-        return None
-
-
-def _as_it_is(output: Any) -> Any:
-    return output
-
-
-def _evaluate_mean_mask(problem: Problem, sample_weight: Any) -> None:
-    """The eval-mode loss of each example, and the weights of the mean."""
-    n = problem.data.n_examples
-    rows, weights = [], []
-    with torch.no_grad():
-        forward = problem._forward(())
-        evaluate = Plain(forward, problem.loss, problem.output_dim)
-        errors = []
-        for batch in problem.data:
-            chunk = next(NoMask().chunks(batch.examples, 1, torch.device("cpu")))
-            (losses,) = evaluate(batch, chunk)
-            if not bool(torch.isfinite(losses.loss).all()):
-                i = int((~torch.isfinite(losses.loss[0])).nonzero()[0])
-                raise ValueError(
-                    f"the loss in eval mode is not finite for example {batch.start + i}; look at that example's "
-                    "inputs and targets, or at the model's weights"
-                )
-            rows.append(losses.loss[0])
-            errors.append(losses.error[0])
-            weights.append(_class_weight(problem, batch, losses.loss[0]))
-    problem.weight_scaling, problem.weight_scaling_error = torch.cat(rows), torch.cat(errors)
-    if len(problem.weight_scaling) != n:
-        raise ValueError(f"the data gave {len(problem.weight_scaling)} examples in all, {n} were announced")
-    weight = torch.cat(weights) * _sample_weight(sample_weight, n).to(problem.weight_scaling.device)
-    if not float(weight.sum()) > 0:
-        raise ValueError("no example has positive weight; at least one is needed")
-    problem.weight = weight / weight.sum()
-
-
-def _class_weight(problem: Problem, batch: Any, like: Tensor) -> Tensor:
-    if isinstance(problem.loss, CallableLoss):
-        return torch.ones_like(like)
-    target = torch.as_tensor(batch.target, device=like.device)
-    own = problem.loss.example_weight(target.long() if not target.is_floating_point() else target)
-    return torch.ones_like(like) if own is None else own.to(like)
-
-
-def _sample_weight(sample_weight: Any, n: int) -> Tensor:
-    if sample_weight is None:
-        return torch.ones(n, dtype=torch.float64)
-    weight = torch.as_tensor(np.asarray(sample_weight, np.float64))
-    if weight.shape != (n,):
-        raise ValueError(
-            f"sample_weight must have one weight for each of {n} examples, got shape {tuple(weight.shape)}"
-        )
-    if not bool((torch.isfinite(weight) & (weight >= 0)).all()):
-        raise ValueError("sample_weight must be finite and 0 or more")
-    return weight

@@ -39,8 +39,15 @@ class MaskChunk:
 class MaskSource(Protocol):
     """A stream of masks for a batch; the same stream at every call."""
 
-    n_masks: int
-    block: int
+    @property
+    def n_masks(self) -> int:
+        """Masks an example."""
+        ...
+
+    @property
+    def block(self) -> int:
+        """Masks that are drawn together."""
+        ...
 
     def chunks(self, examples: np.ndarray, at_most: int, device: torch.device) -> Iterator[MaskChunk]:
         """Masks for the examples with these keys, `at_most` at a time."""

@@ -1,0 +1,140 @@
+"""Looking at a model, its data and its loss once, before anything is averaged."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from allmasks.errors import UncontrolledRandomness
+from allmasks.expect.data import Data
+from allmasks.expect.evaluate import Plain
+from allmasks.expect.forward import extract_output
+from allmasks.expect.model_losses import CallableLoss, model_loss
+from allmasks.expect.problem import INSPECTED_EXAMPLES, Problem
+from allmasks.expect.sources import NoMask
+from allmasks.sites import borrowed, inspect_model
+
+__all__ = ["prepare"]
+
+
+def prepare(
+    model: nn.Module,
+    x: Any,
+    y: Any,
+    loss: Any,
+    *,
+    sample_weight: Any = None,
+    example_index: Any = None,
+    batch_dim: int | None = None,
+    batch_size: int | None = None,
+) -> Problem:
+    """Look at the model once, find its sites, and compute its loss in eval mode."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    the_loss = model_loss(loss)
+    with borrowed(model):
+        device = next((t.device for t in itertools.chain(model.parameters(), model.buffers())), None)
+        data = Data(x, y, batch_dim=batch_dim, batch_size=batch_size, example_index=example_index, device=device)
+        batch = data.first(INSPECTED_EXAMPLES)
+        seen = inspect_model(model, batch.args, batch.kwargs, batch_dim=batch_dim, extract=_tensor_output)
+        if seen.unaccounted:
+            raise UncontrolledRandomness(
+                f"{type(model).__name__} is random beyond its dropout: {'; '.join(seen.unaccounted)}. Its loss is not "
+                "one number; make these deterministic in eval mode, or register them with am.register_dropout"
+            )
+        notes = [*data.notes, *seen.notes]
+        if not seen.sites:
+            notes.append(
+                "No dropout was found, so E_m[L] is the loss in eval mode. Hand-written dropout is seen once it is "
+                "registered with am.register_dropout."
+            )
+        for site in seen.sites:
+            if not site.mean_preserving and site.p > 0:
+                notes.append(
+                    f"{site.name} ({site.kind}) does not keep the mean: eval mode is not the loss at its mean mask."
+                )
+        extract: Callable[[Any], Any] = extract_output
+        if isinstance(the_loss, CallableLoss):
+            try:
+                extract_output(seen.output)
+            except TypeError:
+                extract = _as_it_is
+        problem = Problem(
+            model=model,
+            data=data,
+            loss=the_loss,
+            sites=seen.sites,
+            last=seen.last_linear,
+            output_dim=seen.output_batch_dim,
+            extract=extract,
+            batched=not seen.convolves_after_site,
+            notes=tuple(notes),
+        )
+        _evaluate_mean_mask(problem, sample_weight)
+    return problem
+
+
+def _tensor_output(output: Any) -> Tensor | None:
+    try:
+        return extract_output(output)
+    except TypeError:
+        return None
+
+
+def _as_it_is(output: Any) -> Any:
+    return output
+
+
+def _evaluate_mean_mask(problem: Problem, sample_weight: Any) -> None:
+    """The eval-mode loss of each example, and the weights of the mean."""
+    n = problem.data.n_examples
+    rows, weights = [], []
+    with torch.no_grad():
+        forward = problem.forward(())
+        evaluate = Plain(forward, problem.loss, problem.output_dim)
+        errors = []
+        for batch in problem.data:
+            chunk = next(NoMask().chunks(batch.examples, 1, torch.device("cpu")))
+            (losses,) = evaluate(batch, chunk)
+            if not bool(torch.isfinite(losses.loss).all()):
+                i = int((~torch.isfinite(losses.loss[0])).nonzero()[0])
+                raise ValueError(
+                    f"the loss in eval mode is not finite for example {batch.start + i}; look at that example's "
+                    "inputs and targets, or at the model's weights"
+                )
+            rows.append(losses.loss[0])
+            errors.append(losses.error[0])
+            weights.append(_class_weight(problem, batch, losses.loss[0]))
+    problem.weight_scaling, problem.weight_scaling_error = torch.cat(rows), torch.cat(errors)
+    if len(problem.weight_scaling) != n:
+        raise ValueError(f"the data gave {len(problem.weight_scaling)} examples in all, {n} were announced")
+    weight = torch.cat(weights) * _sample_weight(sample_weight, n).to(problem.weight_scaling.device)
+    if not float(weight.sum()) > 0:
+        raise ValueError("no example has positive weight; at least one is needed")
+    problem.weight = weight / weight.sum()
+
+
+def _class_weight(problem: Problem, batch: Any, like: Tensor) -> Tensor:
+    if isinstance(problem.loss, CallableLoss):
+        return torch.ones_like(like)
+    target = torch.as_tensor(batch.target, device=like.device)
+    own = problem.loss.example_weight(target.long() if not target.is_floating_point() else target)
+    return torch.ones_like(like) if own is None else own.to(like)
+
+
+def _sample_weight(sample_weight: Any, n: int) -> Tensor:
+    if sample_weight is None:
+        return torch.ones(n, dtype=torch.float64)
+    weight = torch.as_tensor(np.asarray(sample_weight, np.float64))
+    if weight.shape != (n,):
+        raise ValueError(
+            f"sample_weight must have one weight for each of {n} examples, got shape {tuple(weight.shape)}"
+        )
+    if not bool((torch.isfinite(weight) & (weight >= 0)).all()):
+        raise ValueError("sample_weight must be finite and 0 or more")
+    return weight
