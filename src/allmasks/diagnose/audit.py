@@ -238,18 +238,27 @@ def _convergence(problem: Problem, seed: int, tick: Any) -> tuple[ConvergencePoi
 def _explain(value: float, error: float, at_mean: float, penalty: float, random: bool) -> str:
     if not random:
         return "No mask varies, so the loss in train mode and in eval mode is the same."
-    spread = "" if error == 0 else f" ± {error:.2g}"
+    loses = (
+        f"On the very same examples this model loses {_with_error(value, error)} in train mode (the mean over masks) "
+        f"and {at_mean:.4g} in eval mode"
+    )
     if penalty >= 0:
         return (
-            f"On the very same examples this model loses {value:.4g}{spread} in train mode (the mean over masks) and "
-            f"{at_mean:.4g} in eval mode: a training loss {penalty:.2g} above the validation loss is what dropout "
-            "costs, not a sign that validation data are easier."
+            f"{loses}: a training loss {penalty:.2g} above the validation loss is what dropout costs, not a sign that "
+            "validation data are easier."
         )
     return (
-        f"On the very same examples this model loses {value:.4g}{spread} in train mode (the mean over masks) and "
-        f"{at_mean:.4g} in eval mode: here the masks lower the loss by {-penalty:.2g}, which happens where the model "
-        "is confident and wrong."
+        f"{loses}: here the masks lower the loss by {-penalty:.2g}, which happens where the model is confident and "
+        "wrong."
     )
+
+
+def _with_error(value: float, error: float) -> str:
+    """A value to as many digits as two of its error deserve; plain where the error is round-off."""
+    if not error > 1e-6 * abs(value):
+        return f"{value:.4g}"
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
 
 
 def _pair(data: Any) -> tuple[Any, Any]:
