@@ -6,14 +6,14 @@ each applies and run it. Listed from the strongest guarantee to none.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 
 from allmasks.samplers import LatinHypercube, Sampler
 
 __all__ = ["ClosedForm", "Delta", "Enumeration", "Fourier", "GaussianMoments", "Method", "MonteCarlo"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Method:
     """Base of all methods."""
 
@@ -22,13 +22,22 @@ class Method:
         """How reports and plans call it."""
         return type(self).__name__
 
+    def __repr__(self) -> str:
+        # Fields at their defaults say nothing; the sampler is always told, since it decides what the error is worth.
+        shown = [
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in fields(self)
+            if f.default is MISSING or getattr(self, f.name) != f.default
+        ]
+        return f"{self.name}({', '.join(shown)})"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class ClosedForm(Method):
     """An explicit formula: squared, Poisson and exponential losses of a dropped-out linear score. Exact."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fourier(Method):
     """One integral over the score's characteristic function: the logistic loss over all masks, to round-off.
 
@@ -48,7 +57,7 @@ class Fourier(Method):
             raise ValueError(f"max_nodes must be at least 2, got {self.max_nodes}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Enumeration(Method):
     """Every mask, weighted by its probability. Exact, where there are few enough.
 
@@ -64,7 +73,7 @@ class Enumeration(Method):
             raise ValueError(f"max_masks must be at least 1, got {self.max_masks}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GaussianMoments(Method):
     """The score replaced by a Gaussian of its mean and variance: "fast dropout" (Wang & Manning 2013).
 
@@ -72,7 +81,7 @@ class GaussianMoments(Method):
     """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Delta(Method):
     """Second order in the noise: L(μ) + ½ L''(μ) σ² (quadratic noising, Wager, Wang & Liang 2013).
 
@@ -80,7 +89,7 @@ class Delta(Method):
     """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MonteCarlo(Method):
     """The mean over sampled masks, with its standard error from independent blocks of masks.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from allmasks.methods import Method
 
-__all__ = ["GUARANTEES", "ExpectedLoss", "Guarantee", "ScoreMoments", "plain_numbers", "weakest"]
+__all__ = ["GUARANTEES", "ExpectedLoss", "Guarantee", "ScoreMoments", "plain_numbers", "weakest", "with_error"]
 
 Guarantee = Literal["exact", "bounded", "estimated", "statistical", "uncontrolled"]
 
@@ -38,6 +38,20 @@ def weakest(*guarantees: Guarantee) -> Guarantee:
 def _number(value: Any) -> float:
     """A scalar as float, also where it is a tensor that carries gradients."""
     return float(value.detach() if hasattr(value, "detach") else value)
+
+
+def with_error(value: float, error: float) -> str:
+    """A value to as many digits as two of its error deserve, and the error.
+
+    >>> with_error(1.10812380, 0.00034), with_error(18.0, 3e-15), with_error(0.25, float("nan"))
+    ('1.10812 ± 0.00034', '18 ± 3e-15', '0.25 ± unknown')
+    """
+    if math.isnan(error):
+        return f"{value:.6g} ± unknown"
+    if not error > 1e-11 * abs(value) or error >= 1:
+        return f"{value:.10g} ± {error:.2g}"
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{decimals}f} ± {error:.2g}"
 
 
 def plain_numbers(value: Any) -> Any:
@@ -121,13 +135,11 @@ class ExpectedLoss:
         return {f.name: plain_numbers(getattr(self, f.name)) for f in fields(self)}
 
     def _rows(self) -> list[tuple[str, str]]:
-        error = "unknown" if math.isnan(_number(self.error)) else f"{_number(self.error):.2g}"
-        penalty_error = "unknown" if math.isnan(_number(self.penalty_error)) else f"{_number(self.penalty_error):.2g}"
         return [
-            ("expected loss", f"{_number(self.value):.8g} ± {error}"),
+            ("expected loss", with_error(_number(self.value), _number(self.error))),
             ("guarantee", f"{self.guarantee} ({GUARANTEES[self.guarantee]})"),
             ("weight-scaling loss", f"{_number(self.weight_scaling_loss):.8g}"),
-            ("penalty", f"{_number(self.penalty):.6g} ± {penalty_error}"),
+            ("penalty", with_error(_number(self.penalty), _number(self.penalty_error))),
             ("method", f"{self.method!r}" + (f", {self.n_masks} masks" if self.n_masks else "")),
             ("examples", f"{len(self.per_example)}"),
             *(("note", note) for note in self.notes),

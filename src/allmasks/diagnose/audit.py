@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from allmasks.expect import Problem, Request, prepare, progress_bar
 from allmasks.methods import Method, MonteCarlo
-from allmasks.results import ExpectedLoss, Guarantee, plain_numbers, weakest
+from allmasks.results import ExpectedLoss, Guarantee, plain_numbers, weakest, with_error
 from allmasks.samplers import Independent
 from allmasks.sites import DropoutSite
 
@@ -238,8 +238,9 @@ def _convergence(problem: Problem, seed: int, tick: Any) -> tuple[ConvergencePoi
 def _explain(value: float, error: float, at_mean: float, penalty: float, random: bool) -> str:
     if not random:
         return "No mask varies, so the loss in train mode and in eval mode is the same."
+    spread = with_error(value, error) if error > 1e-6 * abs(value) else f"{value:.4g}"
     loses = (
-        f"On the very same examples this model loses {_with_error(value, error)} in train mode (the mean over masks) "
+        f"On the very same examples this model loses {spread} in train mode (the mean over masks) "
         f"and {at_mean:.4g} in eval mode"
     )
     if penalty >= 0:
@@ -251,14 +252,6 @@ def _explain(value: float, error: float, at_mean: float, penalty: float, random:
         f"{loses}: here the masks lower the loss by {-penalty:.2g}, which happens where the model is confident and "
         "wrong."
     )
-
-
-def _with_error(value: float, error: float) -> str:
-    """A value to as many digits as two of its error deserve; plain where the error is round-off."""
-    if not error > 1e-6 * abs(value):
-        return f"{value:.4g}"
-    decimals = max(0, 1 - math.floor(math.log10(error)))
-    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
 
 
 def _pair(data: Any) -> tuple[Any, Any]:
