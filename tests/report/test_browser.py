@@ -49,7 +49,8 @@ def opened(browser, path):
     requests = []
     for entry in browser.get_log("performance"):
         message = json.loads(entry["message"])["message"]
-        if message["method"] == "Network.requestWillBeSent":
+        # Only this page's own: the browser's start page may still be loading its parts.
+        if message["method"] == "Network.requestWillBeSent" and message["params"]["documentURL"] == path.as_uri():
             requests.append(message["params"]["request"]["url"])
     console = browser.get_log("browser")
     return [url for url in requests if not url.startswith("data:")], console

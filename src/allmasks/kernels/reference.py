@@ -15,7 +15,8 @@ Key
 Layout (fixed: CPU and GPU kernels reproduce it)
     one word an element:   counter = (example, BLOCK-wise counter of the element), see `counter_and_lane`
     two words an element:  counter = (example, element), both words belong to the element
-    one stream, no example (training layers): the 64-bit counter's high word takes the example's place
+    one stream, no example (training layers): the 64-bit counter's high word takes the example's place, and an
+        element has 32 bits (two lanes a counter) or 16 bits (four: low and high half of each word), see `stream`
 
     Within a run of `lanes * LANE_STRIDE` elements, the first LANE_STRIDE elements take lane 0 of counters
     0 … LANE_STRIDE-1, the next LANE_STRIDE elements lane 1 of the same counters, and so on, so that a kernel
@@ -23,7 +24,7 @@ Layout (fixed: CPU and GPU kernels reproduce it)
 
 Decision
     keep iff word < round(keep_prob * 2**32). The keep probability that is really drawn therefore differs
-    from keep_prob by at most 2**-33.
+    from keep_prob by at most 2**-33; by at most 2**-17 where 16 bits decide.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ __all__ = [
     "derive_key",
     "keep_threshold",
     "site_id",
+    "stream",
     "threefry2x32",
     "word_pairs",
     "words",
@@ -128,6 +130,23 @@ def words(key: tuple[int, int], examples: ArrayLike, n_elements: int) -> NDArray
     shape = (len(rows), n_runs, 1, LANE_STRIDE)
     both = np.concatenate([w0.reshape(shape), w1.reshape(shape)], axis=2)
     return both.reshape(len(rows), -1)[:, :n_elements]
+
+
+def stream(key: tuple[int, int], n_elements: int, *, bits: int = 32, start: int = 0) -> NDArray[np.uint32]:
+    """One word of 16 or 32 bits for each of the elements start … start + n_elements - 1 of a stream: (n_elements,).
+
+    >>> whole = stream((1, 2), 1000, bits=16)
+    >>> bool((stream((1, 2), 600, bits=16, start=400) == whole[400:]).all()), bool(whole.max() < 2**16)
+    (True, True)
+    """
+    if bits not in (16, 32):
+        raise ValueError(f"bits must be 16 or 32, got {bits}")
+    counter, lane = counter_and_lane(np.arange(start, start + n_elements), lanes=64 // bits)
+    w0, w1 = threefry2x32(key, counter >> 32, counter & _MASK32)
+    if bits == 32:
+        return np.where(lane == 0, w0, w1)
+    word = np.where(lane < 2, w0, w1)
+    return np.where(lane % 2 == 0, word & _U32(0xFFFF), word >> _U32(16))
 
 
 def word_pairs(

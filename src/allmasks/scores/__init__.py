@@ -166,7 +166,7 @@ def _assemble(
     value, penalty = float(share @ per_example), float(share @ penalties)
     replicates = None
     if guarantee == "statistical":
-        replicates = np.sum([r.replicates for r in results], axis=0)
+        replicates = np.sum([r.replicates for r in results if r.replicates is not None], axis=0)
         error = float(replicates.std(ddof=1) / math.sqrt(len(replicates)))
         penalty_error = error
     else:

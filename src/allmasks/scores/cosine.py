@@ -8,6 +8,7 @@ estimate of the error and no proof: a bump narrower than the samples' spacing is
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +33,8 @@ def cosine_loss(problem: ScoreProblem, y: Array, loss: ScoreLoss, method: Fourie
     mean_slope = np.zeros(n)
     for i in range(n):
         a = problem.contributions(slice(i, i + 1))[0]
-        target = y[i]
-        value[i], error[i], own = cosine_mean(
-            a, problem.p, problem.intercept, lambda s, t=target: loss.value(s, np.full_like(s, t)), method, want_grad, i
-        )
+        at_target = partial(_loss_at, loss, float(y[i]))
+        value[i], error[i], own = cosine_mean(a, problem.p, problem.intercept, at_target, method, want_grad, i)
         if slopes is not None and own is not None:
             mean_slope[i], slopes[i] = own
     at_mean = loss.value(problem.mean(), y)
@@ -51,6 +50,10 @@ def cosine_loss(problem: ScoreProblem, y: Array, loss: ScoreLoss, method: Fourie
 
         gradient = problem.gradient(np.zeros(n), slope, intercept=mean_slope)
     return RowResults(value, error, value - at_mean, error + 4 * EPS * np.abs(at_mean), "estimated", gradient=gradient)
+
+
+def _loss_at(loss: ScoreLoss, target: float, s: Array) -> Array:
+    return loss.value(s, np.full_like(s, target))
 
 
 def _continued(g: Callable[[Array], Array], s: Array, lo: float, hi: float, margin: float) -> Array:
@@ -96,7 +99,7 @@ def cosine_mean(
         coefficients = np.fft.rfft(values) / terms
         omega = 2 * np.pi * np.arange(len(coefficients)) / period
         weight = np.where((np.arange(len(omega)) == 0) | (np.arange(len(omega)) == terms / 2), 1.0, 2.0)
-        factors = p + (1 - p) * np.exp(1j * np.outer(omega, a))
+        factors = np.asarray(p + (1 - p) * np.exp(1j * np.outer(omega, a)), np.complex128)
         phi = np.exp(1j * omega * (b - s[0])) * factors.prod(axis=1)
         parts = weight * coefficients * phi
         answer = float(parts.real.sum())
@@ -114,11 +117,16 @@ def cosine_mean(
 
 
 def _slopes(
-    a: Array, p: Array, omega: Array, coefficients: NDArray[np.complex128], phi: NDArray[np.complex128], factors: object
+    a: Array,
+    p: Array,
+    omega: Array,
+    coefficients: NDArray[np.complex128],
+    phi: NDArray[np.complex128],
+    factors: NDArray[np.complex128],
 ) -> tuple[float, Array]:
     derivative = coefficients * 1j * omega * phi
     shared = float(derivative.real.sum())
     with np.errstate(all="ignore"):
-        tilt = np.exp(1j * np.outer(omega, a)) / factors  # type: ignore[operator]
+        tilt = np.exp(1j * np.outer(omega, a)) / factors
     per_unit = (derivative[:, None] * np.where(np.isfinite(tilt), tilt, 0.0)).real.sum(axis=0)
     return shared, np.where(p == 0, shared, per_unit)

@@ -38,6 +38,7 @@ def logistic_moments(
     MethodNotApplicable : where a row needs more than `max_nodes` nodes, however many units are enumerated.
     """
     from allmasks.scores import kernels
+    from allmasks.scores.power_sums import cumulant_terms
 
     n, d = problem.n, problem.d
     out = np.empty((n, 5))
@@ -45,7 +46,10 @@ def logistic_moments(
     chunks = max(1, min(64, n, 2**23 // max(d, 1)))
     grad_w = np.zeros((chunks, d if grads else 1))
     target = np.zeros(n) if y is None else y
-    common = (problem.per_unit, problem.weights, problem.p, problem.intercept, method.tol, method.max_nodes)
+    random_rates = problem.p[problem.p > 0]
+    one_rate = len(random_rates) > 0 and bool((random_rates == random_rates[0]).all())
+    coef = cumulant_terms(float(random_rates[0])) if one_rate else np.empty(0)
+    common = (problem.per_unit, problem.weights, problem.p, problem.intercept, coef, method.tol, method.max_nodes)
     if problem.is_sparse:
         x = problem.X
         grad_x = np.zeros(len(x.data) if grads > 1 else 1)
