@@ -1,0 +1,86 @@
+"""The command line: strings to objects, and nothing else. Everything heavy is imported when a command runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from allmasks.cli.audit import audit
+from allmasks.cli.doctor import doctor
+from allmasks.cli.explain import explain_app, gather_numbers
+from allmasks.cli.sites import sites
+
+__all__ = ["app", "gather_numbers", "main"]
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="allmasks",
+    help="What dropout does over all masks: the loss it really minimizes, with its error.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (audit, sites, doctor):
+    app.command()(command)
+app.add_typer(explain_app, name="explain")
+
+
+def _version(show: bool) -> None:
+    if show:
+        from allmasks import __version__
+
+        typer.echo(f"allmasks {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code: 0 well, 1 a failed self check, 2 a refused request, 130 interrupted."""
+    usage_error = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+    try:
+        code = app(gather_numbers(sys.argv[1:] if argv is None else argv), standalone_mode=False)
+        if code == INTERRUPTED:  # how the parser reports Ctrl-C
+            raise KeyboardInterrupt
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted, nothing was written", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader left (`| head`); Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as problem:
+        if isinstance(problem, usage_error):
+            if type(problem).__name__ == "NoArgsIsHelpError":
+                typer.echo(problem.format_message())  # type: ignore[attr-defined]
+                return 2
+            return _fail(problem.format_message(), 2)  # type: ignore[attr-defined]
+        return _fail(_one_line(problem), 2)
+
+
+def _one_line(problem: Exception) -> str:
+    text = " ".join(str(problem).split())
+    # The library's own refusals speak for themselves; anything else says what kind of thing went wrong.
+    own = isinstance(problem, (ValueError, TypeError, OSError)) and text
+    return text if own else f"{type(problem).__name__}: {text}" if text else type(problem).__name__
+
+
+def _fail(text: str, code: int) -> int:
+    if os.environ.get("ALLMASKS_TRACEBACK") == "1":
+        traceback.print_exc()
+    typer.echo(text if code == INTERRUPTED else f"error: {text}", err=True)
+    return code

@@ -1,0 +1,134 @@
+"""`allmasks audit`."""
+
+from __future__ import annotations
+
+import math
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from allmasks.cli.common import JsonOption, check_outputs, check_seed, console, say, write_json
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["audit"]
+
+LOSSES = ("squared_error", "logistic", "cross_entropy", "poisson")
+
+
+def audit(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.py:FACTORY", help="A function that returns the nn.Module. Default: a demo on digits."
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Its state dict: .safetensors, .pt or .pth.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help=".npz with X and y, or .csv or .parquet with a column y or target."),
+    ] = None,
+    loss: Annotated[str | None, typer.Option(help=f"{', '.join(LOSSES)}. Default: what fits the labels.")] = None,
+    masks: Annotated[int | None, typer.Option(help="Masks an example, where they must be sampled.")] = None,
+    atol: Annotated[float | None, typer.Option(help="Instead of --masks: the standard error wanted.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same masks.")] = 0,
+    batch_size: Annotated[int | None, typer.Option(help="Examples at a time; changes memory, not the answer.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="Write a self-contained HTML report.")] = None,
+    json_file: JsonOption = None,
+    lang: Annotated[str, typer.Option(help="Language of the table and the report: en or ko.")] = "en",
+) -> None:
+    """Measure what dropout costs, and which site pays.
+
+    The loss that dropout minimizes and the penalty in it, for your model, or a demo without one."""
+    if lang not in ("en", "ko"):
+        raise ValueError(f"--lang must be en or ko, got {lang!r}")
+    if loss is not None and loss not in LOSSES:
+        raise ValueError(f"--loss must be one of {', '.join(LOSSES)}, got {loss!r}")
+    if masks is not None and atol is not None:
+        raise ValueError("--masks and --atol exclude each other: give the number of masks or the error wanted")
+    if masks is not None and masks < 1:
+        raise ValueError(f"--masks must be at least 1, got {masks}")
+    if atol is not None and not (0 < atol < math.inf):
+        raise ValueError(f"--atol must be positive, got {atol}")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {batch_size}")
+    check_seed(seed)
+    if model is None and (weights or data):
+        raise ValueError(f"{'--weights' if weights else '--data'} needs --model FILE.py:FACTORY beside it")
+    if model is not None and data is None:
+        raise ValueError("--model needs --data FILE beside it: .npz with X and y, .csv or .parquet")
+    check_outputs(out, json_file)
+
+    net, examples = _model_and_data(model, weights, data)
+    if loss is None:
+        loss = _choose_loss(net, *examples)
+        say(f"loss: {loss} (chosen from the labels; --loss gives another)")
+    from allmasks.diagnose import audit as run_audit
+
+    found = run_audit(
+        net,
+        examples,
+        loss,
+        n_masks=masks,
+        atol=atol,
+        seed=seed,
+        batch_size=batch_size,
+        progress=sys.stdout.isatty() and json_file != "-",
+    )
+    if json_file != "-":
+        from allmasks.report.terminal import show
+
+        show(found, console(), lang=lang)
+    with ExitStack() as files:
+        # Both are complete before either appears under its name.
+        if out is not None:
+            from allmasks.files import atomic_path
+            from allmasks.report import write
+
+            write(found, files.enter_context(atomic_path(out)), lang=lang)
+        write_json(found.to_dict(), json_file)
+    if out is not None:
+        say(f"wrote {out}")
+
+
+def _model_and_data(
+    model: str | None, weights: str | None, data: str | None
+) -> tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
+    if model is None:
+        from allmasks.demo import demo
+
+        say("no --model: a small ReLU net with three dropout sites, trained on scikit-learn's digits")
+        return demo()
+    from allmasks.inputs import load_data, load_model, load_weights
+
+    assert data is not None
+    # Data before the model: its mistakes are the more common ones, and cost less to find.
+    examples = load_data(data)
+    net = load_model(model)
+    if weights is not None:
+        load_weights(net, weights)
+    return net, examples
+
+
+def _choose_loss(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> str:
+    import torch
+
+    from allmasks.inputs import default_loss
+
+    modes = {module: module.training for module in net.modules()}
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            output = net.eval()(x[:2])
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    output = getattr(output, "logits", output)
+    if not isinstance(output, torch.Tensor):
+        raise TypeError(f"the model must return a tensor to choose a loss for, it returned {type(output).__name__}")
+    return default_loss(output, y)

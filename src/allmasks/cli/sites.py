@@ -1,0 +1,89 @@
+"""`allmasks sites`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from allmasks.cli.common import JsonOption, check_outputs, console, say, write_json
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["sites"]
+
+
+def sites(
+    model: Annotated[str, typer.Option(metavar="FILE.py:FACTORY", help="A function that returns the nn.Module.")],
+    data: Annotated[str | None, typer.Option(metavar="FILE", help="Its first rows are the example input.")] = None,
+    shape: Annotated[str | None, typer.Option(help="Or the shape of one example, such as 3,32,32.")] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """List every dropout site of a model.
+
+    Found by running it once, so that those are met which are easily missed."""
+    check_outputs(None, json_file)
+    if data is not None and shape is not None:
+        raise ValueError("--data and --shape exclude each other: give one")
+    from allmasks.inputs import load_model
+
+    net = load_model(model)
+    x = _example_input(net, data, shape)
+    from allmasks.results import plain_numbers
+    from allmasks.sites import find_dropout
+
+    found = find_dropout(net, x)
+    if json_file != "-":
+        _show_sites(found)
+    write_json({"sites": [plain_numbers(site) for site in found]}, json_file)
+
+
+def _example_input(net: nn.Module, data: str | None, shape: str | None) -> torch.Tensor:
+    """Two example rows: from the data, of the given shape, or as wide as the model's first Linear layer."""
+    import torch
+    from torch import nn
+
+    from allmasks.inputs import load_data
+
+    if data is not None:
+        return load_data(data)[0][:2]
+    if shape is not None:
+        try:
+            sizes = [int(n) for n in shape.replace(",", " ").split()]
+        except ValueError:
+            sizes = []
+        if not sizes or min(sizes) < 1:
+            raise ValueError(f"--shape must be the axes of one example, such as 64 or 3,32,32, got {shape!r}")
+        return torch.zeros(2, *sizes)
+    first = next((m for m in net.modules() if any(True for _ in m.parameters(recurse=False))), None)
+    if not isinstance(first, nn.Linear):
+        raise ValueError("the model must run once to find its sites: give --data FILE, or --shape such as 3,32,32")
+    say(f"example input: zeros of shape (2, {first.in_features}), from the first Linear layer; --data gives real rows")
+    return torch.zeros(2, first.in_features)
+
+
+def _show_sites(found: Sequence[Any]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    if not found:
+        typer.echo("no dropout site was met: this model draws no mask")
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("site", "kind", "p", "shape", "units", "keeps the mean", "controllable"):
+        table.add_column(column, justify="right" if column in ("p", "units") else "left")
+    for site in found:
+        table.add_row(
+            Text(str(site.name)),
+            Text(str(site.kind)),
+            f"{site.p:g}",
+            "×".join(str(n) for n in site.shape) if site.shape else "-",
+            str(site.units),
+            "yes" if site.mean_preserving else "no",
+            Text("yes" if site.controllable else f"no: {site.reason}"),
+        )
+    console().print(table)
