@@ -1,0 +1,48 @@
+"""What a layer really draws: the drop rate to 16 or 32 bits, and the scale that keeps the mean exact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+__all__ = ["DrawnLaw", "drawn_law"]
+
+
+@dataclass(frozen=True)
+class DrawnLaw:
+    """An element is kept where its word of `bits` bits is below `threshold`, and is then multiplied by `scale`.
+
+    Attributes
+    ----------
+    p : the effective drop rate, 1 - threshold / 2**bits.
+    scale : 1 / (1 - p) of the *effective* rate, so that the mean over masks is the input exactly.
+    """
+
+    bits: int
+    threshold: int
+
+    @property
+    def p(self) -> float:
+        return 1.0 - self.threshold / 2**self.bits
+
+    @property
+    def scale(self) -> float:
+        return 2**self.bits / self.threshold
+
+
+@lru_cache(maxsize=1024)
+def drawn_law(p: float) -> DrawnLaw:
+    """The law drawn for a rate strictly between 0 and 1.
+
+    16 bits decide where both p and 1 - p are at least 2**-8: the effective rate is then within 2**-17 of p. Rates
+    nearer to 0 or 1 take 32 bits (within 2**-33), so that rare events keep their probability to 1 %.
+
+    >>> drawn_law(0.5), drawn_law(0.1).bits, abs(drawn_law(0.1).p - 0.1) <= 2**-17
+    (DrawnLaw(bits=16, threshold=32768), 16, True)
+    >>> drawn_law(1e-4).bits, abs(drawn_law(1e-4).p - 1e-4) <= 2**-33
+    (32, True)
+    """
+    bits = 16 if min(p, 1.0 - p) >= 2.0**-8 else 32
+    threshold = round((1.0 - p) * 2**bits)
+    # A rate of less than half a unit still drops, and one as near to 1 still keeps: never 0 or 2**bits.
+    return DrawnLaw(bits, min(max(threshold, 1), 2**bits - 1))
