@@ -36,6 +36,7 @@ _ROOMS = (
     "masks",
     "losses",
     "scores",
+    "linear_model",
     "sites",
     "expect",
     "diagnose",
