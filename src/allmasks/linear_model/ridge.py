@@ -1,0 +1,250 @@
+"""Ridge regression by input dropout: the exact minimiser over all masks, in closed form."""
+
+from __future__ import annotations
+
+import numbers
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from allmasks.linear_model.moments import Moments
+from allmasks.linear_model.quadratic import Centered, Solution, solve_penalized
+from allmasks.linear_model.rates import feature_rates
+
+__all__ = ["DropoutRidge", "RidgePrediction", "check_alpha", "row_weights", "second_moments"]
+
+Array = NDArray[np.float64]
+
+
+def check_alpha(alpha: Any) -> float:
+    """A finite α ≥ 0, or a ValueError that names it."""
+    if not isinstance(alpha, numbers.Real) or not 0 <= alpha < np.inf:
+        raise ValueError(f"alpha must be a finite number of 0 or more, got {alpha!r}")
+    return float(alpha)
+
+
+def second_moments(X: Any, weight: Array | None = None) -> Array:
+    """Σᵢ sᵢ xᵢⱼ², (d,), of the raw columns."""
+    if sparse.issparse(X):
+        squares = X.multiply(X).T.astype(np.float64)
+        return np.asarray(squares @ (np.ones(X.shape[0]) if weight is None else weight)).reshape(-1)
+    x = np.asarray(X)
+    share = np.ones(len(x)) if weight is None else weight
+    return np.einsum("i,ij,ij->j", share, x, x, dtype=np.float64, casting="unsafe", optimize=False)
+
+
+class RidgePrediction(MultiOutputMixin, RegressorMixin, BaseEstimator):
+    """What a fitted coef_, intercept_ and the rates they were fitted under predict."""
+
+    coef_: NDArray[Any]
+    intercept_: Any
+    _rates: Array
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """X w + b, (n,) or (n, k): for this model both the weight-scaling prediction and the exact mean over masks."""
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
+        return np.asarray(X @ self.coef_.T + self.intercept_)
+
+    def predict_std(self, X: Any) -> NDArray[Any]:
+        """The exact standard deviation of the prediction over all masks, √(Σⱼ pⱼ/(1 − pⱼ) wⱼ² xⱼ²): (n,) or (n, k)."""
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
+        strength = (self._rates / (1.0 - self._rates)) * np.square(self.coef_, dtype=np.float64)
+        squares = X.multiply(X) if sparse.issparse(X) else np.square(X, dtype=np.float64)
+        return np.sqrt(np.asarray(squares @ strength.T)).astype(self.coef_.dtype)
+
+
+class DropoutRidge(RidgePrediction):
+    """Linear regression that minimises the squared loss over all dropout masks of its inputs, exactly.
+
+    With a mask mᵢ on each row, the mean over all 2^d masks is a ridge penalty that knows the data:
+
+        Σᵢ sᵢ E(b + Σⱼ wⱼ xᵢⱼ mᵢⱼ/(1 − pⱼ) − yᵢ)² + α‖w‖² = Σᵢ sᵢ (b + xᵢ·w − yᵢ)² + Σⱼ (λⱼ + α) wⱼ²,
+        λⱼ = pⱼ/(1 − pⱼ) · Σᵢ sᵢ xᵢⱼ²
+
+    so the penalty takes the *raw* second moment of each column, while the data term sees it centered.
+
+    Parameters
+    ----------
+    p : drop rate, one number or one for each feature, in [0, 1); a feature with 0 is never dropped.
+    alpha : strength of an L2 penalty besides, 0 or more.
+    fit_intercept : whether to fit b, which is neither dropped nor penalised.
+    tol, max_iter : of the iterative solver, which runs where n and d are both beyond 8192.
+    random_state : not used; the fit is deterministic. There for scikit-learn's conventions.
+
+    Attributes
+    ----------
+    coef_ : (d,), or (k, d) for y of shape (n, k), in X's dtype.
+    intercept_ : number, or (k,).
+    objective_ : the exact total above at the solution, summed over outputs; `objective_error_` bounds its round-off.
+    gradient_norm_ : Euclidean norm of the objective's gradient there.
+    equivalent_penalty_ : (d,) λⱼ: what dropout amounts to; it multiplies the same wⱼ² as α.
+    n_iter_ : iterations; 1 where the solution is direct.
+    n_features_in_, feature_names_in_ : as in scikit-learn.
+
+    See Also
+    --------
+    sklearn.linear_model.Ridge : the same where every column has second moment 1 and alpha = n p/(1 − p).
+
+    References
+    ----------
+    Srivastava et al. 2014, "Dropout", section 9.1; Wager, Wang & Liang 2013 for unlabelled rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from allmasks.linear_model import DropoutRidge
+    >>> X, y = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), np.array([1.0, 2.0, 3.0])
+    >>> model = DropoutRidge(p=0.5, fit_intercept=False).fit(X, y)
+    >>> model.coef_.round(4), model.equivalent_penalty_
+    (array([0.7333, 1.0667]), array([2., 2.]))
+    >>> model.predict_std(X).round(4)
+    array([0.7333, 1.0667, 1.2944])
+    """
+
+    def __init__(
+        self,
+        p: ArrayLike = 0.5,
+        alpha: float = 0.0,
+        *,
+        fit_intercept: bool = True,
+        tol: float = 1e-12,
+        max_iter: int | None = None,
+        random_state: Any = None,
+    ) -> None:
+        self.p = p
+        self.alpha = alpha
+        self.fit_intercept = fit_intercept
+        self.tol = tol
+        self.max_iter = max_iter
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, X_unlabeled: Any = None) -> DropoutRidge:
+        """Fit to rows X (n, d), dense or sparse, and targets y (n,) or (n, k).
+
+        Parameters
+        ----------
+        sample_weight : (n,) sᵢ ≥ 0.
+        X_unlabeled : (m, d) rows without targets. The penalty needs no labels, so λⱼ becomes p/(1−p) · Σsᵢ times the
+            mean of xⱼ² over all rows, labelled (by weight) and unlabelled: a better estimate of the same expectation
+            where both come from one distribution (Wager et al. 2013). The objective is then no longer that of the
+            labelled rows alone.
+
+        Raises
+        ------
+        ValueError : p outside [0, 1) or of the wrong length, alpha below 0, and what scikit-learn refuses.
+        """
+        X, y = validate_data(
+            self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32), multi_output=True, y_numeric=True
+        )
+        rates, alpha = feature_rates(self.p, X.shape[1]), check_alpha(self.alpha)
+        weight = row_weights(sample_weight, X)
+        targets = np.asarray(y, np.float64).reshape(len(y), -1)
+        squares = second_moments(X, weight)
+        if X_unlabeled is not None:
+            rest = validate_data(self, X_unlabeled, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
+            total = weight.sum()
+            squares = (squares + second_moments(rest)) * (total / (total + rest.shape[0]))
+        data = Centered.of(X, targets, weight, center=self.fit_intercept)
+        self._rates = rates
+        self.equivalent_penalty_ = rates / (1.0 - rates) * squares
+        penalty = self.equivalent_penalty_ + alpha
+        solution = solve_penalized(data, penalty, tol=self.tol, max_iter=self.max_iter)
+        residual = data.targets - data.dot(solution.coef)
+        gradient = -2.0 * data.t_dot(residual) + 2.0 * penalty[:, None] * solution.coef
+        error = float(np.square(residual).sum())
+        sizes = np.sqrt(squares) @ np.abs(solution.coef) + np.sqrt(np.square(data.root[:, None] * targets).sum(axis=0))
+        self._finish(solution, error, penalty, gradient, float(np.square(sizes).sum()), X.shape[0], X.dtype, y.ndim)
+        self._moments = None
+        return self
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> DropoutRidge:
+        """Take more rows and fit to all seen so far, from their sufficient statistics (a d × d matrix).
+
+        The result is that of `fit` on all rows together; p and alpha may change between calls. `fit` itself keeps no
+        statistics: after it, partial_fit begins anew.
+
+        Raises
+        ------
+        ValueError : as `fit`; and where the number of features or outputs changes.
+        """
+        first = getattr(self, "_moments", None) is None
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            accept_sparse="csr",
+            dtype=(np.float64, np.float32),
+            multi_output=True,
+            y_numeric=True,
+            reset=first,
+        )
+        rates, alpha = feature_rates(self.p, X.shape[1]), check_alpha(self.alpha)
+        targets = np.asarray(y, np.float64).reshape(len(y), -1)
+        batch = Moments.of(X, targets, row_weights(sample_weight, X))
+        if not first and batch.y_mean.shape != self._moments.y_mean.shape:
+            raise ValueError(
+                f"y has {targets.shape[1]} outputs but earlier batches had {len(self._moments.y_mean)}; give the same"
+            )
+        self._moments = batch if first else self._moments + batch
+        moments = self._moments if self.fit_intercept else self._moments.raw()
+        self._rates = rates
+        self.equivalent_penalty_ = rates / (1.0 - rates) * self._moments.squares
+        penalty = self.equivalent_penalty_ + alpha
+        solution = moments.solve(penalty)
+        gradient = -2.0 * (moments.cross - moments.gram @ solution.coef) + 2.0 * penalty[:, None] * solution.coef
+        error = moments.residual(solution.coef)
+        sizes = np.sqrt(self._moments.squares) @ np.abs(solution.coef) + np.sqrt(np.diag(moments.raw().y_gram))
+        n = self._moments.n_rows
+        self._finish(solution, error, penalty, gradient, float(np.square(sizes).sum()), n, X.dtype, y.ndim)
+        return self
+
+    def _finish(
+        self,
+        solution: Solution,
+        error: float,
+        penalty: Array,
+        gradient: Array,
+        size: float,
+        n_rows: int,
+        dtype: Any,
+        y_ndim: int,
+    ) -> None:
+        penalties = np.where(solution.coef != 0, penalty[:, None], 0.0) * solution.coef**2
+        self.objective_ = float(error + penalties.sum())
+        # Squares of sums whose parts add up to `size` at most, each product and sum rounded once.
+        eps = float(np.finfo(np.float64).eps)
+        self.objective_error_ = eps * ((n_rows + 2 * len(penalty) + 16) * size + 8 * self.objective_)
+        self.gradient_norm_ = float(np.linalg.norm(gradient))
+        self.coef_ = solution.coef.T.astype(dtype) if y_ndim > 1 else solution.coef[:, 0].astype(dtype)
+        self.intercept_ = solution.intercept if y_ndim > 1 else float(solution.intercept[0])
+        if not self.fit_intercept:
+            self.intercept_ = 0.0
+        self.n_iter_ = solution.n_iter
+        if not solution.converged:
+            warnings.warn(
+                f"the iterative solver stopped after max_iter={self.max_iter} iterations before its tolerance "
+                f"tol={self.tol}; raise max_iter",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+
+
+def row_weights(sample_weight: Any, X: Any) -> Array:
+    """sᵢ as float64, (n,); 0 or more, not all 0."""
+    weight = np.asarray(_check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True))
+    if not weight.sum() > 0:
+        raise ValueError("sample_weight must be positive for at least one row")
+    return weight

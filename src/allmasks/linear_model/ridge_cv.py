@@ -1,0 +1,179 @@
+"""The drop rate of a linear regression chosen by cross-validation, the whole path from one factorisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import check_scoring
+from sklearn.model_selection import check_cv
+from sklearn.utils.validation import validate_data
+
+from allmasks.linear_model.quadratic import Centered
+from allmasks.linear_model.rate_path import rate_path
+from allmasks.linear_model.rates import feature_rates
+from allmasks.linear_model.ridge import DropoutRidge, RidgePrediction, check_alpha, row_weights, second_moments
+
+__all__ = ["DropoutRidgeCV"]
+
+Array = NDArray[np.float64]
+
+DEFAULT_RATES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+
+
+class DropoutRidgeCV(RidgePrediction):
+    """`DropoutRidge` with p and alpha chosen by leave-one-out or k-fold cross-validation.
+
+    For each alpha one factorisation gives the whole path over p (a singular value decomposition at α = 0, a generalised
+    eigenproblem of XᵀX + αI and D = diag(Σ sᵢ xᵢⱼ²) otherwise). Leave-one-out errors are in closed form along it, rᵢ/(1 −
+    hᵢᵢ), *with D held fixed*: a refit without row i would also take xᵢⱼ² out of the penalty, which on sparse data is a
+    visibly different number; `cv=n` computes that one.
+
+    Parameters
+    ----------
+    ps : drop rates to try, each in [0, 1), for all features alike.
+    alphas : L2 penalties to try besides.
+    fit_intercept : as in `DropoutRidge`.
+    cv : None for leave-one-out in closed form; else the number of folds, a splitter, or an iterable of splits.
+    scoring : a scorer or its name, for k-fold only; None is the (weighted) mean squared error, negated.
+    tol, max_iter, random_state : as in `DropoutRidge`.
+
+    Attributes
+    ----------
+    p_, alpha_ : the pair of best score; of equals, the smaller rate.
+    best_score_ : its score.
+    cv_results_ : dict of (candidates,) arrays "p", "alpha", "mean_test_score", "se_test_score" (its standard error over
+        rows, or over folds) and "rank_test_score".
+    coef_, intercept_, objective_, objective_error_, gradient_norm_, equivalent_penalty_, n_iter_ : of the final fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from allmasks.linear_model import DropoutRidgeCV
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(60, 40))
+    >>> model = DropoutRidgeCV().fit(X, X[:, 0] + rng.normal(size=60))
+    >>> model.p_, model.cv_results_["mean_test_score"].shape
+    (0.5, (13,))
+    """
+
+    def __init__(
+        self,
+        ps: ArrayLike = DEFAULT_RATES,
+        alphas: ArrayLike = (0.0,),
+        *,
+        fit_intercept: bool = True,
+        cv: Any = None,
+        scoring: Any = None,
+        tol: float = 1e-12,
+        max_iter: int | None = None,
+        random_state: Any = None,
+    ) -> None:
+        self.ps = ps
+        self.alphas = alphas
+        self.fit_intercept = fit_intercept
+        self.cv = cv
+        self.scoring = scoring
+        self.tol = tol
+        self.max_iter = max_iter
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> DropoutRidgeCV:
+        """Choose p and alpha, then fit to all rows.
+
+        Raises
+        ------
+        ValueError : an empty grid, p outside [0, 1), alpha below 0, and what scikit-learn refuses.
+        """
+        X, y = validate_data(
+            self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32), multi_output=True, y_numeric=True
+        )
+        rates = feature_rates(self.ps, len(np.atleast_1d(np.asarray(self.ps))))
+        alphas = [check_alpha(a) for a in np.atleast_1d(np.asarray(self.alphas, dtype=object))]
+        if not len(rates) or not alphas:
+            raise ValueError("ps and alphas must each hold at least one value")
+        if self.cv is None and self.scoring is not None:
+            raise ValueError("scoring is for k-fold cross-validation: pass cv= as well, or leave scoring=None")
+        weight = row_weights(sample_weight, X)
+        targets = np.asarray(y, np.float64).reshape(len(y), -1)
+        if self.cv is None:
+            score, error = self._leave_one_out(X, targets, weight, rates, alphas)
+        else:
+            score, error = self._folds(X, y, targets, weight, rates, alphas)
+        grid_p, grid_alpha = np.tile(rates, len(alphas)), np.repeat(alphas, len(rates))
+        order = np.lexsort((grid_alpha, grid_p, -score))
+        rank = np.searchsorted(np.sort(-score), -score) + 1
+        self.cv_results_ = {
+            "p": grid_p,
+            "alpha": grid_alpha,
+            "mean_test_score": score,
+            "se_test_score": error,
+            "rank_test_score": rank.astype(np.int32),
+        }
+        best = int(order[0])
+        self.p_, self.alpha_, self.best_score_ = float(grid_p[best]), float(grid_alpha[best]), float(score[best])
+        final = DropoutRidge(
+            self.p_, self.alpha_, fit_intercept=self.fit_intercept, tol=self.tol, max_iter=self.max_iter
+        ).fit(X, y, weight)
+        for name in ("coef_", "intercept_", "objective_", "objective_error_", "gradient_norm_", "equivalent_penalty_"):
+            setattr(self, name, getattr(final, name))
+        self.n_iter_, self._rates = final.n_iter_, final._rates
+        return self
+
+    def _leave_one_out(
+        self, X: Any, targets: Array, weight: Array, rates: Array, alphas: list[float]
+    ) -> tuple[Array, Array]:
+        data = Centered.of(X, targets, weight, center=self.fit_intercept)
+        squares = second_moments(X, weight)
+        scores, errors = [], []
+        total, k = weight.sum(), targets.shape[1]
+        n = int(np.count_nonzero(weight))
+        for alpha in alphas:
+            losses = rate_path(data, squares, alpha).left_out(rates / (1.0 - rates), self.fit_intercept) / k
+            mean = losses.sum(axis=0) / total
+            with np.errstate(invalid="ignore"):
+                # The error of a weighted mean over rows, which are the independent units here.
+                apart = losses - weight[:, None] * mean
+                errors.append(np.sqrt(np.square(apart).sum(axis=0) * (n / max(n - 1, 1))) / total)
+            scores.append(-mean)
+        return np.concatenate(scores), np.concatenate(errors)
+
+    def _folds(
+        self, X: Any, y: Any, targets: Array, weight: Array, rates: Array, alphas: list[float]
+    ) -> tuple[Array, Array]:
+        splits = list(check_cv(self.cv, y, classifier=False).split(X, y))
+        scorer = None if self.scoring is None else check_scoring(DropoutRidge(), self.scoring)
+        table, mass = np.empty((len(splits), len(alphas) * len(rates))), np.empty(len(splits))
+        for f, (train, test) in enumerate(splits):
+            if not weight[train].sum() > 0:
+                raise ValueError(f"fold {f} has no training row of positive weight; use fewer folds")
+            mass[f] = weight[test].sum()
+            data = Centered.of(X[train], targets[train], weight[train], center=self.fit_intercept)
+            squares = second_moments(X[train], weight[train])
+            for a, alpha in enumerate(alphas):
+                path = rate_path(data, squares, alpha).coefficients(rates / (1.0 - rates))
+                for c, coef in enumerate(path):
+                    intercept = data.y_mean - data.x_mean @ coef
+                    cell = (f, a * len(rates) + c)
+                    if scorer is None:
+                        apart = targets[test] - np.asarray(X[test] @ coef) - intercept
+                        losses = np.square(apart).mean(axis=1)
+                        table[cell] = -(weight[test] @ losses) / mass[f] if mass[f] > 0 else 0.0
+                    else:
+                        table[cell] = scorer(self._fitted(coef, intercept, rates[c], y), X[test], y[test])
+        # Folds count by the weight they test; so a row twice is a row of weight 2.
+        share = mass / mass.sum()
+        mean = share @ table
+        folds = len(splits)
+        spread = np.square(share[:, None] * (table - mean)).sum(axis=0)
+        error = np.sqrt(spread * folds / (folds - 1)) if folds > 1 else np.full(len(mean), np.nan)
+        return mean, error
+
+    def _fitted(self, coef: Array, intercept: Array, rate: float, y: Any) -> DropoutRidge:
+        model = DropoutRidge(rate, fit_intercept=self.fit_intercept)
+        model.n_features_in_ = len(coef)
+        model.coef_ = coef.T if y.ndim > 1 else coef[:, 0]
+        model.intercept_ = intercept if y.ndim > 1 else float(intercept[0])
+        model._rates = feature_rates(rate, len(coef))
+        return model
