@@ -82,7 +82,7 @@ class Moments:
         scale = np.where(live & (size > 0), 1.0 / np.sqrt(np.where(size > 0, size, 1.0)), 0.0)
         matrix = self.gram * scale * scale[:, None]
         matrix[np.diag_indices_from(matrix)] += np.where(live, penalty * scale**2, 1.0)
-        values, vectors = linalg.eigh(matrix, check_finite=False)
+        values, vectors = linalg.eigh(matrix, driver="evd", check_finite=False)
         cut = values[-1] * len(values) * np.finfo(np.float64).eps
         inverse = np.where(values > cut, 1.0 / np.where(values > cut, values, 1.0), 0.0)
 

@@ -187,19 +187,17 @@ def _energy(data: Centered) -> Array:
 
 def _direct(data: Centered, penalty: Array, scale: Array, ridge: Array) -> Array:
     n, d = data.X.shape
-    if d > n and bool((ridge > 0).all()):
-        step = _kernel_solver(data, scale, ridge)
-    else:
-        step = _gram_solver(data, scale, ridge)
+    by_kernel = d > n and bool((ridge > 0).all())
+    step = _KernelSolver(data, scale, ridge) if by_kernel else _GramSolver(data, scale, ridge)
     coef = step(data.targets)
-    # One step of refinement on the residuals of the data themselves: the normal equations square the condition number.
+    # One step of refinement on the residuals of the data themselves: the normal equations square the condition.
     residual = data.targets - data.dot(coef)
     gradient = data.t_dot(residual) - penalty[:, None] * coef
     finite = np.where(np.isfinite(gradient), gradient, 0.0)
     return coef + step.of_gradient(finite)
 
 
-class _gram_solver:
+class _GramSolver:
     """(Z ᵀZ + diag ridge)⁻¹ for Z = centered X · scale: Cholesky, or the pseudo-inverse where that fails."""
 
     def __init__(self, data: Centered, scale: Array, ridge: Array) -> None:
@@ -216,7 +214,7 @@ class _gram_solver:
                 return
         except linalg.LinAlgError:
             pass
-        values, vectors = linalg.eigh(gram, check_finite=False)
+        values, vectors = linalg.eigh(gram, driver="evd", check_finite=False)
         cut = values[-1] * len(values) * np.finfo(np.float64).eps
         self.inverse = np.where(values > cut, 1.0 / np.where(values > cut, values, 1.0), 0.0)
         self.vectors = vectors
@@ -232,7 +230,7 @@ class _gram_solver:
         return self.of_gradient(self.data.t_dot(targets))
 
 
-class _kernel_solver:
+class _KernelSolver:
     """The same by the n × n matrix Z R⁻¹ Zᵀ + I, R = diag ridge > 0 (Woodbury)."""
 
     def __init__(self, data: Centered, scale: Array, ridge: Array) -> None:

@@ -2,8 +2,8 @@
 
 With λ = p/(1 − p), D = diag(Σ sᵢ xᵢⱼ²) and the rows centered, w(λ) = (XᵀX + αI + λD)⁻¹ Xᵀy. In coordinates √D w the
 matrix is D^{−½}(XᵀX + αI)D^{−½} + λI: one eigendecomposition serves every λ. The fit is linear in y, so leaving row i
-out changes its residual rᵢ to rᵢ / (1 − hᵢᵢ) — *with D held fixed*. (A refit without row i would also take xᵢⱼ² out of D;
-on sparse data that is a visibly different number. `cv=n` gives it.)
+out changes its residual rᵢ to rᵢ / (1 − hᵢᵢ) — *with D held fixed*. (A refit without row i would also take xᵢⱼ² out of
+D; on sparse data that is a visibly different number. `cv=n` gives it.)
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class RatePath:
             gram[np.diag_indices(d)] += alpha
             gram *= self.scale
             gram *= self.scale[:, None]
-            values, self.vectors = linalg.eigh(gram, check_finite=False, overwrite_a=True)
+            values, self.vectors = linalg.eigh(gram, driver="evd", check_finite=False, overwrite_a=True)
             self.rotated = self.vectors.T @ (self.scale[:, None] * data.t_dot(data.targets))
         self.values = np.maximum(values, 0.0)
         self.cut = float(self.values[-1]) * len(self.values) * np.finfo(np.float64).eps if len(values) else 0.0

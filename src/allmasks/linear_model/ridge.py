@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 
 def check_alpha(alpha: Any) -> float:
     """A finite α ≥ 0, or a ValueError that names it."""
-    if not isinstance(alpha, numbers.Real) or not 0 <= alpha < np.inf:
+    if not isinstance(alpha, numbers.Real) or not 0 <= float(alpha) < np.inf:
         raise ValueError(f"alpha must be a finite number of 0 or more, got {alpha!r}")
     return float(alpha)
 
@@ -45,6 +45,7 @@ class RidgePrediction(MultiOutputMixin, RegressorMixin, BaseEstimator):
     coef_: NDArray[Any]
     intercept_: Any
     _rates: Array
+    _moments: Moments | None
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -180,7 +181,7 @@ class DropoutRidge(RidgePrediction):
         ------
         ValueError : as `fit`; and where the number of features or outputs changes.
         """
-        first = getattr(self, "_moments", None) is None
+        seen: Moments | None = getattr(self, "_moments", None)
         X, y = validate_data(
             self,
             X,
@@ -189,26 +190,27 @@ class DropoutRidge(RidgePrediction):
             dtype=(np.float64, np.float32),
             multi_output=True,
             y_numeric=True,
-            reset=first,
+            reset=seen is None,
         )
         rates, alpha = feature_rates(self.p, X.shape[1]), check_alpha(self.alpha)
         targets = np.asarray(y, np.float64).reshape(len(y), -1)
         batch = Moments.of(X, targets, row_weights(sample_weight, X))
-        if not first and batch.y_mean.shape != self._moments.y_mean.shape:
+        if seen is not None and batch.y_mean.shape != seen.y_mean.shape:
             raise ValueError(
-                f"y has {targets.shape[1]} outputs but earlier batches had {len(self._moments.y_mean)}; give the same"
+                f"y has {targets.shape[1]} outputs but earlier batches had {len(seen.y_mean)}; give the same"
             )
-        self._moments = batch if first else self._moments + batch
-        moments = self._moments if self.fit_intercept else self._moments.raw()
+        total = batch if seen is None else seen + batch
+        self._moments = total
+        moments = total if self.fit_intercept else total.raw()
         self._rates = rates
-        self.equivalent_penalty_ = rates / (1.0 - rates) * self._moments.squares
+        self.equivalent_penalty_ = rates / (1.0 - rates) * total.squares
         penalty = self.equivalent_penalty_ + alpha
         solution = moments.solve(penalty)
         gradient = -2.0 * (moments.cross - moments.gram @ solution.coef) + 2.0 * penalty[:, None] * solution.coef
         error = moments.residual(solution.coef)
-        sizes = np.sqrt(self._moments.squares) @ np.abs(solution.coef) + np.sqrt(np.diag(moments.raw().y_gram))
-        n = self._moments.n_rows
-        self._finish(solution, error, penalty, gradient, float(np.square(sizes).sum()), n, X.dtype, y.ndim)
+        sizes = np.sqrt(total.squares) @ np.abs(solution.coef) + np.sqrt(np.diag(moments.raw().y_gram))
+        size = float(np.square(sizes).sum())
+        self._finish(solution, error, penalty, gradient, size, total.n_rows, X.dtype, y.ndim)
         return self
 
     def _finish(

@@ -26,9 +26,9 @@ class DropoutRidgeCV(RidgePrediction):
     """`DropoutRidge` with p and alpha chosen by leave-one-out or k-fold cross-validation.
 
     For each alpha one factorisation gives the whole path over p (a singular value decomposition at α = 0, a generalised
-    eigenproblem of XᵀX + αI and D = diag(Σ sᵢ xᵢⱼ²) otherwise). Leave-one-out errors are in closed form along it, rᵢ/(1 −
-    hᵢᵢ), *with D held fixed*: a refit without row i would also take xᵢⱼ² out of the penalty, which on sparse data is a
-    visibly different number; `cv=n` computes that one.
+    eigenproblem of XᵀX + αI and D = diag(Σ sᵢ xᵢⱼ²) otherwise). Leave-one-out errors are in closed form along it,
+    rᵢ/(1 − hᵢᵢ), *with D held fixed*: a refit without row i would also take xᵢⱼ² out of the penalty, which on sparse
+    data is a visibly different number; `cv=n` computes that one.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class DropoutRidgeCV(RidgePrediction):
     >>> X = rng.normal(size=(60, 40))
     >>> model = DropoutRidgeCV().fit(X, X[:, 0] + rng.normal(size=60))
     >>> model.p_, model.cv_results_["mean_test_score"].shape
-    (0.5, (13,))
+    (0.7, (13,))
     """
 
     def __init__(
