@@ -23,6 +23,8 @@ _HOME = {
     "expected_loss": "allmasks.expect",
     "plan_expected_loss": "allmasks.expect",
     "Plan": "allmasks.expect",
+    "predict": "allmasks.predict",
+    "Prediction": "allmasks.prediction",
     "audit": "allmasks.diagnose",
     "Audit": "allmasks.diagnose",
 }

@@ -45,7 +45,9 @@ class Inspection:
     output : the output with nothing dropped.
     unaccounted : random draws in eval mode that no site explains, as sentences.
     last_linear : see `LastLayer`; None where the model does not end so.
-    output_batch_dim : the example axis of the extracted output.
+    output_batch_dim : the example axis of the extracted output, of its first tensor if it holds several.
+    output_batch_dims : the same of each of its tensors; None where a further one has no example axis.
+    output_link : "sigmoid", "softmax" or "log_softmax" where the extracted output comes straight from that.
     convolves_after_site : whether a convolution sees masked activations (batching masks is then slow).
     notes : what could not be looked at.
     """
@@ -56,6 +58,8 @@ class Inspection:
     unaccounted: tuple[str, ...]
     last_linear: LastLayer | None
     output_batch_dim: int = 0
+    output_batch_dims: tuple[int | None, ...] = (0,)
+    output_link: str | None = None
     convolves_after_site: bool = False
     notes: tuple[str, ...] = ()
 
@@ -93,13 +97,13 @@ def inspect_model(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     batch_dim: int | None = None,
-    extract: Callable[[Any], Tensor | None] | None = None,
+    extract: Callable[[Any], Any] | None = None,
 ) -> Inspection:
     """Everything `Inspection` says, from a handful of forward passes.
 
     Parameters
     ----------
-    extract : output -> the tensor that matters; the first one by default.
+    extract : output -> what matters of it, a tensor or anything that holds some; its first tensor by default.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -110,7 +114,7 @@ def inspect_model(
         in_eval = trace(model, given, train=False)
         in_train = _train_pass(model, given, notes)
         uncontrolled = [] if in_train is None else _train_only(model, given, in_eval, in_train, notes)
-        axes, out_dim = _axes(model, given, in_eval, extract, batch_dim)
+        axes, out_dims = _axes(model, given, in_eval, extract, batch_dim)
     sites = tuple(_site(name, in_eval, in_train, axes) for name in in_eval.seen)
     sites = tuple(site for site in sites if site.kind != "attention" or site.p > 0)
     notes += [
@@ -124,7 +128,9 @@ def inspect_model(
         output=in_eval.output,
         unaccounted=tuple(dict.fromkeys(map(str, in_eval.draws))) + tuple(f"it draws from {m}" for m in in_eval.moved),
         last_linear=_last_linear(model, in_eval, sites, extract),
-        output_batch_dim=out_dim,
+        output_batch_dim=(out_dims[0] or 0) if out_dims else 0,
+        output_batch_dims=out_dims,
+        output_link=_link(in_eval, extract),
         convolves_after_site=in_eval.convolves_after_site,
         notes=tuple(notes),
     )
@@ -231,17 +237,17 @@ def _axes(
     model: nn.Module,
     given: Inputs,
     in_eval: Trace,
-    extract: Callable[[Any], Tensor | None],
+    extract: Callable[[Any], Any],
     batch_dim: int | None,
-) -> tuple[dict[str, Axis | str], int]:
-    """The example axis of each site, and of the output."""
+) -> tuple[dict[str, Axis | str], tuple[int | None, ...]]:
+    """The example axis of each site, and of each tensor of the output."""
     clean, kept, n = _clean_probe(model, given)
     shapes: dict[str, tuple[int, ...]] = {}
     patterns: dict[str, list[tuple[int, Tensor]]] = {}
     base = given.resized(n)
-    outputs: list[tuple[int, Tensor]] = []
     noisy = bool(in_eval.draws or in_eval.moved)
-    clean_output = extract(clean.output)
+    clean_outputs = output_tensors(extract(clean.output))
+    outputs: list[list[tuple[int, Tensor]]] = [[] for _ in clean_outputs]
     for example in (0, 1):
         result = _poisoned_probe(model, base, example)
         for name, (call_shape, tensor, _) in result[1].items():
@@ -249,16 +255,22 @@ def _axes(
                 continue
             shapes[name] = call_shape
             patterns.setdefault(name, []).append((example, _pattern(kept[name][1], tensor, noisy)))
-        output = extract(result[0].output)
-        if output is not None and clean_output is not None and output.shape == clean_output.shape:
-            outputs.append((example, _pattern(clean_output, output, noisy)))
+        # How many tensors there are may depend on the inputs; what is not always there is not looked at.
+        for before, after, found in zip(
+            clean_outputs, output_tensors(extract(result[0].output)), outputs, strict=False
+        ):
+            if before.shape == after.shape:
+                found.append((example, _pattern(before, after, noisy)))
     axes: dict[str, Axis | str] = {}
     for name in in_eval.seen:
         if name not in patterns:
             axes[name] = "it is called for some inputs only"
             continue
         axes[name] = _axis_of_call(kept[name], n, patterns[name], given.dim if batch_dim is not None else None)
-    return axes, _output_axis(clean_output, n, outputs, batch_dim)
+    return axes, tuple(
+        _output_axis(output, n, found, batch_dim, needed=i == 0)
+        for i, (output, found) in enumerate(zip(clean_outputs, outputs, strict=True))
+    )
 
 
 Kept = dict[str, tuple[tuple[int, ...], Tensor, int]]
@@ -330,14 +342,18 @@ def _axis_of_call(
     return axis
 
 
-def _output_axis(output: Tensor | None, n: int, patterns: list[tuple[int, Tensor]], batch_dim: int | None) -> int:
-    if output is None or not patterns or not output.ndim:
-        return 0
+def _output_axis(
+    output: Tensor, n: int, patterns: list[tuple[int, Tensor]], batch_dim: int | None, *, needed: bool
+) -> int | None:
+    if not patterns or not output.ndim:
+        return 0 if needed else None
     found = find_axis(tuple(output.shape), n, patterns, prefer=batch_dim, merged=False)
     if isinstance(found, Axis) and found.dim is not None:
         return found.dim
     if isinstance(found, Axis) and output.shape[0] == n:
         return 0  # a constant output depends on no example at all
+    if not needed:
+        return None
     why = found if isinstance(found, str) else "it has no axis of that length"
     raise ValueError(
         f"could not find the example axis of the output, of shape {tuple(output.shape)} for {n} examples: {why}. "
@@ -384,17 +400,24 @@ def _flag_ignored(call: Call) -> bool:
     return call.op in ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 
 
+def _link(seen: Trace, extract: Callable[[Any], Any]) -> str | None:
+    """What the output comes straight from, by the identity of the tensor."""
+    leaves = output_tensors(extract(seen.output))
+    return next((name for name, value in seen.links if leaves and value is leaves[0]), None)
+
+
 def _last_linear(
-    model: nn.Module, seen: Trace, sites: tuple[DropoutSite, ...], extract: Callable[[Any], Tensor | None]
+    model: nn.Module, seen: Trace, sites: tuple[DropoutSite, ...], extract: Callable[[Any], Any]
 ) -> LastLayer | None:
     """The site and Linear that the model ends with, by the identity of the objects that passed through.
 
     The same object came out of the site and went into the Linear, and what came out of that is the output, none of
     them overwritten in between (tensors count their writes). So the output is that Linear of that site: no guess.
     """
-    output = extract(seen.output)
-    if output is None:
+    outputs = output_tensors(extract(seen.output))
+    if len(outputs) != 1:
         return None
+    output = outputs[0]
     for use in seen.linears:
         same = output is use.result or (
             output.data_ptr() == use.result.data_ptr()

@@ -63,11 +63,26 @@ class Trace:
     moved: list[str] = field(default_factory=list)
     linears: list[LinearUse] = field(default_factory=list)
     convolves_after_site: bool = False
+    links: list[tuple[str, Tensor]] = field(default_factory=list)
     output: Any = None
 
     def tensors(self) -> list[Tensor]:
         """The tensors of the output."""
         return output_tensors(self.output)
+
+
+_LINKS = {
+    torch.sigmoid: "sigmoid",
+    Tensor.sigmoid: "sigmoid",
+    F.sigmoid: "sigmoid",
+    torch.softmax: "softmax",
+    Tensor.softmax: "softmax",
+    F.softmax: "softmax",
+    torch.log_softmax: "log_softmax",
+    Tensor.log_softmax: "log_softmax",
+    F.log_softmax: "log_softmax",
+}
+"""Functions that a classifier may end with: their results are probabilities, not scores."""
 
 
 def output_tensors(output: Any) -> list[Tensor]:
@@ -142,6 +157,8 @@ def trace(
     def look(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> Any:
         if func is F.linear:
             _note_linear(result, args, kwargs, value)
+        elif func in _LINKS:
+            result.links.append((_LINKS[func], value))
         elif result.seen and getattr(func, "__name__", "").startswith("conv"):
             result.convolves_after_site = True
         return value if watch is None else watch(func, args, kwargs, value)
