@@ -84,9 +84,9 @@ class Estimate:
     reliable: Tensor
 
 
-_SKEW = 1.0
-_EXCESS = 3.0
-_BIAS = 0.3
+_SKEW = 0.9
+_EXCESS = 2.5
+_BIAS = 0.25
 """Limits beyond which an error is not trusted: skewness and excess kurtosis of the replicates' shares, and the bias
 that was taken away, in standard errors. Student's interval on 32–64 replicates still covers 93 % at these values
 (measured; tests/predict/test_coverage.py), and beyond them the linear term that it stands on no longer rules."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,6 +133,8 @@ def trace(
     extreme: float | None = None,
     keep: Callable[[Call], None] | None = None,
     watch: Any = None,
+    wake: frozenset[str] = frozenset(),
+    constants: Mapping[str, float] | None = None,
 ) -> Trace:
     """Run the model once with no unit dropped and write down what happens. Call it inside `borrowed`.
 
@@ -139,6 +142,8 @@ def trace(
     ----------
     train : set training flags for the pass. Normalisation stays in eval mode: its statistics are not dropout.
     extreme : replaces every stray draw by this number.
+    wake : modules whose own training flag is set, see `hold_masks`.
+    constants : by name of a uniform draw, the number it gives.
     keep : is shown each dropout call while its input is still what it was.
     """
     result = Trace()
@@ -146,6 +151,8 @@ def trace(
     def provide(call: Call) -> None:
         if keep is not None:
             keep(call)
+        if constants and call.name in constants:
+            call.identity = functools.partial(call.identity, constants[call.name])
 
     def unmasked(call: Call, value: Any) -> Any:
         if isinstance(value, Tensor) and value is call.input and not call.in_place:
@@ -168,7 +175,10 @@ def trace(
         module.training = train and not isinstance(module, nn.modules.batchnorm._NormBase)
     before = generator_states()
     try:
-        with _Draws(Namer(model), result.draws, extreme), hold_masks(model, provide, watch=look, unmasked=unmasked):
+        with (
+            _Draws(Namer(model), result.draws, extreme),
+            hold_masks(model, provide, watch=look, unmasked=unmasked, wake=wake),
+        ):
             result.output = model(*own.args, **own.kwargs)
     finally:
         for module in model.modules():
