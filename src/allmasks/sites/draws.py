@@ -72,6 +72,9 @@ def _uniform(out: Tensor, *, in_place: bool = False) -> Call | None:
         bits = kept.expand(out.shape).to(out.dtype)
         return put(bits * (1.0 + t) / 2 + (1.0 - bits) * t / 2)
 
+    def constant(value: float = HIGHEST) -> Tensor:
+        return put(torch.full_like(out, value))
+
     return Call(
         op="rand",
         kind="uniform",
@@ -80,7 +83,7 @@ def _uniform(out: Tensor, *, in_place: bool = False) -> Call | None:
         input=out,
         mask_shape=tuple(out.shape),
         apply=apply,
-        identity=lambda value=HIGHEST: put(torch.full_like(out, value)),
+        identity=constant,
     )
 
 

@@ -152,7 +152,8 @@ def trace(
         if keep is not None:
             keep(call)
         if constants and call.name in constants:
-            call.identity = functools.partial(call.identity, constants[call.name])
+            constant: Callable[..., Any] = call.identity
+            call.identity = functools.partial(constant, constants[call.name])
 
     def unmasked(call: Call, value: Any) -> Any:
         if isinstance(value, Tensor) and value is call.input and not call.in_place:
