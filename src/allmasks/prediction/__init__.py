@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from allmasks.expect import progress_bar
 from allmasks.expect.problem import Request
 from allmasks.methods import Method, MonteCarlo
-from allmasks.predict.run import Results, choose_route, drawn, masks_for_tolerance, run, unseen
-from allmasks.predict.setup import Setup, inert_sites, look
-from allmasks.prediction import Prediction
+from allmasks.prediction.result import Prediction
+from allmasks.prediction.run import Results, choose_route, drawn, masks_for_tolerance, run, unseen
+from allmasks.prediction.setup import Setup, inert_sites, look
 from allmasks.sites import borrowed
 
 __all__ = ["Prediction", "predict"]

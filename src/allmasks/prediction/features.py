@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from allmasks.predict.task import Task
+from allmasks.prediction.task import Task
 
 __all__ = ["QUANTITIES", "features", "quantities"]
 

@@ -15,7 +15,7 @@ from allmasks.errors import UncontrolledRandomness
 from allmasks.expect.data import Batch, Data
 from allmasks.expect.forward import Forward
 from allmasks.expect.sources import MaskChunk, NoMask
-from allmasks.predict.task import Task, main_output, settle_task
+from allmasks.prediction.task import Task, main_output, settle_task
 from allmasks.sites import DropoutSite, LastLayer, borrowed, inspect_model
 from allmasks.sites.trace import output_tensors
 

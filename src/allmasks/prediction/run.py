@@ -18,10 +18,10 @@ from allmasks.expect.plan import DEFAULT_BUDGET, MAX_SAMPLED_MASKS, MIN_REPLICAT
 from allmasks.expect.problem import Request
 from allmasks.expect.sources import EveryMask, MaskSource, NoMask, SampledMasks
 from allmasks.methods import ClosedForm, Enumeration, Fourier, Method, MonteCarlo
-from allmasks.predict.evaluate import Evaluator, Integrated, LastOnly, Nested, Piece, Wanted, Whole
-from allmasks.predict.features import QUANTITIES, likelihood_feature, quantities, within_bounds
-from allmasks.predict.setup import Setup
-from allmasks.predict.tally import Tally, jackknife, replicate_sizes
+from allmasks.prediction.evaluate import Evaluator, Integrated, LastOnly, Nested, Piece, Wanted, Whole
+from allmasks.prediction.features import QUANTITIES, likelihood_feature, quantities, within_bounds
+from allmasks.prediction.setup import Setup
+from allmasks.prediction.tally import Tally, jackknife, replicate_sizes
 from allmasks.results import Guarantee
 from allmasks.sites import DropoutSite
 

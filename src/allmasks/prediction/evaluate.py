@@ -16,8 +16,8 @@ from torch import Tensor
 from allmasks.expect.data import Batch
 from allmasks.expect.sources import MaskChunk, MaskSource, SampledMasks
 from allmasks.methods import ClosedForm, Fourier
-from allmasks.predict.features import features
-from allmasks.predict.setup import Setup, _no_masks
+from allmasks.prediction.features import features
+from allmasks.prediction.setup import Setup, _no_masks
 from allmasks.samplers import Sampler
 
 __all__ = ["Evaluator", "Integrated", "LastOnly", "Nested", "Piece", "Whole"]
