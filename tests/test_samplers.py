@@ -75,3 +75,16 @@ def test_latin_hypercube_pairs_of_units_are_as_good_as_independent_orders():
 def test_antithetic_pairs_are_opposite():
     kept = samplers.Antithetic().draw(0, 0, [0, 1], [0], np.full(1000, 0.5))
     np.testing.assert_array_equal(kept[0], ~kept[1])
+
+
+@each
+@pytest.mark.parametrize("units", [1, 127, 128, 129, 255, 256, 257, 300])
+def test_the_compiled_kernel_draws_the_bits_of_the_formulas(sampler, units, monkeypatch):
+    masks, examples, seed, site = np.arange(2**40, 2**40 + 24), [0, 5, 2**32 - 1], 2**63 + 12345, 2**64 - 17
+    for q in (0.5, 0.9, 0.123456, 1.0, np.linspace(0.01, 1, units)):
+        drawn = []
+        for compiled_from in (1, 2**60):
+            monkeypatch.setattr(samplers, "_COMPILED_FROM", compiled_from)
+            drawn.append(sampler.draw(seed, site, masks, examples, np.broadcast_to(q, (units,))))
+        assert drawn[0].dtype == drawn[1].dtype == np.bool_
+        np.testing.assert_array_equal(drawn[0], drawn[1])

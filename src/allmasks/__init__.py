@@ -23,6 +23,10 @@ _HOME = {
     "expected_loss": "allmasks.expect",
     "plan_expected_loss": "allmasks.expect",
     "Plan": "allmasks.expect",
+    "predict": "allmasks.prediction",
+    "Prediction": "allmasks.prediction.result",
+    "thinned": "allmasks.thinning",
+    "Thinned": "allmasks.thinning",
     "audit": "allmasks.diagnose",
     "Audit": "allmasks.diagnose",
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -66,6 +66,8 @@ class Independent:
         rows = np.atleast_1d(np.asarray(examples))
         threshold = reference.keep_threshold(q)
         out = np.empty((len(indices), len(rows), len(q)), np.bool_)
+        if out.size >= _COMPILED_FROM:
+            return _compiled(seed, site, indices, np.zeros(len(indices), np.uint32), rows, threshold, out)
         for i, index in enumerate(indices):
             out[i] = reference.words(reference.derive_key(seed, site, int(index)), rows, len(q)) < threshold
         return out
@@ -91,11 +93,54 @@ class Antithetic:
         threshold = reference.keep_threshold(q)
         out = np.empty((len(indices), len(rows), len(q)), np.bool_)
         pairs, member = np.divmod(indices, 2)
+        if out.size >= _COMPILED_FROM:
+            return _compiled(seed, site, pairs, np.where(member == 0, 0, 0xFFFFFFFF), rows, threshold, out)
         for pair in np.unique(pairs):
             words = reference.words(reference.derive_key(seed, site, int(pair)), rows, len(q))
             for i in np.flatnonzero(pairs == pair):
                 out[i] = (words if member[i] == 0 else ~words) < threshold
         return out
+
+
+_COMPILED_FROM = 2**14
+"""Bits from which the compiled kernel draws; below, the NumPy formulas do, and nothing needs compiling."""
+
+
+def _keys(seed: int, site: int, indices: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """`reference.derive_key(seed, site, index)` of each index, the last step for all at once: (len(indices), 2)."""
+    numbers = indices.astype(np.uint64)
+    low, high = (numbers & np.uint64(0xFFFFFFFF)).astype(np.uint32), (numbers >> np.uint64(32)).astype(np.uint32)
+    return np.stack(reference.threefry2x32(reference.derive_key(seed, site), low, high), axis=1)
+
+
+def _compiled(
+    seed: int,
+    site: int,
+    indices: NDArray[np.int64],
+    flips: NDArray[Any],
+    rows: NDArray[Any],
+    threshold: NDArray[np.uint64],
+    out: NDArray[np.bool_],
+) -> NDArray[np.bool_]:
+    from allmasks.kernels import draw
+
+    keys = _keys(seed, site, indices)
+    draw.independent(keys, flips.astype(np.uint32), reference.check_examples(rows), threshold, out.view(np.uint8))
+    return out
+
+
+@cache
+def _packed_permutations() -> NDArray[np.uint64]:
+    """Each of the 8! orders as the eight bytes of one word."""
+    shifts = np.arange(8, dtype=np.uint64) * np.uint64(8)
+    return np.bitwise_or.reduce(_permutations_of_eight().astype(np.uint64) << shifts, axis=1)
+
+
+def _whole_blocks(indices: NDArray[np.int64], block: int) -> bool:
+    """Whether the masks are whole blocks, each in its order."""
+    if len(indices) % block:
+        return False
+    return bool((indices.reshape(-1, block) == indices[::block, None] // block * block + np.arange(block)).all())
 
 
 @cache
@@ -136,6 +181,19 @@ class LatinHypercube:
         kept_eighths, within = np.divmod(reference.keep_threshold(q).astype(np.int64), 2**29)
         out = np.empty((len(indices), len(rows), len(q)), np.bool_)
         blocks, member = np.divmod(indices, 8)
+        if out.size >= _COMPILED_FROM and _whole_blocks(indices, 8):
+            from allmasks.kernels import draw
+
+            keys, numbers = _keys(seed, site, blocks[::8]), reference.check_examples(rows)
+            draw.latin_hypercube(
+                keys,
+                numbers,
+                _packed_permutations(),
+                kept_eighths.astype(np.uint64),
+                within.astype(np.uint32),
+                out.view(np.uint8),
+            )
+            return out
         for block in np.unique(blocks):
             first, second = reference.word_pairs(reference.derive_key(seed, site, int(block)), rows, len(q))
             # Three bits rotate the order, which makes each position exactly uniform; the other 29 choose it.

@@ -42,6 +42,7 @@ class Data:
     batch_dim : axis of the examples in every input; 0 by default.
     batch_size : examples in one forward pass.
     example_index : (n,) integers that key each example's masks; default: the position.
+    targets : whether a loader must yield targets; if not, it may yield inputs alone.
     """
 
     def __init__(
@@ -53,12 +54,14 @@ class Data:
         batch_size: int | None = None,
         example_index: Any = None,
         device: torch.device | None = None,
+        targets: bool = True,
     ) -> None:
         if batch_size is not None and (int(batch_size) != batch_size or batch_size < 1):
             raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size}")
         self.batch_dim = 0 if batch_dim is None else int(batch_dim)
         self.batch_size = batch_size
         self.device = device
+        self._targets_needed = targets
         self.notes: tuple[str, ...] = ()
         self._loader: DataLoader[Any] | None = None
         if isinstance(x, DataLoader):
@@ -177,7 +180,7 @@ class Data:
                 yield self._slice(self._x, lo, hi), _rows(self._y, lo, hi)
             return
         for item in self._loader:
-            yield _split_item(item)
+            yield _split_item(item, self._targets_needed)
 
     def _slice(self, x: Any, lo: int, hi: int) -> Any:
         return tree_map(
@@ -215,8 +218,14 @@ class Data:
         return leaf
 
 
-def _split_item(item: Any) -> tuple[Any, Any]:
+def _split_item(item: Any, needed: bool) -> tuple[Any, Any]:
+    if not needed and isinstance(item, Tensor):
+        return item, None
+    if not needed and isinstance(item, Sequence) and len(item) == 1:
+        return tree_map(_tensor, item[0]), None
     if isinstance(item, Mapping):
+        if not needed and "labels" not in item:
+            return tree_map(_tensor, dict(item)), None
         if "labels" not in item:
             raise ValueError(
                 f'a data loader that yields mappings must have the targets under "labels", got {sorted(item)}'

@@ -57,7 +57,8 @@ class Forward:
     overwrites: bool = False
 
     def __post_init__(self) -> None:
-        self._rates = {site.name: site.p for site in self.sites}
+        self._rates = {site.name: site.call_rate for site in self.sites}
+        self._wake = frozenset(site.wakes for site in self.sites if site.wakes is not None)
 
     def __call__(self, batch: Batch, chunk: MaskChunk) -> Iterator[tuple[slice, Any]]:
         """Yields (which masks of the chunk, outputs with a leading mask axis)."""
@@ -89,7 +90,7 @@ class Forward:
         args, kwargs = batch.args, batch.kwargs
         if self.overwrites:
             args, kwargs = torch.utils._pytree.tree_map_only(Tensor, torch.clone, (args, kwargs))
-        with hold_masks(self.model, provide, self._rates):
+        with hold_masks(self.model, provide, self._rates, wake=self._wake if masks else frozenset()):
             output = self.model(*args, **kwargs)
         if self.observe is None:
             return self.extract(output)

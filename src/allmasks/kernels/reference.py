@@ -36,6 +36,7 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "LANE_STRIDE",
+    "check_examples",
     "counter_and_lane",
     "derive_key",
     "keep_threshold",
@@ -161,8 +162,13 @@ def keep_threshold(keep_prob: ArrayLike) -> NDArray[np.uint64]:
     return np.rint(np.asarray(keep_prob, np.float64) * 2.0**32).astype(np.uint64)
 
 
-def _example_column(examples: ArrayLike) -> NDArray[np.uint32]:
+def check_examples(examples: ArrayLike) -> NDArray[np.uint32]:
+    """Example indices as counters hold them, or a ValueError that says which are allowed."""
     rows = np.atleast_1d(np.asarray(examples))
     if rows.size and (rows.min() < 0 or rows.max() > _MASK32):
         raise ValueError(f"example_index must lie in 0 … 2**32 - 1, got {rows.min()} … {rows.max()}")
-    return rows.astype(_U32)[:, None]
+    return rows.astype(_U32)
+
+
+def _example_column(examples: ArrayLike) -> NDArray[np.uint32]:
+    return check_examples(examples)[:, None]

@@ -6,13 +6,14 @@ A new function is a new row of `PARSERS`.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from allmasks.masks import alpha_constants
 
@@ -178,40 +179,103 @@ def _attention_weights(
 
 
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+_RECURRENT_FORWARDS = {module.forward.__code__ for module in (nn.LSTM, nn.GRU, nn.RNN)}
 
 
 def _recurrent(op: str, function: Callable[..., Any]) -> Any:
-    """Recurrent layers drop between their own layers, inside one fused call: (…, num_layers, dropout, train, …)."""
+    """Recurrent layers drop between their own layers, inside one fused call: (…, num_layers, dropout, train, …).
+
+    The mask's last axis holds the units of one layer after the other. Packed sequences pass (data, batch_sizes,
+    state, weights, …), padded ones (input, state, weights, …).
+    """
 
     def parse(*args: Any) -> Call | None:
-        # Packed sequences pass (data, batch_sizes, state, weights, …), padded ones (input, state, weights, …).
-        at = 5 if isinstance(args[3], bool) else 6
-        layers, p, train = args[at - 1], float(args[at]), bool(args[at + 1])
+        packed = not isinstance(args[3], bool)
+        at = 5 if packed else 4
+        layers, p, train, two_ways = int(args[at]), float(args[at + 1]), bool(args[at + 2]), bool(args[at + 3])
         if layers < 2:
             return None
+        weights, biases = list(args[at - 2]), bool(args[at - 1])
+        width = _layer_width(weights, layers, two_ways, biases, op)
+        state = args[at - 3]
+        if packed:
+            lengths, order = args[1], _sorted_indices()
+            input = _padded(args[0], lengths, order)
+        else:
+            lengths, order, input = None, None, args[0]
 
         def identity() -> Any:
-            return function(*args[:at], 0.0, False, *args[at + 2 :])
+            return function(*args[: at + 1], 0.0, False, *args[at + 3 :])
 
         def apply(kept: Tensor, rate: float) -> Any:
-            raise NotImplementedError("a recurrent site takes no mask")
+            bits = kept.expand(*input.shape[:-1], (layers - 1) * width)
+            x, finals = args[0], []
+            directions = 2 if two_ways else 1
+            per_layer = len(weights) // layers
+            for layer in range(layers):
+                own = slice(layer * directions, (layer + 1) * directions)
+                part = tuple(s[own] for s in state) if isinstance(state, list | tuple) else state[own]
+                own_weights = weights[layer * per_layer : (layer + 1) * per_layer]
+                before = (x, lengths) if packed else (x,)
+                x, *last = function(*before, part, own_weights, biases, 1, 0.0, False, *args[at + 3 :])
+                finals.append(last)
+                if layer < layers - 1:
+                    here = bits[..., layer * width : (layer + 1) * width]
+                    x = inverted(x, _packed(here, lengths, order) if packed else here, rate)
+            return (x, *(torch.cat(parts) for parts in zip(*finals, strict=True)))
 
         return Call(
             op=op,
             kind=op,
             p=p,
             training=train,
-            input=args[0],
-            mask_shape=tuple(args[0].shape),
+            input=input,
+            mask_shape=(*input.shape[:-1], (layers - 1) * width),
             apply=apply,
             identity=identity,
-            refusal=(
-                f"the dropout between the layers of a {op.removeprefix('rnn_').upper()} is inside one fused call; use "
-                "one single-layer module for each layer with nn.Dropout between them"
-            ),
+            tail=1,
         )
 
     return parse
+
+
+def _layer_width(weights: list[Tensor], layers: int, two_ways: bool, biases: bool, op: str) -> int:
+    """Features that a layer hands to the next: hidden size (or projection), for both directions."""
+    each = len(weights) // (layers * (2 if two_ways else 1))
+    projected = op == "lstm" and each == (5 if biases else 3)
+    size = weights[each - 1].shape[0] if projected else weights[1].shape[1]
+    return int(size) * (2 if two_ways else 1)
+
+
+def _sorted_indices() -> Tensor | None:
+    """How the examples of a packed sequence were sorted, which only the module that packs them knows."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code in _RECURRENT_FORWARDS:
+            return frame.f_locals.get("sorted_indices")
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def _slots(lengths: Tensor, order: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(time, example) of each entry of packed data."""
+    time = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    place = torch.cat([torch.arange(int(n)) for n in lengths])
+    return time, place if order is None else order.cpu()[place]
+
+
+def _padded(data: Tensor, lengths: Tensor, order: Tensor | None) -> Tensor:
+    """Packed data as (time, example, features), zeros where there is none."""
+    time, example = _slots(lengths, order)
+    padded = data.new_zeros(len(lengths), int(lengths[0]), data.shape[-1])
+    padded[time.to(data.device), example.to(data.device)] = data
+    return padded
+
+
+def _packed(bits: Tensor, lengths: Tensor, order: Tensor | None) -> Tensor:
+    """Bits (time, example, units) as packed data has them."""
+    time, example = _slots(lengths, order)
+    return bits[time.to(bits.device), example.to(bits.device)]
 
 
 def _overloads(packet: Any) -> list[Any]:

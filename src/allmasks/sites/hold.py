@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from allmasks.sites.calls import Call, parse
-from allmasks.sites.naming import Namer
+from allmasks.sites.draws import DRAWS, parse_draw
+from allmasks.sites.naming import ROOT, Namer
 
 __all__ = ["hold_masks"]
 
@@ -61,8 +62,10 @@ class _Hold(TorchFunctionMode):
         rates: Mapping[str, float],
         watch: Watch | None,
         unmasked: Unmasked | None,
+        wake: frozenset[str],
     ) -> None:
         super().__init__()
+        self.wake = wake
         self.namer = Namer(model)
         self.provide = provide
         self.rates = rates
@@ -75,6 +78,8 @@ class _Hold(TorchFunctionMode):
         if func is F.multi_head_attention_forward:
             return self._attention_module(args, kwargs)
         call = parse(func, args, kwargs)
+        if call is None and self.wake and func in DRAWS and self.namer.path()[0] in self.wake:
+            call = parse_draw(func, args, kwargs)
         if call is None:
             result = func(*args, **kwargs)
             return result if self.watch is None else self.watch(func, args, kwargs, result)
@@ -121,6 +126,7 @@ def hold_masks(
     *,
     watch: Watch | None = None,
     unmasked: Unmasked | None = None,
+    wake: frozenset[str] = frozenset(),
 ) -> Iterator[None]:
     """Every dropout call made by `model` inside takes the mask that `provide` gives; without one it drops nothing.
 
@@ -128,12 +134,22 @@ def hold_masks(
     ----------
     provide : called with each dropout call, whose `name`, `p`, `input` and `mask_shape` say what is wanted.
     rates : p by site name, for calls that do not carry theirs in eval mode (attention passes 0 there).
+    wake : paths of modules whose own training flag is set inside, because they drop in training mode only; what
+        they draw is a dropout call too.
     watch, unmasked : see other torch functions, and dropout calls without a mask; for looking at a model.
 
-    One context is one forward pass: calls are counted from its start. Dropout is switched off or on here and not
-    by the modules' flags, so nothing else in the model that looks at them is woken.
+    One context is one forward pass: calls are counted from its start. But for `wake`, dropout is switched off or on
+    here and not by the modules' flags, so nothing else in the model that looks at them is woken.
     """
+    woken = [model.get_submodule("" if path == ROOT else path) for path in wake]
+    flags = [module.training for module in woken]
     # A compiled part would trace the mode itself; run eagerly it makes the same calls.
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-    with eager, _Hold(model, provide, rates or {}, watch, unmasked):
-        yield
+    try:
+        for module in woken:
+            module.training = True
+        with eager, _Hold(model, provide, rates or {}, watch, unmasked, wake):
+            yield
+    finally:
+        for module, flag in zip(woken, flags, strict=True):
+            module.training = flag

@@ -8,7 +8,7 @@ from types import FrameType
 
 from torch import nn
 
-__all__ = ["ROOT", "Namer"]
+__all__ = ["ROOT", "Namer", "parent_of", "path_of"]
 
 ROOT = "(root)"
 """What the model itself is called, whose own path is empty."""
@@ -22,6 +22,26 @@ _OWN_OP = (
     nn.RNNBase,
 )
 """Modules that are the dropout: the operation adds nothing to their name."""
+
+
+def path_of(name: str) -> str:
+    """The module path in a call's name.
+
+    >>> path_of("encoder.1:dropout#2"), path_of("(root):dropout")
+    ('encoder.1', '(root)')
+    """
+    return name.partition("#")[0].partition(":")[0]
+
+
+def parent_of(path: str) -> str | None:
+    """The module that holds a module, or None for the model itself.
+
+    >>> parent_of("encoder.1"), parent_of("encoder"), parent_of("(root)")
+    ('encoder', '(root)', None)
+    """
+    if path == ROOT:
+        return None
+    return path.rpartition(".")[0] or ROOT
 
 
 class Namer:

@@ -33,6 +33,9 @@ class DropoutSite:
         length is outer * n * inner. Such an axis stays in `shape` with length outer * inner.
     in_place : whether the site overwrites its input.
     always_on : whether it drops units in eval mode too (it is held at its mean mask there).
+    wakes : path of the module whose own training flag is set while masks are put in, because its dropout is not
+        even called in eval mode; None for all others.
+    low_keeps : for uniform numbers compared with a threshold, whether those below it keep the unit.
     """
 
     name: str
@@ -48,6 +51,8 @@ class DropoutSite:
     inner: int = 1
     in_place: bool = False
     always_on: bool = False
+    wakes: str | None = None
+    low_keeps: bool = False
 
     def __repr__(self) -> str:
         # What is as usual is left out: a list of forty sites should fit a screen.
@@ -65,6 +70,11 @@ class DropoutSite:
         return MaskLaw(self.p, self.shape)
 
     @property
+    def call_rate(self) -> float:
+        """What the call is given as p beside its placed bits: the probability of a placed 0."""
+        return 1.0 - self.p if self.low_keeps else self.p
+
+    @property
     def merged(self) -> bool:
         """Whether the example axis also counts something else, such as tokens or heads."""
         return self.outer * self.inner > 1
@@ -74,6 +84,8 @@ class DropoutSite:
 
         Axes along which the mask is constant have length 1, so that it broadcasts.
         """
+        if self.low_keeps:
+            kept = ~kept
         lead = kept.shape[:-2]
         if self.batch_dim is None:
             return kept.reshape(*lead, *self.shape)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,11 +64,26 @@ class Trace:
     moved: list[str] = field(default_factory=list)
     linears: list[LinearUse] = field(default_factory=list)
     convolves_after_site: bool = False
+    links: list[tuple[str, Tensor]] = field(default_factory=list)
     output: Any = None
 
     def tensors(self) -> list[Tensor]:
         """The tensors of the output."""
         return output_tensors(self.output)
+
+
+_LINKS = {
+    torch.sigmoid: "sigmoid",
+    Tensor.sigmoid: "sigmoid",
+    F.sigmoid: "sigmoid",
+    torch.softmax: "softmax",
+    Tensor.softmax: "softmax",
+    F.softmax: "softmax",
+    torch.log_softmax: "log_softmax",
+    Tensor.log_softmax: "log_softmax",
+    F.log_softmax: "log_softmax",
+}
+"""Functions that a classifier may end with: their results are probabilities, not scores."""
 
 
 def output_tensors(output: Any) -> list[Tensor]:
@@ -117,6 +133,8 @@ def trace(
     extreme: float | None = None,
     keep: Callable[[Call], None] | None = None,
     watch: Any = None,
+    wake: frozenset[str] = frozenset(),
+    constants: Mapping[str, float] | None = None,
 ) -> Trace:
     """Run the model once with no unit dropped and write down what happens. Call it inside `borrowed`.
 
@@ -124,6 +142,8 @@ def trace(
     ----------
     train : set training flags for the pass. Normalisation stays in eval mode: its statistics are not dropout.
     extreme : replaces every stray draw by this number.
+    wake : modules whose own training flag is set, see `hold_masks`.
+    constants : by name of a uniform draw, the number it gives.
     keep : is shown each dropout call while its input is still what it was.
     """
     result = Trace()
@@ -131,6 +151,9 @@ def trace(
     def provide(call: Call) -> None:
         if keep is not None:
             keep(call)
+        if constants and call.name in constants:
+            constant: Callable[..., Any] = call.identity
+            call.identity = functools.partial(constant, constants[call.name])
 
     def unmasked(call: Call, value: Any) -> Any:
         if isinstance(value, Tensor) and value is call.input and not call.in_place:
@@ -142,6 +165,8 @@ def trace(
     def look(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> Any:
         if func is F.linear:
             _note_linear(result, args, kwargs, value)
+        elif func in _LINKS:
+            result.links.append((_LINKS[func], value))
         elif result.seen and getattr(func, "__name__", "").startswith("conv"):
             result.convolves_after_site = True
         return value if watch is None else watch(func, args, kwargs, value)
@@ -151,7 +176,10 @@ def trace(
         module.training = train and not isinstance(module, nn.modules.batchnorm._NormBase)
     before = generator_states()
     try:
-        with _Draws(Namer(model), result.draws, extreme), hold_masks(model, provide, watch=look, unmasked=unmasked):
+        with (
+            _Draws(Namer(model), result.draws, extreme),
+            hold_masks(model, provide, watch=look, unmasked=unmasked, wake=wake),
+        ):
             result.output = model(*own.args, **own.kwargs)
     finally:
         for module in model.modules():

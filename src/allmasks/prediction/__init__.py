@@ -1,0 +1,215 @@
+"""Predictions over all dropout masks: mean and spread, each with its error.
+
+`setup` looks at the model once; `run` chooses how and goes through masks; `evaluate` turns masks into `features`, whose
+means `tally` keeps by replicate and turns into values with errors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from allmasks.expect import progress_bar
+from allmasks.expect.problem import Request
+from allmasks.methods import Method, MonteCarlo
+from allmasks.prediction.result import Prediction
+from allmasks.prediction.run import Results, choose_route, drawn, masks_for_tolerance, run, unseen
+from allmasks.prediction.setup import Setup, inert_sites, look
+from allmasks.sites import borrowed
+
+__all__ = ["Prediction", "predict"]
+
+
+def predict(
+    model: nn.Module,
+    x: Any,
+    *,
+    task: str | None = None,
+    n_masks: int | None = None,
+    atol: float | None = None,
+    rtol: float | None = None,
+    seed: int = 0,
+    example_index: Any = None,
+    batch_dim: int | None = None,
+    batch_size: int | None = None,
+    keep_samples: bool = False,
+    progress: bool = False,
+    method: Method | None = None,
+    budget: int | None = None,
+    y: Any = None,
+    noise_precision: float | None = None,
+    class_dim: int | None = None,
+) -> Prediction:
+    """Mean and spread of a model's predictions over all its dropout masks, each with its error.
+
+    Every dropout site is active, whichever mode the model is in; everything else behaves as in `model.eval()`, and the
+    model comes back as it was. Where the only site feeds a last Linear, and the output is that score, its sigmoid or
+    the softmax of two, the answer is exact; where all masks can be listed within the budget they are; otherwise masks
+    are sampled, and every number carries its standard error.
+
+    Parameters
+    ----------
+    model : any module; `find_dropout` lists its sites.
+    x : a tensor, a tuple of positional inputs, a dict of keyword inputs, or a DataLoader, with targets or without.
+    task : "regression" (the output itself), "binary" (its sigmoid), "multiclass" (its softmax); None infers it, and
+        says so in `notes`. Models that end in a sigmoid or softmax are taken at their word.
+    n_masks : masks an example, 256 by default, at least 32 blocks of the sampler.
+    atol, rtol : instead of n_masks, the standard error wanted of every mean: absolute, or relative to it. A pilot of
+        fixed size fixes the number of masks once; there is no peeking.
+    seed : masks are a pure function of (seed, site, mask, example_index, element).
+    example_index : (n,) integers that key each example's masks; default: position in the data.
+    batch_dim : axis of the examples, where it is not 0.
+    batch_size : examples in one pass; with it memory is bounded, whatever the number of masks.
+    keep_samples : keep the prediction under each mask, for `quantile`; memory then grows with the masks.
+    progress : show a progress bar.
+    method : `MonteCarlo`, `Enumeration`, `ClosedForm` or `Fourier` of `am.methods`; None picks.
+    budget : evaluations (masks times examples) that listing every mask may cost; default 2**20.
+    y : targets; then also log p(y), the log of the mean likelihood. True takes those of a data loader.
+    noise_precision : τ; a regression's y has variance 1/τ about the prediction (Gal & Ghahramani 2016).
+    class_dim : axis of the classes; by default 1, and the last one of `.logits`.
+
+    Returns
+    -------
+    Prediction
+
+    Raises
+    ------
+    ValueError, TypeError : bad values; outputs without a tensor, or that change shape or stop being finite under some
+        mask, which is named so that it can be replayed with `am.thinned`.
+    MethodNotApplicable : the method asked for does not apply here.
+    UncontrolledRandomness : some randomness of the model cannot be keyed.
+
+    References
+    ----------
+    Gal & Ghahramani 2016, "Dropout as a Bayesian approximation".
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(3, 1, bias=False)).double()
+    >>> with torch.no_grad():
+    ...     _ = net[1].weight.copy_(torch.tensor([[1.0, -1.0, 2.0]]))
+    >>> result = predict(net, torch.tensor([[1.0, 2.0, -1.0]]).double(), task="regression")
+    >>> result.mean.item(), result.std.item(), result.guarantee
+    (-3.0, 3.0, 'exact')
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    request = Request(method, n_masks, atol, rtol, budget, seed)
+    if noise_precision is not None and not noise_precision > 0:
+        raise ValueError(f"noise_precision must be positive, got {noise_precision}")
+    likelihood = y is not None
+    with progress_bar(progress) as (start, tick), torch.no_grad(), borrowed(model):
+        setup = look(
+            model,
+            x,
+            None if y is True else y,
+            task=task,
+            class_dim=class_dim,
+            example_index=example_index,
+            batch_dim=batch_dim,
+            batch_size=batch_size,
+        )
+        _check_likelihood(setup, likelihood, noise_precision)
+        route = choose_route(setup, request, samples=keep_samples, likelihood=likelihood)
+        masks = 0
+        if isinstance(route.method, MonteCarlo) and route.sites:
+            settled = route.method
+            if settled.atol is not None or settled.rtol is not None:
+                masks = masks_for_tolerance(setup, route, request, tick)
+            else:
+                masks = drawn(route, None)
+        source = route.source(masks, request.seed)
+        start(source.n_masks * setup.data.n_examples)
+        results = run(
+            setup,
+            route,
+            source,
+            precision=noise_precision,
+            likelihood=likelihood,
+            samples=keep_samples,
+            tick=tick,
+        )
+        inert = inert_sites(setup)
+    doubtful = unseen(route, masks) if route.guarantee == "statistical" else ()
+    notes = list(setup.notes)
+    if doubtful:
+        notes.append(
+            f"A unit of {', '.join(doubtful)} is dropped in fewer than 20 of the {masks} masks: no error here can be "
+            "trusted. More masks can."
+        )
+    return _assemble(
+        setup,
+        results,
+        route,
+        source.n_masks if route.sites else 0,
+        notes,
+        inert,
+        bool(doubtful),
+        {
+            "noise_precision": noise_precision,
+            "n_replicates": min(masks // source.block, 64) if masks else 0,
+        },
+    )
+
+
+def _check_likelihood(setup: Setup, likelihood: bool, noise_precision: float | None) -> None:
+    if likelihood and len([d for d in setup.dims if d is not None]) > 1:
+        raise ValueError("the likelihood of y needs a model that returns one tensor")
+    if likelihood and setup.task.name == "regression" and noise_precision is None:
+        raise ValueError("the likelihood of y in a regression needs noise_precision=τ, one over the noise variance")
+
+
+def _assemble(
+    setup: Setup,
+    results: Results,
+    route: Any,
+    n_masks: int,
+    notes: list[str],
+    inert: tuple[str, ...],
+    doubtful: bool,
+    fields: dict[str, Any],
+) -> Prediction:
+    def built(tensors: list[Tensor] | None) -> Any:
+        return None if tensors is None else setup.rebuild(tensors)
+
+    reliable = {}
+    if route.guarantee == "statistical":
+        for name, flags in results.reliable.items():
+            trusted = [flag & (not doubtful) for flag in flags]
+            reliable[name] = built(trusted) if name != "log_likelihood" else trusted[0]
+    for name in inert:
+        notes.append(f"{name} is random, but its masks changed nothing.")
+    gap = [mean - center for mean, center in zip(results.value["mean"], results.center, strict=True)]
+    eps = torch.finfo(torch.float64).eps
+    gap_error = [e + 8 * eps * c.abs() for e, c in zip(results.error["mean"], results.center, strict=True)]
+    columns: dict[str, Any] = {}
+    for name in ("entropy", "expected_entropy", "mutual_information"):
+        columns[name] = built(results.value.get(name))
+        columns[f"{name}_error"] = built(results.error.get(name))
+    samples = None
+    if results.samples:
+        samples = setup.rebuild(results.samples, lead=1)
+    return Prediction(
+        task=setup.task.name,
+        mean=built(results.value["mean"]),
+        mean_error=built(results.error["mean"]),
+        std=built(results.value["std"]),
+        std_error=built(results.error["std"]),
+        guarantee=route.guarantee,
+        method=route.method,
+        n_masks=n_masks,
+        weight_scaling=built(results.center),
+        gap=built(gap),
+        gap_error=built(gap_error),
+        **columns,
+        log_likelihood=results.log_likelihood,
+        log_likelihood_error=results.log_likelihood_error,
+        reliable=reliable,
+        samples=samples,
+        inert=inert,
+        notes=tuple(notes),
+        **fields,
+    )

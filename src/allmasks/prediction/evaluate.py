@@ -1,0 +1,275 @@
+"""From masks to features: whole passes, a last layer with many masks of its own, or that layer integrated exactly.
+
+An evaluator goes through the masks of a batch and yields `Piece`s. Which one runs is decided in `run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from allmasks.expect.data import Batch
+from allmasks.expect.sources import MaskChunk, MaskSource, SampledMasks
+from allmasks.methods import ClosedForm, Fourier
+from allmasks.prediction.features import features
+from allmasks.prediction.setup import Setup, _no_masks
+from allmasks.samplers import Sampler
+
+__all__ = ["Evaluator", "Integrated", "LastOnly", "Nested", "Piece", "Whole"]
+
+_CHUNK_BYTES = 64 * 2**20
+"""Activations of one chunk of masks are kept near this, about what a core's share of the cache can feed."""
+
+
+@dataclass
+class Piece:
+    """Features of some masks: for each tensor of the output a dict of (k, n, …); errors of formulas likewise.
+
+    `values` are the predictions themselves, (k, n, …), and `logs` (k, j, n) log-likelihoods, where asked for.
+    """
+
+    weight: Tensor
+    features: list[dict[str, Tensor]]
+    errors: list[dict[str, Tensor]] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+    logs: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What else is wanted of a batch: the target in the output's layout, the noise, the values themselves."""
+
+    target: Tensor | None = None
+    precision: float | None = None
+    values: bool = False
+
+
+class Evaluator(Protocol):
+    """Features of a batch under the masks of a source; `center` is the prediction in eval mode."""
+
+    def __call__(self, batch: Batch, source: MaskSource, center: list[Tensor], wanted: Wanted) -> Iterator[Piece]: ...
+
+
+def _chunk_masks(setup: Setup, n: int, units: int | None = None) -> int:
+    units = sum(site.units for site in setup.sites) if units is None else units
+    return max(1, min(1024, _CHUNK_BYTES // (4 * n * (units + 64))))
+
+
+def _finished(
+    setup: Setup, outputs: list[Tensor], weight: Tensor, center: list[Tensor], wanted: Wanted, chunk: Any, batch: Batch
+) -> Piece:
+    """Features of outputs (k, j, n, …), averaged over their j."""
+    task = setup.task
+    values = [task.value(leaf) for leaf in outputs]
+    for value, at_mean in zip(values, center, strict=True):
+        if value.shape[2:] != at_mean.shape:
+            raise ValueError(
+                f"the output changed its shape to {tuple(value.shape[2:])} under {chunk.describe(0)}, from "
+                f"{tuple(at_mean.shape)} in eval mode; outputs must keep one shape to be averaged"
+            )
+        if not bool(torch.isfinite(value).all()):
+            m, j, i = (int(v) for v in (~torch.isfinite(value)).nonzero()[0][:3])
+            inner = f", mask {(chunk.start + m) * value.shape[1] + j} of the last site" if value.shape[1] > 1 else ""
+            raise ValueError(
+                f"the prediction is not finite for example {batch.start + i} under {chunk.describe(m)}{inner}; replay "
+                f"it with am.thinned(model, x, seed=seed, mask={chunk.start + m}, "
+                f"example_index={int(batch.examples[i])})"
+            )
+    sums = [features(task, value, at_mean) for value, at_mean in zip(values, center, strict=True)]
+    logs = None
+    if wanted.target is not None:
+        logs = task.log_likelihood(outputs[0], wanted.target, wanted.precision)
+    return Piece(
+        weight,
+        [{name: f.mean(dim=1) for name, f in leaf.items()} for leaf in sums],
+        values=[value[:, 0] for value in values] if wanted.values else [],
+        logs=logs,
+    )
+
+
+@dataclass
+class Whole:
+    """The model run from start to end under each mask."""
+
+    setup: Setup
+
+    def __call__(self, batch: Batch, source: MaskSource, center: list[Tensor], wanted: Wanted) -> Iterator[Piece]:
+        forward = self.setup.forward(_sites_of(source))
+        device = center[0].device
+        for chunk in source.chunks(batch.examples, _chunk_masks(self.setup, len(batch)), device):
+            for where, outputs in forward(batch, chunk):
+                part = MaskChunk({}, chunk.weight[where], chunk.start + where.start)
+                lifted = [leaf[:, None] for leaf in outputs]
+                yield _finished(self.setup, lifted, part.weight, center, wanted, part, batch)
+
+
+@dataclass
+class LastOnly:
+    """Only the site before the last Linear is random: everything below runs once, the Linear under each mask."""
+
+    setup: Setup
+
+    def __call__(self, batch: Batch, source: MaskSource, center: list[Tensor], wanted: Wanted) -> Iterator[Piece]:
+        assert self.setup.last is not None
+        site = self.setup.site(self.setup.last.site)
+        ((_, hidden),) = self.setup.forward((), observe=site.name)(batch, _no_masks(batch))
+        for chunk in source.chunks(batch.examples, _chunk_masks(self.setup, len(batch), site.units), center[0].device):
+            z = _last_linear(self.setup, hidden[0], chunk.kept[site.name], site.p)
+            outputs = [z.reshape(len(z), 1, *center[0].shape)]
+            yield _finished(self.setup, outputs, chunk.weight, center, wanted, chunk, batch)
+
+
+def _last_linear(setup: Setup, hidden: Tensor, kept: Tensor, p: float) -> Tensor:
+    """(k, n, outputs) of the last Linear for hidden (n, d) under masks (k, n, d).
+
+    For each example a product of its masks with the Linear's weights times its activations: the masks are turned into
+    numbers but never multiplied, which is most of the work saved.
+    """
+    assert setup.last is not None
+    weight, bias = setup.last.weight, setup.last.bias
+    scaled = (hidden * (1.0 / (1.0 - p)))[:, :, None] * weight.t()[None].to(hidden.dtype)
+    z = torch.bmm(kept.to(hidden.dtype).transpose(0, 1), scaled).transpose(0, 1)
+    return z if bias is None else z + bias
+
+
+@dataclass
+class Nested:
+    """Each mask of the sites below with `inner` masks of the site before the last Linear.
+
+    That site's masks are numbered inner * m … inner * m + inner - 1 under the others' mask m.
+    """
+
+    setup: Setup
+    sampler: Sampler
+    seed: int
+    inner: int
+    first: int = 0
+
+    def __call__(self, batch: Batch, source: MaskSource, center: list[Tensor], wanted: Wanted) -> Iterator[Piece]:
+        assert self.setup.last is not None
+        site = self.setup.site(self.setup.last.site)
+        forward = self.setup.forward(_sites_of(source), observe=site.name)
+        device, q = center[0].device, site.law.keep_prob
+        for chunk in source.chunks(batch.examples, _chunk_masks(self.setup, len(batch)), device):
+            for where, hidden in forward(batch, chunk):
+                start = chunk.start + where.start
+                for m in range(len(hidden)):
+                    numbers = (start + m) * self.inner + np.arange(self.inner)
+                    bits = self.sampler.draw(self.seed, site.id, numbers, batch.examples, q)
+                    z = _last_linear(self.setup, hidden[m], torch.from_numpy(bits).to(device), site.p)
+                    part = MaskChunk({}, chunk.weight[where][m : m + 1], start + m)
+                    outputs = [z.reshape(1, self.inner, *center[0].shape)]
+                    yield _finished(self.setup, outputs, part.weight, center, wanted, part, batch)
+
+
+@dataclass
+class Integrated:
+    """The masks before the last Linear integrated by formula, for each mask of the sites below.
+
+    Regression: mean and variance of a dropped-out linear score, closed form. Binary, and the softmax of two classes:
+    mean, second moment and entropy of its sigmoid, by `allmasks.scores`' Fourier integrals.
+    """
+
+    setup: Setup
+
+    def __call__(self, batch: Batch, source: MaskSource, center: list[Tensor], wanted: Wanted) -> Iterator[Piece]:
+        assert self.setup.last is not None
+        forward = self.setup.forward(_sites_of(source), observe=self.setup.last.site)
+        for chunk in source.chunks(batch.examples, _chunk_masks(self.setup, len(batch)), center[0].device):
+            for where, hidden in forward(batch, chunk):
+                weight = chunk.weight[where]
+                if self.setup.task.classifies:
+                    sums, errors = self._sigmoid(hidden, center[0])
+                else:
+                    sums, errors = self._linear(hidden, center[0])
+                yield Piece(weight, [sums], [errors])
+
+    def _scale(self, hidden: Tensor) -> float:
+        """Round-off of the model's own arithmetic, in units of the magnitude of what it adds."""
+        return 16.0 * torch.finfo(hidden.dtype).eps
+
+    def _linear(self, hidden: Tensor, center: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        assert self.setup.last is not None
+        site = self.setup.site(self.setup.last.site)
+        w, b = self.setup.last.weight.detach().double(), self.setup.last.bias
+        h = hidden.double()
+        mean, size = h @ w.t(), h.abs() @ w.t().abs()
+        if b is not None:
+            mean, size = mean + b.double(), size + b.double().abs()
+        variance = site.p / (1 - site.p) * (h**2 @ (w**2).t())
+        shape = (len(h), *center.shape)
+        deviation, variance = (mean.reshape(shape) - center), variance.reshape(shape)
+        error = self._scale(hidden) * size.reshape(shape)
+        sums = {"first": deviation, "second": deviation**2 + variance}
+        return sums, {"first": error, "second": 2 * deviation.abs() * error + error**2 + 4 * error * variance.sqrt()}
+
+    def _sigmoid(self, hidden: Tensor, center: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        from allmasks.scores import expected_score, expected_score_loss
+
+        assert self.setup.last is not None
+        site, task = self.setup.site(self.setup.last.site), self.setup.task
+        w, b = self.setup.last.weight.detach().double(), self.setup.last.bias
+        bias = torch.zeros(len(w), dtype=torch.float64) if b is None else b.detach().double()
+        two = task.name == "multiclass"
+        if two:
+            w, bias = (w[1] - w[0])[None], (bias[1] - bias[0])[None]
+        k, n, d = hidden.shape
+        rows = hidden.reshape(k * n, d).double().cpu().numpy()
+        columns: dict[str, list[np.ndarray]] = {"first": [], "square": [], "entropy": []}
+        errors: dict[str, list[np.ndarray]] = {"first": [], "square": [], "entropy": []}
+        for weight, intercept in zip(w.cpu().numpy(), bias.cpu().numpy(), strict=True):
+            moments = expected_score(weight, rows, site.p, intercept=float(intercept), method=Fourier())
+            softplus = expected_score_loss(
+                weight, rows, np.zeros(len(rows)), site.p, intercept=float(intercept), return_grad=True
+            )
+            # h(σ(S)) = log(1 + e^S) − S σ(S), and by Euler's theorem E[(S − b) σ(S)] = x · ∂/∂x E log(1 + e^S).
+            assert softplus.grad is not None
+            tilted = len(rows) * (rows * softplus.grad["X"]).sum(axis=1) + intercept * moments.mean
+            size = np.abs(rows) @ np.abs(weight) / (1 - site.p) + abs(float(intercept))
+            arithmetic = self._scale(hidden) * size / 4
+            slope = softplus.per_example_error * (4 + size) + 64 * np.finfo(float).eps * d * (1 + size)
+            columns["first"].append(moments.mean)
+            columns["square"].append(moments.variance + moments.mean**2)
+            columns["entropy"].append(softplus.per_example - tilted)
+            errors["first"].append(moments.mean_error + arithmetic)
+            errors["square"].append(moments.variance_error + 2 * moments.mean_error + 2 * arithmetic)
+            errors["entropy"].append(slope + 4 * arithmetic)
+
+        def stacked(parts: list[np.ndarray]) -> Tensor:
+            return torch.from_numpy(np.stack(parts, axis=-1)).to(center.device).reshape(k, n, -1)
+
+        mean, square, entropy = (stacked(columns[name]) for name in ("first", "square", "entropy"))
+        mean_error, square_error, entropy_error = (stacked(errors[name]) for name in ("first", "square", "entropy"))
+        if two:
+            mean, square = torch.cat([1 - mean, mean], -1), torch.cat([1 - 2 * mean + square, square], -1)
+            mean_error, square_error = mean_error.repeat(1, 1, 2), (square_error + 2 * mean_error).repeat(1, 1, 2)
+            entropy, entropy_error = entropy[..., 0], entropy_error[..., 0]
+        else:
+            shape = (k, *center.shape)
+            mean, square, entropy = (v.reshape(shape) for v in (mean, square, entropy))
+            mean_error, square_error, entropy_error = (
+                v.reshape(shape) for v in (mean_error, square_error, entropy_error)
+            )
+        # About the center: E(σ − c)² = E σ² − 2 c E σ + c².
+        sums = {"first": mean - center, "second": square - 2 * center * mean + center**2, "entropy": entropy}
+        second_error = square_error + 2 * center.abs() * mean_error + 8 * torch.finfo(torch.float64).eps
+        return sums, {"first": mean_error, "second": second_error, "entropy": entropy_error}
+
+    @property
+    def formula(self) -> Any:
+        """The method that integrates."""
+        return Fourier() if self.setup.task.classifies else ClosedForm()
+
+
+def _sites_of(source: MaskSource) -> tuple[Any, ...]:
+    return getattr(source, "sites", ())
+
+
+def is_sampled(source: MaskSource) -> bool:
+    """Whether a source's masks are a sample."""
+    return isinstance(source, SampledMasks)

@@ -1,0 +1,198 @@
+"""What `am.predict` returns: mean and spread over all masks, each with its error and whether that can be trusted."""
+
+from __future__ import annotations
+
+import html
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from allmasks.methods import Method
+from allmasks.results import GUARANTEES, Guarantee, plain_numbers, with_error
+
+__all__ = ["Prediction"]
+
+QUANTITIES = ("mean", "std", "entropy", "expected_entropy", "mutual_information", "log_likelihood")
+"""What has an error, in the order of reports."""
+
+
+@dataclass(frozen=True, repr=False)
+class Prediction:
+    """Predictions over all dropout masks. Tensors, float64, in the layout of the model's output.
+
+    Where the model returns several tensors, every such field holds the same structure of tensors.
+
+    Attributes
+    ----------
+    task : "regression", "binary" or "multiclass"; what is averaged is the output, its sigmoid, or its softmax.
+    mean, mean_error : mean over masks of the prediction, and its error in the sense of `guarantee`.
+    std, std_error : standard deviation over masks (bias-corrected), and its error.
+    guarantee : "exact", "bounded", "estimated" or "statistical", as in `ExpectedLoss`.
+    method, n_masks : how, and with how many masks an example (0: none was drawn).
+    weight_scaling : the prediction in eval mode.
+    gap, gap_error : mean - weight_scaling.
+    entropy, expected_entropy, mutual_information : for classification, in nats: of the mean prediction
+        (bias-corrected), the mean over masks, and their difference; each with its `_error`. Otherwise None.
+    log_likelihood, log_likelihood_error : (n,) log of the mean over masks of the likelihood of y, where y was given.
+    noise_precision : the τ of a regression's observation noise of variance 1/τ, where given.
+    reliable : quantity -> tensor of booleans: False where the error itself cannot be trusted, because few masks
+        decide (confident predictions, one dominating unit, a unit hardly ever dropped).
+    samples : (n_masks, …) predictions under each mask, where asked for.
+    n_replicates : independent groups of masks behind a statistical error; 0 otherwise.
+    inert : names of random sites whose masks changed nothing.
+    notes : sentences a reader should know.
+    """
+
+    task: str
+    mean: Any
+    mean_error: Any
+    std: Any
+    std_error: Any
+    guarantee: Guarantee
+    method: Method
+    n_masks: int
+    weight_scaling: Any
+    gap: Any
+    gap_error: Any
+    entropy: Any = None
+    entropy_error: Any = None
+    expected_entropy: Any = None
+    expected_entropy_error: Any = None
+    mutual_information: Any = None
+    mutual_information_error: Any = None
+    log_likelihood: Any = None
+    log_likelihood_error: Any = None
+    noise_precision: float | None = None
+    reliable: dict[str, Any] = field(default_factory=dict)
+    samples: Any = None
+    n_replicates: int = 0
+    inert: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def interval(self, level: float = 0.95, quantity: str = "mean") -> tuple[Any, Any]:
+        """Lower and upper ends of where the true value lies: ± error if proven, Student's t if statistical.
+
+        Parameters
+        ----------
+        level : coverage of each statistical interval, in (0, 1).
+        quantity : "mean", "std", "entropy", "expected_entropy", "mutual_information" or "log_likelihood".
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level must lie between 0 and 1, got {level}")
+        value = getattr(self, quantity, None) if quantity in QUANTITIES else None
+        if value is None:
+            there = ", ".join(repr(q) for q in QUANTITIES if getattr(self, q) is not None)
+            raise ValueError(f"quantity must be one of {there}, got {quantity!r}")
+        factor = 1.0
+        if self.guarantee == "statistical":
+            from scipy.stats import t
+
+            factor = float(t.ppf(0.5 + level / 2, max(self.n_replicates - 1, 1)))
+        error = getattr(self, f"{quantity}_error")
+        return _map(lambda v, e: v - factor * e, value, error), _map(lambda v, e: v + factor * e, value, error)
+
+    @property
+    def total_std(self) -> Any:
+        """√(std² + 1/τ): spread over masks and observation noise together; needs `noise_precision`."""
+        return _map(lambda s: (s * s + 1.0 / self._precision("total_std")).sqrt(), self.std)
+
+    def quantile(self, q: Any, *, noise: bool = False) -> Any:
+        """Quantiles over masks of the prediction, from kept samples.
+
+        Parameters
+        ----------
+        q : number or (k,) in [0, 1]; several give a leading axis.
+        noise : of the predictive distribution instead, the mixture of N(sample, 1/τ).
+        """
+        if self.samples is None:
+            raise ValueError("quantile needs the samples: call predict(..., keep_samples=True)")
+        levels = np.asarray(q, np.float64)
+        if not ((levels >= 0) & (levels <= 1)).all():
+            raise ValueError(f"q must lie in [0, 1], got {q}")
+        scale = self._precision("quantile(noise=True)") ** -0.5 if noise else None
+        return _map(lambda samples: _quantile(samples, levels, scale), self.samples)
+
+    def _precision(self, what: str) -> float:
+        if self.noise_precision is None:
+            raise ValueError(f"{what} needs the observation noise: call predict(..., noise_precision=τ)")
+        return self.noise_precision
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field in plain numbers, ready for json.dump; NaN becomes None."""
+        return {f.name: plain_numbers(getattr(self, f.name)) for f in fields(self)}
+
+    def _rows(self) -> list[tuple[str, str]]:
+        rows = [("task", self.task), ("guarantee", f"{self.guarantee} ({GUARANTEES[self.guarantee]})")]
+        rows.append(("method", f"{self.method!r}" + (f", {self.n_masks} masks" if self.n_masks else "")))
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in _leaves(self.mean))
+        rows.append(("predictions", shapes))
+        for name in QUANTITIES:
+            values, errors = _leaves(getattr(self, name)), _leaves(getattr(self, f"{name}_error"))
+            if not values or not sum(v.numel() for v in values):
+                continue
+            total = sum(v.numel() for v in values)
+            average = sum(float(v.sum()) for v in values) / total
+            largest = max(float(e.max()) for e in errors)
+            rows.append((name.replace("_", " "), f"{average:.5g} on average, largest error {largest:.2g}"))
+            doubtful = sum(int((~flag).sum()) for flag in _leaves(self.reliable.get(name)))
+            if doubtful:
+                rows.append(("", f"error not to be trusted for {doubtful} of {total}"))
+        gaps = [(g.abs(), e) for g, e in zip(_leaves(self.gap), _leaves(self.gap_error), strict=True) if g.numel()]
+        if gaps:
+            gap, error = max(gaps, key=lambda pair: float(pair[0].max()))
+            worst = int(gap.argmax())
+            text = with_error(float(gap.flatten()[worst]), float(error.flatten()[worst]))
+            rows.append(("largest gap to eval mode", text))
+        rows += [("site without effect", name) for name in self.inert]
+        return rows + [("note", note) for note in self.notes]
+
+    def __repr__(self) -> str:
+        rows = self._rows()
+        width = max(len(name) for name, _ in rows)
+        return "Prediction\n" + "\n".join(f"  {name:<{width}}  {text}" for name, text in rows)
+
+    def _repr_html_(self) -> str:
+        body = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>"
+            for name, text in self._rows()
+        )
+        return f"<table>{body}</table>"
+
+
+def _leaves(tree: Any) -> list[Any]:
+    from torch import Tensor
+    from torch.utils._pytree import tree_leaves
+
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _map(function: Any, *trees: Any) -> Any:
+    from torch.utils._pytree import tree_map
+
+    return tree_map(lambda *leaves: None if leaves[0] is None else function(*leaves), *trees)
+
+
+def _quantile(samples: Any, levels: np.ndarray, scale: float | None) -> Any:
+    import torch
+
+    values = samples.double().cpu().numpy()
+    if scale is None:
+        return torch.from_numpy(np.asarray(np.quantile(values, levels, axis=0)))
+    from scipy.special import ndtr
+
+    # The mixture's distribution function is increasing: bisection, to the last digits of a double.
+    reach = 40.0 * scale
+    rows = []
+    for level in np.atleast_1d(levels):
+        if level in (0.0, 1.0):
+            rows.append(np.full(values.shape[1:], -math.inf if level == 0 else math.inf))
+            continue
+        low, high = values.min(axis=0) - reach, values.max(axis=0) + reach
+        for _ in range(80):
+            middle = (low + high) / 2
+            below = ndtr((middle - values) / scale).mean(axis=0) < level
+            low, high = np.where(below, middle, low), np.where(below, high, middle)
+        rows.append((low + high) / 2)
+    return torch.from_numpy(np.stack(rows) if levels.ndim else rows[0])

@@ -1,0 +1,360 @@
+"""From a setup to a `Prediction`: choose how, go through masks batch by batch, put results together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import chi2
+from torch import Tensor
+
+from allmasks.errors import MethodNotApplicable
+from allmasks.expect.data import Batch
+from allmasks.expect.plan import DEFAULT_BUDGET, MAX_SAMPLED_MASKS, MIN_REPLICATES, sampled_masks
+from allmasks.expect.problem import Request
+from allmasks.expect.sources import EveryMask, MaskSource, NoMask, SampledMasks
+from allmasks.methods import ClosedForm, Enumeration, Fourier, Method, MonteCarlo
+from allmasks.prediction.evaluate import Evaluator, Integrated, LastOnly, Nested, Piece, Wanted, Whole
+from allmasks.prediction.features import QUANTITIES, likelihood_feature, quantities, within_bounds
+from allmasks.prediction.setup import Setup
+from allmasks.prediction.tally import Tally, jackknife, replicate_sizes
+from allmasks.results import Guarantee
+from allmasks.sites import DropoutSite
+
+__all__ = ["Results", "Route", "choose_route", "masks_for_tolerance", "run"]
+
+_PILOT_FIRST = 2**40
+_CONFIDENCE = 0.9
+_INNER_MASKS = 8
+_RARE = 20.0
+"""Expected drops of one unit among all masks below which what is seldom seen may be what matters."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """How the masks are gone through: which are drawn or listed, and what is made of each."""
+
+    method: Method
+    guarantee: Guarantee
+    evaluate: Evaluator
+    sites: tuple[DropoutSite, ...]
+    inner: int = 1
+
+    def source(self, n_masks: int, seed: int, first: int = 0) -> MaskSource:
+        if isinstance(self.method, MonteCarlo):
+            return SampledMasks(self.sites, self.method.sampler, n_masks, seed, first)
+        return EveryMask(self.sites) if self.sites else NoMask()
+
+
+def choose_route(setup: Setup, request: Request, *, samples: bool, likelihood: bool) -> Route:
+    """The strongest guarantee within reach, then the cheapest; or the method asked for, or a refusal."""
+    asked, sites = request.method, setup.sites
+    formula: Method = Fourier() if setup.task.classifies else ClosedForm()
+    last, refusal = setup.last, _no_formula(setup, likelihood)
+    others = tuple(site for site in sites if last is None or site.name != last.site)
+    whole = Whole(setup)
+    if not sites:
+        return Route(asked or ClosedForm(), "exact", whole, ())
+    if isinstance(asked, ClosedForm | Fourier) and type(asked) is not type(formula):
+        refusal = refusal or f"a {setup.task.name} prediction is integrated by {formula!r}"
+    if refusal is None and others:
+        refusal = f"other sites are random too: {', '.join(site.name for site in others)}"
+    if refusal is None and not samples and (asked is None or isinstance(asked, ClosedForm | Fourier)):
+        return Route(asked or formula, "exact", Integrated(setup), ())
+    if isinstance(asked, ClosedForm | Fourier):
+        needs = refusal or "keep_samples=False: nothing is sampled"
+        raise MethodNotApplicable(asked.name, needs, "method=None, Enumeration() or MonteCarlo()")
+    bits = sum(site.law.random_units for site in sites)
+    listing = asked if isinstance(asked, Enumeration) else Enumeration()
+    fits = 2**bits <= max((request.budget or DEFAULT_BUDGET) // setup.data.n_examples, request.n_masks or 0)
+    if isinstance(asked, Enumeration) or (asked is None and not samples and fits):
+        if samples:
+            raise MethodNotApplicable("Enumeration", "keep_samples=False: its masks are no sample", "MonteCarlo()")
+        if 2**bits > listing.max_masks:
+            raise MethodNotApplicable(
+                "Enumeration",
+                f"{bits} random bits are 2^{bits} masks, more than max_masks={listing.max_masks}",
+                "method=None or MonteCarlo()",
+            )
+        return Route(listing, "exact", whole, sites)
+    if asked is not None and not isinstance(asked, MonteCarlo):
+        raise MethodNotApplicable(asked.name, "it is for losses", "method=None, Enumeration() or MonteCarlo()")
+    sampling = request.sampling
+    if sampling.control is not None:
+        raise MethodNotApplicable(
+            "MonteCarlo", 'control="quadratic" is for the cross-entropy of expected_loss', "MonteCarlo() without it"
+        )
+    if last is None or last.site not in {site.name for site in sites}:
+        return Route(sampling, "statistical", whole, sites)
+    if not others:
+        return Route(sampling, "statistical", LastOnly(setup), sites)
+    if samples:
+        return Route(sampling, "statistical", whole, sites)
+    if _no_formula(setup, likelihood) is None and (len(last.weight) == 1 or not setup.task.classifies):
+        return Route(sampling, "statistical", Integrated(setup), others)
+    if _cheap_last(setup):
+        nested = Nested(setup, sampling.sampler, request.seed, _INNER_MASKS)
+        return Route(sampling, "statistical", nested, others, inner=_INNER_MASKS)
+    return Route(sampling, "statistical", whole, sites)
+
+
+def _no_formula(setup: Setup, likelihood: bool) -> str | None:
+    """Why the last layer's masks cannot be integrated by formula, or None."""
+    if setup.last is None or setup.last.site not in {site.name for site in setup.sites}:
+        return "no random site feeds a Linear whose output is the model's output"
+    outputs = len(setup.last.weight)
+    if setup.task.name == "multiclass" and outputs != 2:
+        return f"the softmax of {outputs} classes has no formula; two classes have"
+    if setup.task.already:
+        return "the model's output is no Linear's"
+    if likelihood and (outputs > 1 or setup.task.name == "regression"):
+        return "the likelihood of y is not among what is integrated by formula"
+    return None
+
+
+def _cheap_last(setup: Setup) -> bool:
+    """Whether eight masks of the last layer cost less than about one pass of what is below it.
+
+    Counted in parameters, each used at least once a pass: a clock would make the answer depend on the machine.
+    """
+    assert setup.last is not None
+    outputs, width = setup.last.weight.shape
+    below = sum(p.numel() for p in setup.model.parameters()) - setup.last.weight.numel()
+    return below >= _INNER_MASKS * width * (outputs + 16)
+
+
+@dataclass
+class Results:
+    """(n, …) tensors of every quantity, for each tensor of the output; and what else was gathered."""
+
+    center: list[Tensor]
+    value: dict[str, list[Tensor]]
+    error: dict[str, list[Tensor]]
+    reliable: dict[str, list[Tensor]]
+    samples: list[Tensor]
+    log_likelihood: Tensor | None = None
+    log_likelihood_error: Tensor | None = None
+
+
+def run(
+    setup: Setup,
+    route: Route,
+    source: MaskSource,
+    *,
+    precision: float | None = None,
+    likelihood: bool = False,
+    samples: bool = False,
+    only: tuple[str, ...] = QUANTITIES,
+    tick: Callable[[int], None] = lambda done: None,
+) -> Results:
+    """Go through the masks of every example in constant memory."""
+    parts = []
+    for batch in setup.data:
+        with torch.no_grad():
+            part = _run_batch(setup, route, source, batch, precision, likelihood, samples, only, tick)
+        parts.append(part)
+    return _joined(parts)
+
+
+def _run_batch(
+    setup: Setup,
+    route: Route,
+    source: MaskSource,
+    batch: Batch,
+    precision: float | None,
+    likelihood: bool,
+    samples: bool,
+    only: tuple[str, ...],
+    tick: Callable[[int], None],
+) -> Results:
+    outputs = setup.in_eval(batch)
+    center = [setup.task.value(leaf) for leaf in outputs]
+    target = None
+    if likelihood:
+        if batch.target is None:
+            raise ValueError("y=True takes the targets of a data loader, but this data has none; pass y=targets")
+        target = setup.task.check_target(batch.target, outputs[0])
+    wanted = Wanted(target, precision, samples)
+    sampled = route.guarantee == "statistical"
+    sizes = replicate_sizes(source.n_masks, source.block) if sampled else np.array([1])
+    tallies = [Tally(sizes) for _ in center]
+    errors: list[dict[str, Tensor]] = [{} for _ in center]
+    fit = Tally(sizes)
+    reference = torch.full((len(batch),), -math.inf, dtype=torch.float64, device=center[0].device)
+    kept: list[list[Tensor]] = [[] for _ in center]
+    for piece in route.evaluate(batch, source, center, wanted):
+        share = piece.weight if not sampled else torch.ones_like(piece.weight)
+        _tally(tallies, errors, piece, share, sampled)
+        for held, values in zip(kept, piece.values, strict=False):
+            held.append(values)
+        if piece.logs is not None:
+            logs = piece.logs.flatten(end_dim=1)
+            density, raised = likelihood_feature(logs, reference)
+            fit.rescale("density", (reference - raised).exp())
+            reference = raised
+            density = density.reshape(piece.logs.shape).mean(dim=1) * share[:, None]
+            fit.add({"density": density if sampled else density.sum(dim=0, keepdim=True)}, tally_masks=sampled)
+        tick(len(piece.weight) * len(batch))
+    means = [tally.means() for tally in tallies]
+    results = Results(center, {}, {}, {}, [torch.cat(held) for held in kept if held])
+    for mean, at_mean, error in zip(means, center, errors, strict=True):
+        _conclude(results, setup, mean, at_mean, error, outputs[0].dtype, sizes, sampled, only)
+    if likelihood:
+        _conclude_likelihood(results, fit.means(), reference, sizes, sampled)
+    return results
+
+
+def _tally(tallies: list[Tally], errors: list[dict[str, Tensor]], piece: Piece, share: Tensor, sampled: bool) -> None:
+    for i, (tally, leaf) in enumerate(zip(tallies, piece.features, strict=True)):
+        if sampled:
+            tally.add(leaf)
+        else:
+            tally.add({name: _weighted(f, share) for name, f in leaf.items()}, tally_masks=False)
+        if piece.errors:
+            for name, error in piece.errors[i].items():
+                total = _weighted(error, piece.weight)[0]
+                errors[i][name] = errors[i][name] + total if name in errors[i] else total
+
+
+def _weighted(values: Tensor, weight: Tensor) -> Tensor:
+    return (values * weight.reshape(-1, *[1] * (values.ndim - 1))).sum(dim=0, keepdim=True)
+
+
+def _conclude(
+    results: Results,
+    setup: Setup,
+    means: dict[str, Tensor],
+    center: Tensor,
+    formula_error: dict[str, Tensor],
+    dtype: torch.dtype,
+    sizes: np.ndarray,
+    sampled: bool,
+    only: tuple[str, ...],
+) -> None:
+    """Each quantity of one tensor of the output, from the features' means."""
+    eps = 16.0 * torch.finfo(dtype).eps
+    for name, function in quantities(setup.task, center).items():
+        if name not in only:
+            continue
+        if sampled:
+            estimate = jackknife(means, sizes, function)
+            value, error, reliable = estimate.value, estimate.error, estimate.reliable
+        else:
+            value = function({k: m[0] for k, m in means.items()})
+            error, reliable = torch.zeros_like(value), torch.ones_like(value, dtype=torch.bool)
+        value = within_bounds(name, setup.task, value)
+        error = error + _round_off(name, setup, means, center, formula_error, value, eps)
+        for table, tensor in ((results.value, value), (results.error, error), (results.reliable, reliable)):
+            table.setdefault(name, []).append(tensor)
+
+
+def _round_off(
+    name: str,
+    setup: Setup,
+    means: dict[str, Tensor],
+    center: Tensor,
+    formula_error: dict[str, Tensor],
+    value: Tensor,
+    eps: float,
+) -> Tensor:
+    """What the model's own arithmetic, our sums and a formula may be off by, carried to the quantity."""
+    size = center.abs() + means["second"].mean(dim=0).sqrt()
+    first = formula_error.get("first", eps * size)
+    second = formula_error.get("second", 2 * eps * size * means["second"].mean(dim=0).sqrt() + (eps * size) ** 2)
+    if name == "mean":
+        return first
+    if name == "std":
+        off = second + 2 * means["first"].mean(dim=0).abs() * first + 8 * 2.0**-52 * means["second"].mean(dim=0)
+        # s² is off by that much: s by half of it over s, and by no more than its root.
+        return torch.minimum(off.sqrt(), off / (2 * value).clamp(min=1e-300))
+    # |d entropy / dp| is |log p| + 1 at most; below the error itself p log p is no larger than that.
+    mean = (means["first"].mean(dim=0) + center).clamp(0.0, 1.0)
+    slope = 1.0 + mean.clamp(min=1e-30).log().abs() + (1.0 - mean).clamp(min=1e-30).log().abs()
+    carried = first * slope
+    of_mean = carried if setup.task.name == "binary" else carried.sum(dim=setup.task.class_dim)
+    expected = formula_error.get("entropy", 2 * of_mean)
+    return {"entropy": of_mean, "expected_entropy": expected, "mutual_information": of_mean + expected}[name]
+
+
+def _conclude_likelihood(
+    results: Results, means: dict[str, Tensor], reference: Tensor, sizes: np.ndarray, sampled: bool
+) -> None:
+    if sampled:
+        estimate = jackknife(means, sizes, lambda m: m["density"].clamp(min=1e-300).log())
+        results.reliable["log_likelihood"] = [estimate.reliable]
+        value, error = estimate.value, estimate.error
+    else:
+        value = means["density"][0].log()
+        error = 64 * 2.0**-52 * (1 + reference.abs())
+    results.log_likelihood, results.log_likelihood_error = value + reference, error
+
+
+def _joined(parts: list[Results]) -> Results:
+    def join(tables: list[dict[str, list[Tensor]]]) -> dict[str, list[Tensor]]:
+        return {
+            name: [torch.cat([table[name][i] for table in tables]) for i in range(len(tables[0][name]))]
+            for name in tables[0]
+        }
+
+    first = parts[0]
+    return Results(
+        center=[torch.cat([p.center[i] for p in parts]) for i in range(len(first.center))],
+        value=join([p.value for p in parts]),
+        error=join([p.error for p in parts]),
+        reliable=join([p.reliable for p in parts]),
+        samples=[torch.cat([p.samples[i] for p in parts], dim=1) for i in range(len(first.samples))],
+        log_likelihood=None
+        if first.log_likelihood is None
+        else torch.cat([p.log_likelihood for p in parts if p.log_likelihood is not None]),
+        log_likelihood_error=None
+        if first.log_likelihood_error is None
+        else torch.cat([p.log_likelihood_error for p in parts if p.log_likelihood_error is not None]),
+    )
+
+
+def masks_for_tolerance(setup: Setup, route: Route, request: Request, tick: Callable[[int], None]) -> int:
+    """Masks with which every standard error of the mean is at most max(atol, rtol · |mean|): a pilot decides once."""
+    method = route.method
+    assert isinstance(method, MonteCarlo)
+    block = method.sampler.block
+    pilot = route.source(MIN_REPLICATES * block, request.seed, first=_PILOT_FIRST)
+    found = run(setup, route, pilot, only=("mean",), tick=tick)
+    excess = 0.0
+    for mean, error in zip(found.value["mean"], found.error["mean"], strict=True):
+        wanted = torch.clamp((method.rtol or 0.0) * mean.abs(), min=method.atol or 0.0)
+        if bool((wanted == 0).any()):
+            raise ValueError(f"rtol={method.rtol} asks for an error of 0 where a mean is 0; pass atol as well")
+        excess = max(excess, float((error / wanted).max()))
+    # The pilot knows each variance to ~25 %: its upper confidence limit keeps the promise.
+    degrees = MIN_REPLICATES - 1
+    blocks = math.ceil(MIN_REPLICATES * excess**2 * degrees / float(chi2.ppf(1 - _CONFIDENCE, degrees)))
+    limit = MAX_SAMPLED_MASKS if request.budget is None else max(request.budget // setup.data.n_examples, 1)
+    if blocks * block > max(limit, MIN_REPLICATES * block):
+        raise ValueError(
+            f"that tolerance would take about {blocks * block:.2g} masks for each example, over the limit of "
+            f"{limit:,}; pass a larger atol or rtol"
+        )
+    return max(blocks, MIN_REPLICATES) * block
+
+
+def unseen(route: Route, n_masks: int) -> tuple[str, ...]:
+    """Sites of which a single unit is dropped (or kept) so seldom that the masks may have missed what it does."""
+    return tuple(
+        site.name for site in route.sites if n_masks * route_inner(route, site) * min(site.p, 1.0 - site.p) < _RARE
+    )
+
+
+def route_inner(route: Route, site: DropoutSite) -> int:
+    """Masks of a site for each mask of the run."""
+    last = getattr(getattr(route.evaluate, "setup", None), "last", None)
+    return route.inner if last is not None and last.site == site.name else 1
+
+
+def drawn(route: Route, n_masks: Any) -> int:
+    """Masks a run draws, in whole blocks."""
+    assert isinstance(route.method, MonteCarlo)
+    return sampled_masks(route.method, n_masks)

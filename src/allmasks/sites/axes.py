@@ -1,0 +1,177 @@
+"""Where the examples lie in each site's mask and in the output: a few probes with one example poisoned in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from allmasks.sites.calls import Call
+from allmasks.sites.draws import DRAWN
+from allmasks.sites.probe import Axis, Inputs, find_axis, poison_lookup
+from allmasks.sites.trace import Trace, output_tensors, trace
+
+__all__ = ["find_axes"]
+
+_PROBED_EXAMPLES = 3
+"""Examples in a probe: enough to tell the first, the second and the rest apart; few, to be quick."""
+
+
+def find_axes(
+    model: nn.Module,
+    given: Inputs,
+    in_eval: Trace,
+    extract: Callable[[Any], Any],
+    batch_dim: int | None,
+    awake: frozenset[str] = frozenset(),
+) -> tuple[dict[str, Axis | str], tuple[int | None, ...]]:
+    """The example axis of each site, and of each tensor of the output; modules in `awake` have their training flag."""
+    clean, kept, n = _clean_probe(model, given, awake)
+    shapes: dict[str, tuple[int, ...]] = {}
+    patterns: dict[str, list[tuple[int, Tensor]]] = {}
+    base = given.resized(n)
+    noisy = bool(in_eval.draws or in_eval.moved)
+    clean_outputs = output_tensors(extract(clean.output))
+    outputs: list[list[tuple[int, Tensor]]] = [[] for _ in clean_outputs]
+    for example in (0, 1):
+        result = _poisoned_probe(model, base, example, awake)
+        for name, (call_shape, tensor, _) in result[1].items():
+            if name not in kept or kept[name][1].shape != tensor.shape:
+                continue
+            shapes[name] = call_shape
+            patterns.setdefault(name, []).append((example, _pattern(kept[name][1], tensor, noisy)))
+        # How many tensors there are may depend on the inputs; what is not always there is not looked at.
+        for before, after, found in zip(
+            clean_outputs, output_tensors(extract(result[0].output)), outputs, strict=False
+        ):
+            if before.shape == after.shape:
+                found.append((example, _pattern(before, after, noisy)))
+    axes: dict[str, Axis | str] = {}
+    drawn = [name for name, seen in in_eval.seen.items() if seen.call.kind in DRAWN]
+    if drawn:
+        axes |= _axes_of_draws(model, given, drawn, awake)
+    for name in in_eval.seen:
+        if name in axes:
+            continue
+        if name not in patterns:
+            axes[name] = "it is called for some inputs only"
+            continue
+        axes[name] = _axis_of_call(kept[name], n, patterns[name], given.dim if batch_dim is not None else None)
+    return axes, tuple(
+        _output_axis(output, n, found, batch_dim, needed=i == 0)
+        for i, (output, found) in enumerate(zip(clean_outputs, outputs, strict=True))
+    )
+
+
+Kept = dict[str, tuple[tuple[int, ...], Tensor, int]]
+"""Calls by name: mask shape, a copy of the input, and how many last axes the input says nothing about."""
+
+
+def _keeper(kept: Kept) -> Callable[[Call], None]:
+    def keep(call: Call) -> None:
+        kept[call.name] = (call.mask_shape, call.input.detach().clone(), call.tail)
+
+    return keep
+
+
+def _axes_of_draws(model: nn.Module, given: Inputs, names: list[str], awake: frozenset[str]) -> dict[str, Axis | str]:
+    """The axis of a tensor that is drawn from nothing: the one that grows with the number of examples."""
+    sizes = (_PROBED_EXAMPLES, _PROBED_EXAMPLES + 2)
+    shapes: list[dict[str, tuple[int, ...]]] = []
+    for n in sizes:
+        seen = trace(model, given.resized(n), train=False, wake=awake).seen
+        shapes.append({name: seen[name].call.mask_shape for name in names if name in seen})
+    axes: dict[str, Axis | str] = {}
+    for name in names:
+        if any(name not in found or len(found[name]) != len(shapes[0].get(name, ())) for found in shapes):
+            axes[name] = "it is called for some inputs only"
+            continue
+        small, large = shapes[0][name], shapes[1][name]
+        grows = [d for d, (a, b) in enumerate(zip(small, large, strict=True)) if a != b]
+        if not grows:
+            axes[name] = Axis(None)
+        elif len(grows) == 1 and (small[grows[0]], large[grows[0]]) == sizes:
+            axes[name] = Axis(grows[0])
+        else:
+            axes[name] = "no one axis of what it draws counts the examples"
+    return axes
+
+
+def _clean_probe(model: nn.Module, given: Inputs, awake: frozenset[str]) -> tuple[Trace, Kept, int]:
+    """A pass with few examples. Models that insist on their batch size are probed with the examples they have."""
+    for n in dict.fromkeys((_PROBED_EXAMPLES, given.n)):
+        kept: Kept = {}
+        try:
+            return trace(model, given.resized(n), train=False, keep=_keeper(kept), wake=awake), kept, n
+        except Exception:
+            if n == given.n:
+                raise
+            if given.n < 2:
+                raise ValueError(
+                    "one example is not enough to tell its axis, and the model cannot be run on more; pass at least 2"
+                ) from None
+    raise AssertionError("unreachable")
+
+
+def _poisoned_probe(model: nn.Module, base: Inputs, example: int, awake: frozenset[str]) -> tuple[Trace, Kept]:
+    error: Exception | None = None
+    for with_nan in (True, False):
+        kept: Kept = {}
+        bad = base.poisoned(example, with_nan=with_nan)
+        watch = poison_lookup(bad, example) if with_nan else None
+        try:
+            return trace(model, bad, train=False, keep=_keeper(kept), watch=watch, wake=awake), kept
+        except Exception as caught:  # a model may check its inputs for NaN, or index with what it computes
+            error = caught
+    raise ValueError(
+        "could not find out which axis is the example's: the model fails when one example is changed "
+        f"({type(error).__name__}: {error})"
+    ) from error
+
+
+def _pattern(clean: Tensor, poisoned: Tensor, noisy: bool) -> Tensor:
+    """Where the poison arrived: NaN now but not before, or plainly another number (unless all numbers are noisy)."""
+    if not clean.is_floating_point():
+        return clean != poisoned
+    if noisy:
+        return torch.isnan(poisoned) & ~torch.isnan(clean)
+    a, b = clean.double(), poisoned.double()
+    scale = torch.nan_to_num(a, 0.0, 0.0, 0.0).abs().amax() if a.numel() else 0.0
+    return (torch.isnan(b) & ~torch.isnan(a)) | ((a - b).abs() > 1e-3 * scale + 1e-30)
+
+
+def _axis_of_call(
+    kept: tuple[tuple[int, ...], Tensor, int], n: int, patterns: list[tuple[int, Tensor]], prefer: int | None
+) -> Axis | str:
+    mask_shape, x, tail = kept
+    shape = tuple(x.shape)
+    if tail:
+        # Attention: the queries' axes but the last are the mask's; which keys are dropped is no example's axis.
+        shape = (*mask_shape[:-tail], *(1,) * tail)
+        patterns = [(e, p.any(dim=-1, keepdim=True).expand(shape)) for e, p in patterns]
+    axis = find_axis(shape, n, patterns, prefer=prefer)
+    if isinstance(axis, Axis) and axis.dim is not None and mask_shape[axis.dim] == 1 != shape[axis.dim]:
+        return Axis(None)  # one bit for all examples
+    return axis
+
+
+def _output_axis(
+    output: Tensor, n: int, patterns: list[tuple[int, Tensor]], batch_dim: int | None, *, needed: bool
+) -> int | None:
+    if not patterns or not output.ndim:
+        return 0 if needed else None
+    found = find_axis(tuple(output.shape), n, patterns, prefer=batch_dim, merged=False)
+    if isinstance(found, Axis) and found.dim is not None:
+        return found.dim
+    if isinstance(found, Axis) and output.shape[0] == n:
+        return 0  # a constant output depends on no example at all
+    if not needed:
+        return None
+    why = found if isinstance(found, str) else "it has no axis of that length"
+    raise ValueError(
+        f"could not find the example axis of the output, of shape {tuple(output.shape)} for {n} examples: {why}. "
+        "E_m[L] is a mean over examples, so the model must treat each on its own; pass batch_dim= if the examples "
+        "lie along another axis of the inputs"
+    )
