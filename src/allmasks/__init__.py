@@ -25,6 +25,10 @@ _HOME = {
     "Plan": "allmasks.expect",
     "audit": "allmasks.diagnose",
     "Audit": "allmasks.diagnose",
+    "compare": "allmasks.diagnose",
+    "Comparison": "allmasks.diagnose",
+    "rate_curve": "allmasks.diagnose",
+    "RateCurve": "allmasks.diagnose",
 }
 """Public names and the room each lives in."""
 
