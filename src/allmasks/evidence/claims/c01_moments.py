@@ -14,7 +14,7 @@ from allmasks.evidence.drawing import picture
 from allmasks.evidence.lab import Lab
 from allmasks.masks import dropout_moments
 
-_P = 0.5
+_P = 0.25
 _MASKS = 4000
 
 
@@ -73,8 +73,8 @@ CLAIM = Claim(
         Criterion(
             "mean",
             Text(
-                "The mean over 4,000 masks of torch's dropout is off h by less than 1 % of |h|",
-                "torch 드롭아웃 마스크 4,000개의 평균이 h에서 |h|의 1 % 미만으로 벗어난다",
+                "The mean over 4,000 masks of torch's dropout (p = 0.25) is off h by less than 1 % of |h|",
+                "torch 드롭아웃(p = 0.25) 마스크 4,000개의 평균이 h에서 |h|의 1 % 미만으로 벗어난다",
             ),
             0.01,
             "agreement",

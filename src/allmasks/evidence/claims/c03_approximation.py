@@ -25,7 +25,7 @@ def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
     X, y = binary_problem(lab.data(dataset), seed, features=30)
     w = logistic_weights(X, y)
     logistic, deep = [], []
-    x_net, y_net = lab.tensors(dataset, seed, "test", 40)
+    x_net, y_net = lab.tensors(dataset, seed, "test", 24)
     curvature: list[float] = []
     for p in _RATES:
         exact = expected_score_loss(w, X, y, p, method=Fourier())
@@ -34,7 +34,7 @@ def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
         problem = prepare(lab.net(dataset, "none", seed, p=p), x_net, y_net, "cross_entropy")
         if not curvature:
             curvature = [float(Multiplied(problem, site).curvature().mean(0).sum()) for site in problem.sites]
-        penalty = float(problem.expected(Request(MonteCarlo(n_masks=128), seed=seed), grad=False).penalty)
+        penalty = float(problem.expected(Request(MonteCarlo(n_masks=256), seed=seed), grad=False).penalty)
         quadratic = 0.5 * p / (1 - p) * sum(curvature)
         deep.append(quadratic / penalty - 1)
     return {"logistic": logistic, "deep": deep}
