@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from allmasks.evidence.data import Dataset, Split, load, split
@@ -205,11 +206,12 @@ def run_task(task: Task, settings: Settings, trials: Trials) -> Any:
     torch.set_num_threads(1)
     try:
         lab = Lab(settings, trials)
-        if task.kind == "net":
-            return _train(lab, task)
-        if task.kind == "probe":
-            return probe(lab, task.dataset, task.name, task.seed)
-        return lab.claims[task.name].own(lab, task.dataset, task.seed)
+        with threadpool_limits(1):
+            if task.kind == "net":
+                return _train(lab, task)
+            if task.kind == "probe":
+                return probe(lab, task.dataset, task.name, task.seed)
+            return lab.claims[task.name].own(lab, task.dataset, task.seed)
     finally:
         torch.set_num_threads(before)
 

@@ -138,7 +138,7 @@ def drawing(diagram: Diagram, verdicts: Mapping[str, str], _: Translate) -> Mark
     total = y - _STEP + 2
     label = escape(_(diagram.title), quote=True)
     return Markup(
-        f'<svg class="diagram" role="img" aria-label="{label}" viewBox="0 0 {width} {total:g}" '
+        f'<svg class="diagram" role="img" aria-label="{label}" viewBox="-1 0 {width + 2} {total:g}" '
         f'style="max-width:{width}px">{"".join(shapes)}</svg>'
     )
 
