@@ -29,6 +29,10 @@ _HOME = {
     "Thinned": "allmasks.thinning",
     "audit": "allmasks.diagnose",
     "Audit": "allmasks.diagnose",
+    "compare": "allmasks.diagnose",
+    "Comparison": "allmasks.diagnose",
+    "rate_curve": "allmasks.diagnose",
+    "RateCurve": "allmasks.diagnose",
 }
 """Public names and the room each lives in."""
 

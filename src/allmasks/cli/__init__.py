@@ -12,6 +12,7 @@ import typer
 
 from allmasks.cli.audit import audit
 from allmasks.cli.doctor import doctor
+from allmasks.cli.evidence import evidence
 from allmasks.cli.explain import explain_app, gather_numbers
 from allmasks.cli.sites import sites
 
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (audit, sites, doctor):
+for command in (audit, evidence, sites, doctor):
     app.command()(command)
 app.add_typer(explain_app, name="explain")
 

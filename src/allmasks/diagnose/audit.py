@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
+from allmasks.diagnose.instruments import SiteInstruments, measure_sites
+from allmasks.diagnose.multiplied import pair
 from allmasks.expect import Problem, Request, prepare, progress_bar
 from allmasks.methods import Method, MonteCarlo
 from allmasks.results import ExpectedLoss, Guarantee, plain_numbers, weakest, with_error
@@ -78,6 +79,7 @@ class Audit:
     penalty_share_error: float
     seconds: float
     notes: tuple[str, ...] = ()
+    instruments: tuple[SiteInstruments, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Every field in plain numbers and strings, ready for json.dump; NaN becomes None."""
@@ -105,6 +107,7 @@ def audit(
     atol: float | None = None,
     seed: int = 0,
     batch_size: int | None = None,
+    instruments: bool = True,
     progress: bool = True,
 ) -> Audit:
     """The loss that dropout really minimises on these data, the penalty in it, and which site pays.
@@ -115,6 +118,8 @@ def audit(
     data : a pair (x, y), or a DataLoader.
     loss, method, n_masks, atol, seed, batch_size : as in `expected_loss`. Comparisons between sites use the same
         masks, so their errors are those of paired differences.
+    instruments : look at each site unit by unit too: penalty, co-adaptation, concentration, robustness, on the
+        first 128 examples, at sites of up to 512 units.
     progress : show a progress bar.
 
     Raises
@@ -130,7 +135,7 @@ def audit(
     ('exact', 1)
     """
     began = time.perf_counter()
-    x, y = _pair(data)
+    x, y = pair(data)
     request = Request(method, n_masks, atol, None, None, seed)
     problem = prepare(model, x, y, loss, batch_size=batch_size)
     names = [site.name for site in problem.random_sites]
@@ -145,6 +150,7 @@ def audit(
             if len(names) > 1
         }
         convergence = _convergence(problem, seed, tick) if names else ()
+        measured, remarks = measure_sites(problem, seed, tick) if names and instruments else ((), ())
     at_mean = float(expected.weight_scaling_loss)
     per_site = []
     for site in problem.random_sites:
@@ -186,7 +192,8 @@ def audit(
         penalty_share=penalty / value if value else math.nan,
         penalty_share_error=abs(at_mean) / value**2 * float(expected.penalty_error) if value else math.nan,
         seconds=time.perf_counter() - began,
-        notes=expected.notes,
+        notes=(*expected.notes, *remarks),
+        instruments=measured,
     )
 
 
@@ -252,11 +259,3 @@ def _explain(value: float, error: float, at_mean: float, penalty: float, random:
         f"{loses}: here the masks lower the loss by {-penalty:.2g}, which happens where the model is confident and "
         "wrong."
     )
-
-
-def _pair(data: Any) -> tuple[Any, Any]:
-    if isinstance(data, DataLoader):
-        return data, None
-    if isinstance(data, Sequence) and len(data) == 2:
-        return data[0], data[1]
-    raise TypeError(f"data must be a pair (x, y) or a DataLoader, got {type(data).__name__}")

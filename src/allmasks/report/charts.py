@@ -53,7 +53,13 @@ def all_charts(audit: Audit, _: Translate) -> list[Chart]:
     if audit.convergence:
         charts += [_convergence(audit, _), _rate(audit, _)]
     spread = _per_example(audit, _)
-    return [*charts, spread] if spread else charts
+    if spread:
+        charts.append(spread)
+    if audit.instruments:
+        from allmasks.report.instrument_charts import instrument_charts
+
+        charts += instrument_charts(audit.instruments, audit.units, _)
+    return charts
 
 
 def _build_up(audit: Audit, _: Translate) -> Chart:

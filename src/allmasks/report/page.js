@@ -15,8 +15,9 @@
     return color ? css(value.slice(1)) : value;
   };
 
-  const draw = () => {
-    for (const [key, figure] of Object.entries(figures)) {
+  const draw = (keys) => {
+    for (const key of keys) {
+      const figure = figures[key];
       const { data, layout } = paint(figure, "");
       layout.font = { family: getComputedStyle(document.body).fontFamily, size: 13, color: css("ink") };
       layout.hoverlabel = { ...layout.hoverlabel, bgcolor: css("card"), bordercolor: css("rule"), font: { color: css("ink") } };
@@ -28,6 +29,21 @@
     }
   };
 
-  draw();
-  dark.addEventListener("change", draw);
+  // A page of many charts draws each when it comes near the window; on paper all are wanted.
+  const keys = Object.keys(figures);
+  const seen = new Set(keys.length > 12 ? [] : keys);
+  draw(seen);
+  if (seen.size < keys.length) {
+    const watch = new IntersectionObserver((entries) => {
+      const near = entries.filter((entry) => entry.isIntersecting).map((entry) => entry.target.id);
+      for (const key of near) {
+        watch.unobserve(document.getElementById(key));
+        seen.add(key);
+      }
+      draw(near);
+    }, { rootMargin: "600px" });
+    for (const key of keys) watch.observe(document.getElementById(key));
+    window.addEventListener("beforeprint", () => draw(keys));
+  }
+  dark.addEventListener("change", () => draw(seen));
 })();

@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from allmasks.report.instrument_charts import summary_rows
 from allmasks.report.text import (
     Translate,
     clean,
@@ -58,6 +59,11 @@ def show(audit: Audit, console: Console, lang: str = "en") -> None:
         console.print()
         console.print(Text(_("How the mean over K masks converges"), style="bold"))
         console.print(_convergence(audit, _))
+    if audit.instruments:
+        console.print()
+        console.print(Text(_("Unit by unit"), style="bold"))
+        console.print(_instruments(audit, _))
+        console.print(Text(_("co-adaptation: mean |interaction| of two ablations / mean |ablation|"), style="dim"))
     console.print()
     console.print(Text(explanation(audit, lang)))
     for note in notes(audit, _):
@@ -132,6 +138,17 @@ def _site_remarks(audit: Audit, _: Translate) -> list[str]:
                 _("{site} cannot be controlled: {reason}").format(site=clean(site.name), reason=clean(site.reason))
             )
     return remarks
+
+
+def _instruments(audit: Audit, _: Translate) -> Table:
+    header, rows = summary_rows(audit.instruments, _)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(header[0], overflow="fold", min_width=6)
+    for label in header[1:]:
+        table.add_column(label, justify="right")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
 
 
 def _convergence(audit: Audit, _: Translate) -> Table:

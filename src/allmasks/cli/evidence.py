@@ -1,0 +1,86 @@
+"""`allmasks evidence`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from allmasks.cli.common import JsonOption, check_outputs, console, say, write_json
+
+__all__ = ["evidence"]
+
+
+def evidence(
+    claims: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Numbers or names, separated by commas. Default: all.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer seeds, epochs and data sets: a first look.")] = False,
+    seeds: Annotated[int | None, typer.Option(help="Seeds of each experiment. Default: 10, or 6 with --quick.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes. Default: one a core.")] = None,
+    data: Annotated[str | None, typer.Option(metavar="DIR", help="More data sets: .npz files with X and y.")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Where evidence.html, evidence.json and the finished trials go."),
+    ] = None,
+    json_file: JsonOption = None,
+    lang: Annotated[str, typer.Option(help="Language of the table and the report: en or ko.")] = "en",
+    null: Annotated[
+        bool, typer.Option("--null", help="Switch every treatment off: what the same machinery says of noise.")
+    ] = False,
+) -> None:
+    """Put the founding notes' claims to the test on real data.
+
+    Each gets a verdict: holds, holds in part, not seen, contradicted. A run that was killed goes on where it was."""
+    if lang not in ("en", "ko"):
+        raise ValueError(f"--lang must be en or ko, got {lang!r}")
+    if seeds is not None and seeds < 2:
+        raise ValueError(f"--seeds must be at least 2, got {seeds}")
+    if jobs is not None and (jobs < 1 and jobs != -1):
+        raise ValueError(f"--jobs must be at least 1, or -1 for every core, got {jobs}")
+    check_outputs(None, json_file)
+    folder = _folder(out)
+    from allmasks.evidence import run
+
+    found = run(
+        None if claims is None else [name.strip() for name in claims.split(",") if name.strip()],
+        seeds=seeds,
+        quick=quick,
+        null=null,
+        data=data,
+        trials=folder / "trials",
+        n_jobs=jobs if jobs is not None else len(os.sched_getaffinity(0)) if sys.platform == "linux" else -1,
+        progress=True,
+    )
+    if json_file != "-":
+        from allmasks.report.evidence import show_evidence
+
+        show_evidence(found, console(), lang=lang)
+    with ExitStack() as files:
+        # Both are complete before either appears under its name.
+        if out is not None:
+            from allmasks.files import atomic_path
+            from allmasks.report.evidence import write_evidence
+
+            write_evidence(found, files.enter_context(atomic_path(folder / "evidence.html")), lang=lang)
+            write_json(found.to_dict(), str(folder / "evidence.json"))
+        write_json(found.to_dict(), json_file)
+    if out is not None:
+        say(f"wrote {folder / 'evidence.html'}")
+
+
+def _folder(out: str | None) -> Path:
+    """The folder of the run, made if need be; without --out the trials are kept in the user's cache."""
+    if out is None:
+        from allmasks.demo import cache_folder
+
+        return cache_folder() / "evidence"
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"--out {folder} is not a folder: evidence writes several files; give a folder's name")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,211 @@
+"""Do units lean on one another? Pairwise interactions of ablations, correlation and effective rank of activations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import norm
+from torch import nn
+
+from allmasks.diagnose.multiplied import Multiplied, each_site, generator
+from allmasks.results import Guarantee, plain_numbers
+from allmasks.sites import DropoutSite
+
+__all__ = ["CoAdaptation", "co_adaptation", "measure_co_adaptation"]
+
+Array = NDArray[np.float64]
+
+DUPLICATE = 0.95
+"""Two units are called duplicates when their correlation is surely above this."""
+
+
+@dataclass(frozen=True)
+class CoAdaptation:
+    """How far the units of a site do together what none does alone.
+
+    Attributes
+    ----------
+    pairs : (k, 2) pairs of units whose interaction was computed: all of them, or a random sample.
+    interaction : (k,) I = L(without both) − L(without i) − L(without j) + L, in units of the loss. Positive: each
+        covers for the other's loss. Negative: what one does needs the other.
+    interaction_error : (k,) round-off bounds.
+    ablation : (units,) L(without i) − L.
+    strength, strength_error : mean |I| over all pairs divided by mean |ablation|; the error is that of sampling pairs.
+    guarantee : "exact" where every pair was computed, else "statistical".
+    correlation : (units, units) of activations over examples; nan for a constant unit.
+    mean_correlation, mean_correlation_error : mean |r| over pairs of units that vary; jackknife over examples.
+    effective_rank, effective_rank_error : exp of the entropy of the covariance's normalized eigenvalues (Roy & Vetterli
+        2007), between 1 and the number of units; jackknife over examples.
+    duplicates : pairs whose |correlation| is above 0.95 beyond doubt (Fisher's z, corrected for the number of pairs).
+    """
+
+    site: DropoutSite
+    pairs: NDArray[np.int64]
+    interaction: Array
+    interaction_error: Array
+    ablation: Array
+    strength: float
+    strength_error: float
+    guarantee: Guarantee
+    correlation: Array
+    mean_correlation: float
+    mean_correlation_error: float
+    effective_rank: float
+    effective_rank_error: float
+    duplicates: tuple[tuple[int, int], ...]
+    n_examples: int
+
+    @property
+    def order(self) -> list[int]:
+        """Positions in `pairs`, the strongest interactions first."""
+        return np.argsort(-np.abs(self.interaction), kind="stable").tolist()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field in plain numbers, ready for json.dump."""
+        return plain_numbers(self)
+
+
+def co_adaptation(
+    model: nn.Module,
+    data: Any,
+    loss: Any,
+    *,
+    sites: Iterable[str] | None = None,
+    max_pairs: int = 2048,
+    seed: int = 0,
+) -> list[CoAdaptation]:
+    """Pairwise interactions of ablations, exact up to `max_pairs` pairs and sampled beyond.
+
+    Parameters
+    ----------
+    model, data, loss, sites : as in `unit_penalty`.
+    max_pairs : pairs of units computed at most; one pass of what follows the site for each.
+    seed : chooses the pairs, where not all are computed.
+
+    Raises
+    ------
+    ValueError : as `unit_penalty`.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 1, bias=False)).double()
+    >>> with torch.no_grad():
+    ...     _ = net[1].weight.copy_(torch.tensor([[1.0, 1.0]]))
+    >>> x, y = torch.tensor([[1.0, 1.0]]).double(), torch.tensor([[2.0]]).double()
+    >>> co_adaptation(net, (x, y), "squared_error")[0].interaction.tolist()  # 4 − 1 − 1 + 0
+    [2.0]
+    """
+    if max_pairs < 1:
+        raise ValueError(f"max_pairs must be at least 1, got {max_pairs}")
+    return [measure_co_adaptation(run, max_pairs, seed) for run in each_site(model, data, loss, sites)]
+
+
+def measure_co_adaptation(run: Multiplied, max_pairs: int = 2048, seed: int = 0) -> CoAdaptation:
+    """`co_adaptation` of one site that is ready to run."""
+    units, weight = run.units, run.problem.weight.cpu()
+    n_pairs = units * (units - 1) // 2
+    pairs = _some_pairs(units, n_pairs, max_pairs, run, seed)
+    single = run.ones(units + 1)
+    single[torch.arange(units), torch.arange(units)] = 0.0
+    losses, errors = run.losses(single, with_error=True)
+    alone, alone_error = losses @ weight, errors @ weight
+    without = run.ones(len(pairs))
+    for column in range(2):
+        without[torch.arange(len(pairs)), torch.from_numpy(pairs[:, column])] = 0.0
+    both, both_error = run.losses(without, with_error=True) if len(pairs) else (losses[:0], errors[:0])
+    i, j = pairs.T
+    interaction = (both @ weight).numpy() - alone[i].numpy() - alone[j].numpy() + float(alone[-1])
+    error = (both_error @ weight).numpy() + alone_error[i].numpy() + alone_error[j].numpy() + float(alone_error[-1])
+    ablation = (alone[:-1] - alone[-1]).numpy()
+    sampled = len(pairs) < n_pairs
+    scale = float(np.abs(ablation).mean())
+    size = np.abs(interaction)
+    strength = float(size.mean()) / scale if scale > 0 and len(size) else math.nan
+    strength_error = float(error.mean()) / scale if scale > 0 and len(size) else math.nan
+    if sampled and scale > 0:
+        # Drawn without replacement: the pairs not drawn are all that is uncertain.
+        strength_error += float(size.std(ddof=1)) / scale * math.sqrt((1 - len(size) / n_pairs) / len(size))
+    h = run.activations().numpy()
+    correlation = _correlation(h)
+    (rank, corr), (rank_error, corr_error) = _jackknifed(h)
+    return CoAdaptation(
+        site=run.site,
+        pairs=pairs,
+        interaction=interaction,
+        interaction_error=error,
+        ablation=ablation,
+        strength=strength,
+        strength_error=strength_error,
+        guarantee="statistical" if sampled else "exact",
+        correlation=correlation,
+        mean_correlation=corr,
+        mean_correlation_error=corr_error,
+        effective_rank=rank,
+        effective_rank_error=rank_error,
+        duplicates=_duplicates(correlation, len(h)),
+        n_examples=run.n_examples,
+    )
+
+
+def _some_pairs(units: int, n_pairs: int, at_most: int, run: Multiplied, seed: int) -> NDArray[np.int64]:
+    if n_pairs <= at_most:
+        return np.array(list(combinations(range(units), 2)), dtype=np.int64).reshape(-1, 2)
+    rng = generator(seed, run.site, 1)
+    chosen: set[tuple[int, int]] = set()
+    while len(chosen) < at_most:
+        i, j = sorted(rng.integers(units, size=2).tolist())
+        if i < j:
+            chosen.add((i, j))
+    return np.array(sorted(chosen), dtype=np.int64)
+
+
+def _correlation(h: Array) -> Array:
+    centered = h - h.mean(axis=0)
+    scale = np.sqrt((centered**2).sum(axis=0))
+    # A constant unit's deviations are round-off, not nothing.
+    varies = scale > 1e-12 * np.sqrt(len(h)) * np.maximum(np.abs(h).max(axis=0, initial=0.0), 1e-300)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        r = (centered.T @ centered) / np.outer(scale, scale)
+    r[~varies] = np.nan
+    r[:, ~varies] = np.nan
+    return r
+
+
+def _statistics(h: Array) -> tuple[float, float]:
+    """Effective rank, and mean |correlation| between different units that vary."""
+    eigenvalues = np.linalg.svd(h - h.mean(axis=0), compute_uv=False) ** 2
+    total = eigenvalues.sum()
+    share = eigenvalues[eigenvalues > 1e-14 * total] / total if total > 0 else np.ones(1)
+    r = np.abs(_correlation(h)[np.triu_indices(h.shape[1], 1)])
+    r = r[np.isfinite(r)]
+    return float(np.exp(-(share * np.log(share)).sum())), float(r.mean()) if len(r) else math.nan
+
+
+def _jackknifed(h: Array, groups: int = 10) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The statistics, and their standard errors from leaving out each of ten groups of examples."""
+    value = _statistics(h)
+    if len(h) < 2 * groups:
+        return value, (math.nan, math.nan)
+    part = np.arange(len(h)) % groups
+    left_out = np.array([_statistics(h[part != g]) for g in range(groups)])
+    spread = np.sqrt((groups - 1) / groups * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0))
+    return value, (float(spread[0]), float(spread[1]))
+
+
+def _duplicates(correlation: Array, n: int) -> tuple[tuple[int, int], ...]:
+    units = len(correlation)
+    n_pairs = units * (units - 1) // 2
+    if n < 8 or not n_pairs:
+        return ()
+    margin = norm.isf(0.01 / n_pairs) / math.sqrt(n - 3)
+    i, j = np.triu_indices(units, 1)
+    r = np.clip(np.nan_to_num(np.abs(correlation[i, j])), 0.0, 1.0 - 1e-15)
+    sure = np.arctanh(r) - margin > math.atanh(DUPLICATE)
+    return tuple((int(a), int(b)) for a, b in zip(i[sure], j[sure], strict=True))

@@ -1,0 +1,225 @@
+"""Does the function gather in few units? Ablation and Shapley importance, and how unequally they are spread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import gammaln
+from scipy.stats import t
+from torch import nn
+
+from allmasks.diagnose.multiplied import Multiplied, each_site, generator
+from allmasks.results import Guarantee, plain_numbers
+from allmasks.sites import DropoutSite
+
+__all__ = ["Concentration", "concentration", "entropy", "gini", "measure_concentration", "units_for"]
+
+Array = NDArray[np.float64]
+
+EXACT_UNITS = 12
+"""Up to this many units all coalitions are evaluated."""
+
+DECISIVE = 0.5
+"""A unit is called decisive when its share of all importance is surely above this."""
+
+
+def gini(importance: Array) -> float:
+    """Gini coefficient of |importance|: 0 where all are equal, 1 − 1/d where one has everything.
+
+    >>> gini(np.array([1.0, 1.0, 1.0])), gini(np.array([0.0, 0.0, 3.0]))
+    (0.0, 0.6666666666666667)
+    """
+    x = np.sort(np.abs(importance))
+    d, total = len(x), float(x.sum())
+    if total == 0:
+        return math.nan
+    return float(2 * (np.arange(1, d + 1) @ x) / (d * total) - (d + 1) / d)
+
+
+def entropy(importance: Array) -> float:
+    """Entropy (nats) of the shares of |importance|; exp of it is an effective number of units."""
+    x = np.abs(importance)
+    total = float(x.sum())
+    if total == 0:
+        return math.nan
+    share = x[x > 0] / total
+    return float(-(share * np.log(share)).sum()) + 0.0
+
+
+def units_for(importance: Array, share: float = 0.9) -> float:
+    """How many of the most important units carry this share of |importance|."""
+    x = np.sort(np.abs(importance))[::-1]
+    total = float(x.sum())
+    return float(np.searchsorted(np.cumsum(x), share * total * (1 - 1e-12)) + 1) if total > 0 else math.nan
+
+
+@dataclass(frozen=True)
+class Concentration:
+    """How the function is spread over the units of a site.
+
+    Attributes
+    ----------
+    ablation, ablation_error : (units,) L(without j) − L, in units of the loss, and round-off bounds.
+    shapley, shapley_error : (units,) mean over all orders of how much the loss falls when unit j joins those before it;
+        they sum to L(none) − L(all). The error is round-off where all coalitions were evaluated, else a standard error.
+    gini, entropy, carry_90 : of |shapley|, each with its `_error` (jackknife over blocks of orders, bias removed).
+    decisive : units whose share of importance is above one half beyond doubt.
+    n_orders : random orders, in opposite pairs; 0 where all coalitions were evaluated.
+    guarantee : "exact" or "statistical", of the Shapley values.
+    """
+
+    site: DropoutSite
+    ablation: Array
+    ablation_error: Array
+    shapley: Array
+    shapley_error: Array
+    gini: float
+    gini_error: float
+    entropy: float
+    entropy_error: float
+    carry_90: float
+    carry_90_error: float
+    decisive: tuple[int, ...]
+    n_orders: int
+    n_examples: int
+    guarantee: Guarantee
+
+    @property
+    def order(self) -> list[int]:
+        """Units, the most important first."""
+        return np.argsort(-np.abs(self.shapley), kind="stable").tolist()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field in plain numbers, ready for json.dump."""
+        return plain_numbers(self)
+
+
+def concentration(
+    model: nn.Module, data: Any, loss: Any, *, sites: Iterable[str] | None = None, n_orders: int = 64, seed: int = 0
+) -> list[Concentration]:
+    """Importance of each unit, by ablation and by Shapley value, and how concentrated it is.
+
+    φⱼ = Σ_S |S|!(d−|S|−1)!/d! · [L(S) − L(S ∪ j)] over coalitions S of units that are on (Shapley 1953); exact up to
+    12 units, otherwise the mean over random orders taken in opposite pairs (Castro, Gómez & Tejada 2009).
+
+    Parameters
+    ----------
+    model, data, loss, sites : as in `unit_penalty`.
+    n_orders : random orders, an even number of at least 8; each costs one pass a unit.
+    seed : draws the orders.
+
+    Raises
+    ------
+    ValueError : a number of orders that is too small or odd; and as `unit_penalty`.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 1, bias=False)).double()
+    >>> with torch.no_grad():
+    ...     _ = net[1].weight.copy_(torch.tensor([[1.0, 1.0]]))
+    >>> x, y = torch.tensor([[1.0, 1.0]]).double(), torch.tensor([[2.0]]).double()
+    >>> concentration(net, (x, y), "squared_error")[0].shapley.tolist()
+    [2.0, 2.0]
+    """
+    if n_orders < 8 or n_orders % 2:
+        raise ValueError(f"n_orders must be an even number of at least 8, got {n_orders}")
+    return [measure_concentration(run, n_orders, seed) for run in each_site(model, data, loss, sites)]
+
+
+def measure_concentration(run: Multiplied, n_orders: int = 64, seed: int = 0) -> Concentration:
+    """`concentration` of one site that is ready to run."""
+    units, weight = run.units, run.problem.weight.cpu()
+    single = run.ones(units + 1)
+    single[torch.arange(units), torch.arange(units)] = 0.0
+    losses, errors = run.losses(single, with_error=True)
+    alone, alone_error = losses @ weight, errors @ weight
+    ablation = (alone[:-1] - alone[-1]).numpy()
+    ablation_error = (alone_error[:-1] + alone_error[-1]).numpy()
+    if units <= EXACT_UNITS:
+        shapley = _all_coalitions(run)
+        # A weighted mean of differences of two losses, each off by no more than the larger round-off seen.
+        shapley_error = np.full(units, 2 * float(alone_error.max()) + 1e-15)
+        blocks, guarantee, n_orders = None, "exact", 0
+    else:
+        blocks = _by_orders(run, n_orders, generator(seed, run.site, 2))
+        shapley = blocks.mean(axis=0)
+        shapley_error = blocks.std(axis=0, ddof=1) / math.sqrt(len(blocks))
+        guarantee = "statistical"
+    summary = {name: _jackknifed(f, shapley, blocks) for name, f in _SUMMARIES.items()}
+    return Concentration(
+        site=run.site,
+        ablation=ablation,
+        ablation_error=ablation_error,
+        shapley=shapley,
+        shapley_error=shapley_error,
+        gini=summary["gini"][0],
+        gini_error=summary["gini"][1],
+        entropy=summary["entropy"][0],
+        entropy_error=summary["entropy"][1],
+        carry_90=summary["carry_90"][0],
+        carry_90_error=summary["carry_90"][1],
+        decisive=_decisive(shapley, shapley_error, 0 if blocks is None else len(blocks)),
+        n_orders=n_orders,
+        n_examples=run.n_examples,
+        guarantee=guarantee,  # type: ignore[arg-type]
+    )
+
+
+_SUMMARIES: dict[str, Callable[[Array], float]] = {"gini": gini, "entropy": entropy, "carry_90": units_for}
+
+
+def _all_coalitions(run: Multiplied) -> Array:
+    units = run.units
+    numbers = np.arange(2**units)
+    bits = (numbers[:, None] >> np.arange(units)) & 1
+    value = run.mean_losses(torch.from_numpy(bits.astype(np.float64))).numpy()
+    size = bits.sum(axis=1)
+    shapley = np.empty(units)
+    for j in range(units):
+        off = numbers[bits[:, j] == 0]
+        share = np.exp(gammaln(size[off] + 1) + gammaln(units - size[off]) - gammaln(units + 1))
+        shapley[j] = share @ (value[off] - value[off | (1 << j)])
+    return shapley
+
+
+def _by_orders(run: Multiplied, n_orders: int, rng: np.random.Generator) -> Array:
+    """(n_orders / 2, units): for each random order and its reverse, how much the loss fell as each unit joined."""
+    units = run.units
+    blocks = np.empty((n_orders // 2, units))
+    for block in range(n_orders // 2):
+        order = rng.permutation(units)
+        found = np.zeros(units)
+        for way in (order, order[::-1]):
+            steps = torch.zeros(units + 1, units, dtype=torch.float64)
+            # Row k has the first k units of the order on.
+            steps[:, torch.from_numpy(way.copy())] = torch.tril(torch.ones(units + 1, units), -1).double()
+            value = run.mean_losses(steps).numpy()
+            found[way] += (value[:-1] - value[1:]) / 2
+        blocks[block] = found
+    return blocks
+
+
+def _jackknifed(f: Callable[[Array], float], shapley: Array, blocks: Array | None) -> tuple[float, float]:
+    """A summary and its error. Noise in each importance makes any spread look wider: the jackknife takes that off."""
+    value = f(shapley)
+    if blocks is None:
+        return value, 1e-12 * abs(value)
+    n = len(blocks)
+    left_out = np.array([f((shapley * n - block) / (n - 1)) for block in blocks])
+    error = math.sqrt((n - 1) / n * float(((left_out - left_out.mean()) ** 2).sum()))
+    return float(n * value - (n - 1) * left_out.mean()), error
+
+
+def _decisive(shapley: Array, error: Array, n_blocks: int) -> tuple[int, ...]:
+    total = float(np.abs(shapley).sum())
+    if total == 0 or len(shapley) < 3:
+        return ()
+    quantile = t.isf(0.01 / len(shapley), n_blocks - 1) if n_blocks else 1.0
+    sure = np.abs(shapley) - quantile * error > DECISIVE * total
+    return tuple(np.flatnonzero(sure).tolist())

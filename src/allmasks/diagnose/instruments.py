@@ -1,0 +1,66 @@
+"""Every instrument at every site of a model, on as many examples and units as an audit can afford."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from allmasks.diagnose.co_adaptation import CoAdaptation, measure_co_adaptation
+from allmasks.diagnose.concentration import Concentration, measure_concentration
+from allmasks.diagnose.multiplied import Multiplied, refusal
+from allmasks.diagnose.robustness import Robustness, measure_robustness
+from allmasks.diagnose.unit_penalty import UnitPenalty, measure_unit_penalty
+from allmasks.expect import Problem, prepare
+from allmasks.sites import DropoutSite
+
+__all__ = ["SiteInstruments", "measure_sites"]
+
+EXAMPLES = 128
+MAX_UNITS = 512
+_PAIRS = 512
+_ORDERS = 16
+
+
+@dataclass(frozen=True)
+class SiteInstruments:
+    """What the instruments say of one site, on the first examples of the data."""
+
+    site: DropoutSite
+    n_examples: int
+    unit_penalty: UnitPenalty
+    co_adaptation: CoAdaptation
+    concentration: Concentration
+    robustness: Robustness
+
+
+def measure_sites(
+    problem: Problem, seed: int, tick: Callable[[int], None] = lambda done: None
+) -> tuple[tuple[SiteInstruments, ...], tuple[str, ...]]:
+    """The instruments at each random site of up to 512 units, on the first 128 examples; and why others have none."""
+    batch = problem.data.first(EXAMPLES)
+    few = prepare(
+        problem.model, batch.args or batch.kwargs, batch.target, problem.loss, batch_dim=problem.data.batch_dim
+    )
+    found, notes = [], []
+    for site in few.random_sites:
+        why = refusal(site)
+        if why is None and site.units > MAX_UNITS:
+            why = f"it has {site.units:,} units, more than {MAX_UNITS}; call one instrument of am.diagnose at a time"
+        if why is None and site.units < 2:
+            why = "it has a single unit"
+        if why is not None:
+            notes.append(f"{site.name} was not measured unit by unit: {why}.")
+            continue
+        run = Multiplied(few, site)
+        found.append(
+            SiteInstruments(
+                site=site,
+                n_examples=len(batch),
+                unit_penalty=measure_unit_penalty(run),
+                co_adaptation=measure_co_adaptation(run, _PAIRS, seed),
+                concentration=measure_concentration(run, _ORDERS, seed),
+                robustness=measure_robustness(run, n_orders=_ORDERS, seed=seed),
+            )
+        )
+        tick(0)
+    return tuple(found), tuple(notes)

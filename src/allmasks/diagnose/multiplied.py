@@ -1,0 +1,225 @@
+"""Running what follows a site with its units multiplied by given numbers: the one tool of every instrument.
+
+0 removes a unit, 1 leaves it, 1 / (1 − p) is a unit that dropout kept. All other sites stay at their mean mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from allmasks.expect import Problem, prepare
+from allmasks.expect.evaluate import Plain
+from allmasks.expect.forward import Forward
+from allmasks.expect.model_losses import CrossEntropy, Logistic
+from allmasks.expect.sources import MaskChunk, NoMask
+from allmasks.sites import DropoutSite, borrowed
+
+__all__ = ["Multiplied", "each_site", "generator", "pair", "refusal"]
+
+
+def pair(data: Any) -> tuple[Any, Any]:
+    """(x, y) of what an instrument was given: a pair, or a DataLoader."""
+    if isinstance(data, DataLoader):
+        return data, None
+    if isinstance(data, Sequence) and len(data) == 2:
+        return data[0], data[1]
+    raise TypeError(f"data must be a pair (x, y) or a DataLoader, got {type(data).__name__}")
+
+
+def refusal(site: DropoutSite) -> str | None:
+    """Why the units of this site cannot be removed one by one, or None where they can."""
+    if not site.controllable:
+        return site.reason or "its masks cannot be set"
+    if not site.mean_preserving:
+        return "alpha dropout puts a constant in a dropped unit's place, so a unit is never removed"
+    if site.batch_dim is None or site.merged:
+        return "its examples do not lie along an axis of their own"
+    if site.kind == "attention":
+        return "its units are attention weights, of which every query has its own"
+    return None
+
+
+def each_site(model: nn.Module, data: Any, loss: Any, sites: Iterable[str] | None) -> Iterator[Multiplied]:
+    """A runner for each of the named sites (default: all whose units can be removed).
+
+    Raises
+    ------
+    ValueError : a name that is no site, or a site whose units cannot be removed.
+    """
+    problem = prepare(model, *pair(data), loss)
+    known = {site.name: site for site in problem.sites}
+    if sites is None:
+        chosen = [site for site in problem.sites if refusal(site) is None]
+        if not chosen:
+            reasons = "; ".join(f"{site.name}: {refusal(site)}" for site in problem.sites) or "it has no dropout"
+            raise ValueError(f"{type(model).__name__} has no site whose units can be removed ({reasons})")
+    else:
+        names = [sites] if isinstance(sites, str) else list(sites)
+        for name in names:
+            if name not in known:
+                raise ValueError(f"no dropout site is called {name!r}; the sites are {', '.join(known) or 'none'}")
+            if (why := refusal(known[name])) is not None:
+                raise ValueError(f"the units of {name} cannot be removed one by one: {why}")
+        chosen = [known[name] for name in names]
+    for site in chosen:
+        yield Multiplied(problem, site)
+
+
+def generator(seed: int, site: DropoutSite, purpose: int) -> np.random.Generator:
+    """Random numbers for choices of pairs and orders: a function of (seed, site, purpose) alone."""
+    return np.random.default_rng([seed, site.id, purpose])
+
+
+@dataclass
+class Multiplied:
+    """Losses of every example with the site's units multiplied by each of some rows of numbers."""
+
+    problem: Problem
+    site: DropoutSite
+    _plain: Plain = field(init=False)
+
+    def __post_init__(self) -> None:
+        # As a site of rate 0 its "mask" is multiplied in as it is, without the factor 1 / (1 - p).
+        self._plain = self.problem.plain((replace(self.site, p=0.0),))
+
+    @property
+    def units(self) -> int:
+        """Units of the site."""
+        return self.site.units
+
+    @property
+    def n_examples(self) -> int:
+        """Examples of the data."""
+        return self.problem.data.n_examples
+
+    def ones(self, rows: int) -> Tensor:
+        """(rows, units) multipliers that change nothing."""
+        return torch.ones(rows, self.units, dtype=torch.float64)
+
+    def losses(self, multipliers: Tensor, *, with_error: bool = False) -> tuple[Tensor, Tensor]:
+        """(rows, n) float64 losses of each example, and their round-off bounds, under (rows, units) multipliers."""
+        found = [self._chunk(rows, with_error) for rows in multipliers.split(self._rows_at_once())]
+        return torch.cat([loss for loss, _ in found]), torch.cat([error for _, error in found])
+
+    def mean_losses(self, multipliers: Tensor) -> Tensor:
+        """(rows,) weighted mean losses."""
+        return self.losses(multipliers)[0] @ self.problem.weight.cpu()
+
+    def accuracies(self, multipliers: Tensor) -> Tensor | None:
+        """(rows,) share of examples classified rightly; None where the loss is not that of a classifier."""
+        loss = self.problem.loss
+        if not isinstance(loss, CrossEntropy | Logistic):
+            return None
+        found = []
+        for rows in multipliers.split(self._rows_at_once()):
+            hits = []
+            with torch.no_grad(), borrowed(self.problem.model):
+                for batch in self.problem.data:
+                    for _, outputs in self._plain.forward(batch, self._as_chunk(rows)):
+                        target = loss.check(outputs[0], batch.target)
+                        if isinstance(loss, Logistic):
+                            hit = (outputs > 0) == (target > 0.5)
+                        elif target.is_floating_point() or outputs.ndim != 3:
+                            return None
+                        else:
+                            hit = outputs.argmax(dim=-1) == target
+                        hits.append(hit.reshape(len(hit), len(batch), -1).double().mean(dim=2).cpu())
+            found.append(_joined(hits, len(rows), self.n_examples))
+        return torch.cat(found) @ self.problem.weight.cpu()
+
+    def activations(self) -> Tensor:
+        """(n, units) float64 what enters the site, averaged over elements that share a mask bit."""
+        return self._observed(lambda h: h.double())
+
+    def squares(self) -> Tensor:
+        """(n, units) float64 squares of what enters the site, summed over elements that share a mask bit."""
+        return self._observed(lambda h: h.double() ** 2, total=True)
+
+    def silent(self) -> Tensor:
+        """(n, units) share of a unit's elements that are exactly 0."""
+        return self._observed(lambda h: (h == 0).double())
+
+    def curvature(self, at_once: int = 64) -> Tensor:
+        """(n, units) ∂²L/∂mⱼ² at m = 1, which is hⱼ² ∂²L/∂hⱼ²; nan where the model cannot be differentiated twice."""
+        rows = []
+        with borrowed(self.problem.model), torch.enable_grad():
+            for batch in self.problem.data:
+                noise = torch.ones(1, len(batch), self.units, dtype=torch.float64, requires_grad=True)
+                chunk = MaskChunk({self.site.name: noise}, torch.ones(1), 0)
+                (found,) = self._plain(batch, chunk, with_error=False)
+                rows.append(_diagonal(found.loss.sum(), noise, at_once).detach().cpu())
+        return torch.cat(rows)
+
+    def _chunk(self, rows: Tensor, with_error: bool) -> tuple[Tensor, Tensor]:
+        losses, errors = [], []
+        with torch.no_grad(), borrowed(self.problem.model):
+            for batch in self.problem.data:
+                for found in self._plain(batch, self._as_chunk(rows), with_error=with_error):
+                    losses.append(found.loss.detach().cpu())
+                    errors.append(found.error.detach().cpu())
+        return _joined(losses, len(rows), self.n_examples), _joined(errors, len(rows), self.n_examples)
+
+    def _as_chunk(self, rows: Tensor) -> MaskChunk:
+        device = self.problem.weight.device
+        kept = rows[:, None, :].to(device)
+        return MaskChunk({self.site.name: kept}, torch.ones(len(rows), dtype=torch.float64, device=device), 0)
+
+    def _rows_at_once(self) -> int:
+        return self.problem.job(NoMask(), self._plain, grad=False).chunk_masks
+
+    def _observed(self, transform: Any, *, total: bool = False) -> Tensor:
+        forward: Forward = self.problem.forward((), observe=self.site.name)
+        rows = []
+        empty = MaskChunk({}, torch.ones(1), 0)
+        with torch.no_grad(), borrowed(self.problem.model):
+            for batch in self.problem.data:
+                ((_, seen),) = forward(batch, empty)
+                h = transform(seen[0].movedim(self.site.batch_dim or 0, 0))
+                # Elements that share a bit lie along axes where the mask has length 1 and the activation has not.
+                shared = [1 + i for i, (m, a) in enumerate(zip(self.site.shape, h.shape[1:], strict=True)) if m < a]
+                if shared:
+                    h = h.sum(dim=shared, keepdim=True) if total else h.mean(dim=shared, keepdim=True)
+                rows.append(h.reshape(len(batch), -1).cpu())
+        return torch.cat(rows)
+
+
+def _diagonal(loss: Tensor, noise: Tensor, at_once: int) -> Tensor:
+    """(n, units) second derivatives of a sum of per-example losses by each entry of (1, n, units) noise."""
+    n, units = noise.shape[1:]
+    (slope,) = torch.autograd.grad(loss, noise, create_graph=True)
+    if not slope.requires_grad:
+        return torch.zeros(n, units, dtype=torch.float64)
+    found = torch.empty(n, units, dtype=torch.float64)
+    try:
+        for lo in range(0, units, at_once):
+            which = torch.arange(lo, min(lo + at_once, units))
+            seeds = torch.zeros(len(which), 1, n, units, dtype=slope.dtype)
+            seeds[torch.arange(len(which)), 0, :, which] = 1.0
+            (rows,) = torch.autograd.grad(
+                slope, noise, seeds, retain_graph=True, is_grads_batched=True, materialize_grads=True
+            )
+            found[:, which] = rows[torch.arange(len(which)), 0, :, which].T.to(found.dtype)
+    except (RuntimeError, NotImplementedError):  # an operation without a second derivative
+        return torch.full((n, units), torch.nan, dtype=torch.float64)
+    return found
+
+
+def _joined(parts: list[Tensor], rows: int, n: int) -> Tensor:
+    """Pieces (rows of one batch, or one row at a time where vmap has no rule) as (rows, n)."""
+    columns: list[Tensor] = []
+    pending: list[Tensor] = []
+    for part in parts:
+        pending.append(part)
+        if sum(len(p) for p in pending) == rows:
+            columns.append(torch.cat(pending))
+            pending = []
+    whole = torch.cat(columns, dim=1)
+    assert whole.shape == (rows, n)
+    return whole

@@ -1,0 +1,249 @@
+"""Which p? The leave-one-out curve of a linear model in closed form, and a race of rates for any training function."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from allmasks.diagnose.paired import interval, p_value, seed_numbers
+from allmasks.masks import check_p
+from allmasks.results import plain_numbers
+from allmasks.trials import Trials, run_trials
+
+__all__ = ["LinearRateCurve", "RateCurve", "linear_rate_curve", "rate_curve"]
+
+Array = NDArray[np.float64]
+
+RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+
+
+@dataclass(frozen=True)
+class LinearRateCurve:
+    """Leave-one-out error of dropout ridge over p; arrays are (rates,).
+
+    Attributes
+    ----------
+    p : the rates.
+    error, error_se : mean squared leave-one-out error, and its standard error over examples.
+    best_p : where it is smallest.
+    one_se_p : the largest rate no further from the best than one standard error of the paired difference.
+    degrees_of_freedom : trace of the hat matrix, the intercept included.
+    """
+
+    p: Array
+    error: Array
+    error_se: Array
+    best_p: float
+    one_se_p: float
+    degrees_of_freedom: Array
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field in plain numbers, ready for json.dump."""
+        return plain_numbers(self)
+
+
+def linear_rate_curve(X: ArrayLike, y: ArrayLike, *, p: ArrayLike = RATES, alpha: float = 0.0) -> LinearRateCurve:
+    """The exact leave-one-out curve over p of squared loss with input dropout, from one eigendecomposition a rate.
+
+    Minimizing E_m Σᵢ (Sᵢ − yᵢ)² + α‖w‖² is ridge with penalty λ D + α I, λ = p/(1−p), D = diag(Σᵢ xᵢⱼ²) of the raw
+    X; with D held fixed the residual of example i left out is (yᵢ − ŷᵢ) / (1 − Hᵢᵢ), H the hat matrix (Allen's PRESS).
+
+    Parameters
+    ----------
+    X : (n, d). y : (n,). p : rates in [0, 1). alpha : an L2 penalty beside dropout.
+
+    Raises
+    ------
+    ValueError : shapes that do not fit, values that are not finite, a rate outside [0, 1).
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> curve = linear_rate_curve(*load_diabetes(return_X_y=True), p=[0.0, 0.01, 0.5])
+    >>> curve.best_p
+    0.01
+    """
+    rows, target = np.asarray(X, np.float64), np.asarray(y, np.float64)
+    rates = np.atleast_1d(check_p(p))
+    if rows.ndim != 2 or target.shape != (len(rows),):
+        raise ValueError(f"X must be (n, d) and y (n,), got {rows.shape} and {target.shape}")
+    if not (np.isfinite(rows).all() and np.isfinite(target).all()):
+        raise ValueError("X and y must be finite; remove or impute those examples")
+    n = len(rows)
+    moment = (rows**2).sum(axis=0)
+    centered, y_centered = rows - rows.mean(axis=0), target - target.mean()
+    residuals, freedom = np.empty((len(rates), n)), np.empty(len(rates))
+    for k, rate in enumerate(rates):
+        penalty = np.diag(rate / (1 - rate) * moment + alpha)
+        # The pseudo-inverse: at p = 0 columns that never vary have no unique weight, and no effect either.
+        inverse = np.linalg.pinv(centered.T @ centered + penalty, hermitian=True)
+        hat = np.einsum("ij,jk,ik->i", centered, inverse, centered) + 1 / n
+        fitted = centered @ (inverse @ (centered.T @ y_centered))
+        residuals[k] = (y_centered - fitted) / np.maximum(1 - hat, 1e-12)
+        freedom[k] = hat.sum()
+    squared = residuals**2
+    error = squared.mean(axis=1)
+    best = int(error.argmin())
+    difference = squared - squared[best]
+    close = difference.mean(axis=1) <= difference.std(axis=1, ddof=1) / math.sqrt(n)
+    return LinearRateCurve(
+        p=rates,
+        error=error,
+        error_se=squared.std(axis=1, ddof=1) / math.sqrt(n),
+        best_p=float(rates[best]),
+        one_se_p=float(rates[close].max()),
+        degrees_of_freedom=freedom,
+    )
+
+
+@dataclass(frozen=True)
+class RateCurve:
+    """Validation loss over p, on paired seeds; arrays are (rates,).
+
+    Attributes
+    ----------
+    p : the rates, rising.
+    values : (rates, seeds) what `fit` returned; nan where a weak rate was stopped.
+    mean, error, low, high : over the seeds that ran: mean, standard error and interval at `level`.
+    behind, behind_low, behind_high : mean of the paired differences to the best rate, and its interval.
+    n_seeds : seeds run at each rate.
+    best_p : the rate of smallest mean among those that ran all seeds.
+    tied : rates whose paired difference to the best cannot be told from 0.
+    """
+
+    p: Array
+    values: Array
+    mean: Array
+    error: Array
+    low: Array
+    high: Array
+    behind: Array
+    behind_low: Array
+    behind_high: Array
+    n_seeds: NDArray[np.int64]
+    best_p: float
+    tied: tuple[float, ...]
+    level: float
+    guarantee: str = "statistical"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field in plain numbers, ready for json.dump; NaN becomes None."""
+        return plain_numbers(self)
+
+    def __repr__(self) -> str:
+        from allmasks.results import with_error
+
+        lines = [f"RateCurve: best p = {self.best_p:g}; not told from it: {', '.join(f'{p:g}' for p in self.tied)}"]
+        for i, p in enumerate(self.p):
+            stopped = "" if self.n_seeds[i] == self.values.shape[1] else "  stopped early"
+            lines.append(f"  p {p:<5g} {with_error(self.mean[i], self.error[i])}  ({self.n_seeds[i]} seeds){stopped}")
+        return "\n".join(lines)
+
+
+def rate_curve(
+    fit: Callable[[float, int], float],
+    p: ArrayLike = RATES,
+    *,
+    seeds: int | Sequence[int] = 10,
+    level: float = 0.95,
+    stop_early: bool = True,
+    first_look: int = 4,
+    cache: str | Path | None = None,
+    n_jobs: int = 1,
+) -> RateCurve:
+    """Validation loss against p for your own training function, every rate on the same seeds.
+
+    Parameters
+    ----------
+    fit : fit(p, seed) -> validation loss, a float; it should use `seed` for everything random. Smaller is better.
+    p : rates in [0, 1).
+    seeds : how many, or which.
+    level : coverage of the intervals.
+    stop_early : after `first_look` seeds, and after each seed that follows, a rate is dropped whose paired loss is
+        above the leader's with p-value below (1 − level) / (rates × looks): over the whole race the best rate
+        is dropped with probability at most 1 − level (Bonferroni; t-distributed differences).
+    cache : a folder in which every finished trial is kept at once; a call that was killed goes on from there. It is
+        keyed by p, seed and the function's qualified name: use another folder when the function changes.
+    n_jobs : joblib processes; -1 for all cores. `fit` must then be picklable.
+
+    Raises
+    ------
+    ValueError : rates outside [0, 1), fewer than 2 seeds, a loss that is not a finite number (the message says where).
+
+    Examples
+    --------
+    >>> curve = rate_curve(lambda p, seed: (p - 0.3) ** 2 + 0.001 * (seed % 3), p=[0.1, 0.3, 0.5])
+    >>> curve.best_p, curve.tied
+    (0.3, (0.3,))
+    """
+    rates = np.unique(check_p(p))
+    numbers = seed_numbers(seeds)
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, got {level}")
+    if first_look < 3:
+        raise ValueError(f"first_look must be at least 3 seeds, got {first_look}")
+    trials = Trials(None if cache is None else Path(cache))
+    name = f"{getattr(fit, '__module__', '')}.{getattr(fit, '__qualname__', type(fit).__name__)}"
+    values = np.full((len(rates), len(numbers)), np.nan)
+    running = list(range(len(rates)))
+    looks = max(len(numbers) - first_look, 1)
+    done = 0
+    while done < len(numbers):
+        upto = len(numbers) if not stop_early else max(min(first_look, len(numbers)), done + 1)
+        asked = [(i, s) for s in range(done, upto) for i in running]
+        jobs = [
+            ({"fit": name, "p": float(rates[i]), "seed": numbers[s]}, (fit, float(rates[i]), numbers[s]))
+            for i, s in asked
+        ]
+        for (i, s), value in zip(asked, run_trials(_trial, jobs, trials, n_jobs=n_jobs), strict=True):
+            values[i, s] = value
+        done = upto
+        if stop_early and done < len(numbers):
+            running = _survivors(values[:, :done], running, (1 - level) / (len(rates) * looks))
+    return _curve(rates, values, running, level)
+
+
+def _trial(fit: Callable[[float, int], float], p: float, seed: int) -> float:
+    value = float(fit(p, seed))
+    if not math.isfinite(value):
+        raise ValueError(f"fit(p={p:g}, seed={seed}) returned {value}: it must return a finite validation loss")
+    return value
+
+
+def _survivors(values: Array, running: list[int], alpha: float) -> list[int]:
+    leader = min(running, key=lambda i: values[i].mean())
+    return [i for i in running if i == leader or not p_value(values[i] - values[leader]) < alpha]
+
+
+def _curve(rates: Array, values: Array, running: list[int], level: float) -> RateCurve:
+    best = min(running, key=lambda i: values[i].mean())
+    rows, behind = [], []
+    for row in values:
+        ran = np.isfinite(row)
+        rows.append(interval(row[ran], level))
+        mean, _, low, high = interval((row - values[best])[ran], level)
+        behind.append((mean, low, high))
+    mean, error, low, high = np.array(rows).T
+    behind_mean, behind_low, behind_high = np.array(behind).T
+    tied = [i for i in running if i == best or behind_low[i] <= 0]
+    return RateCurve(
+        p=rates,
+        values=values,
+        mean=mean,
+        error=error,
+        low=low,
+        high=high,
+        behind=behind_mean,
+        behind_low=behind_low,
+        behind_high=behind_high,
+        n_seeds=np.isfinite(values).sum(axis=1),
+        best_p=float(rates[best]),
+        tied=tuple(float(rates[i]) for i in tied),
+        level=level,
+    )

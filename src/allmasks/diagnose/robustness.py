@@ -1,0 +1,154 @@
+"""What is left when units are taken away: loss and accuracy against the fraction removed, at random and worst first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from allmasks.diagnose.multiplied import Multiplied, each_site, generator
+from allmasks.results import plain_numbers
+from allmasks.sites import DropoutSite
+
+__all__ = ["Robustness", "measure_robustness", "robustness"]
+
+Array = NDArray[np.float64]
+
+FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """Loss and accuracy as units are removed (set to 0, the rest as they are); arrays are (fractions,).
+
+    Attributes
+    ----------
+    fractions : share of units removed (rounded to whole units).
+    loss, loss_error : mean over random orders of removal, and its standard error.
+    loss_low, loss_high : 5 % and 95 % quantiles over orders: the band in which one random removal falls.
+    worst_loss : the units whose single removal costs most go first.
+    accuracy, accuracy_error, accuracy_low, accuracy_high, worst_accuracy : the same; None where nothing is classified.
+    area, area_error : mean accuracy over the fractions (mean loss where nothing is classified), random removal.
+    worst_area : the same, worst first.
+    """
+
+    site: DropoutSite
+    fractions: Array
+    loss: Array
+    loss_error: Array
+    loss_low: Array
+    loss_high: Array
+    worst_loss: Array
+    accuracy: Array | None
+    accuracy_error: Array | None
+    accuracy_low: Array | None
+    accuracy_high: Array | None
+    worst_accuracy: Array | None
+    area: float
+    area_error: float
+    worst_area: float
+    n_orders: int
+    n_examples: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field in plain numbers, ready for json.dump."""
+        return plain_numbers(self)
+
+
+def robustness(
+    model: nn.Module,
+    data: Any,
+    loss: Any,
+    *,
+    sites: Iterable[str] | None = None,
+    fractions: Sequence[float] = FRACTIONS,
+    n_orders: int = 32,
+    seed: int = 0,
+) -> list[Robustness]:
+    """Loss and accuracy against the fraction of a site's units removed.
+
+    Parameters
+    ----------
+    model, data, loss, sites : as in `unit_penalty`.
+    fractions : shares in [0, 1], rising.
+    n_orders : random orders of removal, at least 2.
+    seed : draws the orders.
+
+    Raises
+    ------
+    ValueError : fractions out of order or range, fewer than two orders; and as `unit_penalty`.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 1, bias=False)).double()
+    >>> with torch.no_grad():
+    ...     _ = net[1].weight.copy_(torch.tensor([[1.0, 3.0]]))
+    >>> x, y = torch.tensor([[1.0, 1.0]]).double(), torch.tensor([[4.0]]).double()
+    >>> robustness(net, (x, y), "squared_error", fractions=[0, 0.5, 1])[0].worst_loss.tolist()
+    [0.0, 9.0, 16.0]
+    """
+    if n_orders < 2:
+        raise ValueError(f"n_orders must be at least 2, got {n_orders}")
+    shares = np.asarray(fractions, np.float64)
+    if shares.ndim != 1 or not len(shares) or shares.min() < 0 or shares.max() > 1 or (np.diff(shares) <= 0).any():
+        raise ValueError(f"fractions must be rising numbers in [0, 1], got {list(fractions)}")
+    return [measure_robustness(run, shares, n_orders, seed) for run in each_site(model, data, loss, sites)]
+
+
+def measure_robustness(
+    run: Multiplied, fractions: Sequence[float] | Array = FRACTIONS, n_orders: int = 32, seed: int = 0
+) -> Robustness:
+    """`robustness` of one site that is ready to run."""
+    units = run.units
+    removed = np.rint(np.asarray(fractions) * units).astype(int)
+    single = run.ones(units)
+    single.fill_diagonal_(0.0)
+    worst = np.argsort(-run.mean_losses(single).numpy(), kind="stable")
+    rng = generator(seed, run.site, 3)
+    orders = [rng.permutation(units) for _ in range(n_orders)] + [worst]
+    rows = run.ones(len(orders) * len(removed))
+    for i, order in enumerate(orders):
+        for k, count in enumerate(removed):
+            rows[i * len(removed) + k, torch.from_numpy(order[:count].copy())] = 0.0
+    losses = run.mean_losses(rows).numpy().reshape(len(orders), -1)
+    hits = run.accuracies(rows)
+    accuracies = None if hits is None else hits.numpy().reshape(len(orders), -1)
+    area, area_error, worst_area = _area(losses if accuracies is None else accuracies)
+    mean, error, low, high = _summary(losses[:-1])
+    accuracy = (None,) * 4 if accuracies is None else _summary(accuracies[:-1])
+    return Robustness(
+        site=run.site,
+        fractions=removed / units,
+        loss=mean,
+        loss_error=error,
+        loss_low=low,
+        loss_high=high,
+        worst_loss=losses[-1],
+        accuracy=accuracy[0],
+        accuracy_error=accuracy[1],
+        accuracy_low=accuracy[2],
+        accuracy_high=accuracy[3],
+        worst_accuracy=None if accuracies is None else accuracies[-1],
+        area=area,
+        area_error=area_error,
+        worst_area=worst_area,
+        n_orders=n_orders,
+        n_examples=run.n_examples,
+    )
+
+
+def _summary(curves: Array) -> tuple[Array, Array, Array, Array]:
+    error = curves.std(axis=0, ddof=1) / math.sqrt(len(curves))
+    low, high = np.quantile(curves, (0.05, 0.95), axis=0)
+    return curves.mean(axis=0), error, low, high
+
+
+def _area(curves: Array) -> tuple[float, float, float]:
+    areas = curves.mean(axis=1)
+    return float(areas[:-1].mean()), float(areas[:-1].std(ddof=1)) / math.sqrt(len(areas) - 1), float(areas[-1])

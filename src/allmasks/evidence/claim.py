@@ -1,0 +1,121 @@
+"""A claim of the notes: its sentence, what would count for and against it, and what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from allmasks.evidence.lab import Lab
+
+__all__ = ["VERDICTS", "Claim", "Criterion", "Picture", "Reading", "Series", "Text"]
+
+Verdict = Literal["holds", "holds in part", "not seen", "contradicted"]
+VERDICTS: tuple[Verdict, ...] = ("holds", "holds in part", "not seen", "contradicted")
+
+
+@dataclass(frozen=True)
+class Text:
+    """The same words in both languages."""
+
+    en: str
+    ko: str
+
+    def __getitem__(self, lang: str) -> str:
+        return self.ko if lang == "ko" else self.en
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What counts for a claim and what against it, fixed before any data are seen.
+
+    Attributes
+    ----------
+    kind : "difference": an effect of at least `minimum` counts for the claim, one of at most −minimum against it.
+        "agreement": a deviation surely within ±minimum counts for it, one surely outside against it.
+    minimum : the least effect that matters, or the tolerance.
+    comparative : whether it compares treated with untreated nets; it must then say nothing when the treatment is off.
+    """
+
+    key: str
+    text: Text
+    minimum: float
+    kind: Literal["difference", "agreement"] = "difference"
+    comparative: bool = False
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line or set of points of a picture, with a band where there is one."""
+
+    name: Text
+    x: list[float]
+    y: list[float]
+    low: list[float] | None = None
+    high: list[float] | None = None
+    points: bool = False
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A chart beside a verdict."""
+
+    title: Text
+    x: Text
+    y: Text
+    series: Sequence[Series]
+    log_x: bool = False
+    log_y: bool = False
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One criterion on one data set: `values` has one effect a seed; the rest is filled in by the judge."""
+
+    criterion: str
+    dataset: str
+    values: tuple[float, ...]
+    mean: float = float("nan")
+    low: float = float("nan")
+    high: float = float("nan")
+    p_value: float = float("nan")
+    corrected_p_value: float = float("nan")
+    says: Literal["for", "against", "nothing"] = "nothing"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the notes.
+
+    Attributes
+    ----------
+    number, key : its place in the list, and its name.
+    title : in a few words. sentence : the claim; its Korean is the notes' own.
+    section : where the notes say it.
+    linear : measured on all data sets as linear problems (regression ones too) instead of by classifiers.
+    tasks : arms whose nets it needs, of "net" tasks; "probe" arms are looked at with every instrument.
+    own : (lab, data set, seed) -> plain numbers; an experiment of its own, run once a data set and seed.
+    measure : (lab, data set) -> {criterion: one effect a seed}.
+    pictures : lab -> charts. note : how to read the result, and what the experiment cannot show.
+    """
+
+    number: int
+    key: str
+    title: Text
+    sentence: Text
+    section: Text
+    criteria: tuple[Criterion, ...]
+    measure: Callable[[Lab, str], Mapping[str, Sequence[float]]]
+    note: Text
+    own: Callable[[Lab, str, int], dict[str, Any]] | None = None
+    pictures: Callable[[Lab], list[Picture]] | None = None
+    linear: bool = False
+    needs: tuple[str, ...] = ()
+    probes: tuple[str, ...] = ()
+    cost: float = field(default=0.3)
+
+    @property
+    def comparative(self) -> bool:
+        """Whether every criterion compares treated with untreated nets."""
+        return all(criterion.comparative for criterion in self.criteria)

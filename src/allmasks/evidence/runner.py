@@ -1,0 +1,268 @@
+"""Running the claims: which trials they need, in what order, what is done already, and the verdicts at the end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from allmasks.diagnose.paired import seed_numbers
+from allmasks.evidence.claim import Claim, Criterion, Picture, Reading, Text, Verdict
+from allmasks.evidence.claims import CLAIMS
+from allmasks.evidence.data import find_datasets, load
+from allmasks.evidence.judge import judge, verdict
+from allmasks.evidence.lab import Lab, Settings, Task, run_task
+from allmasks.results import plain_numbers
+from allmasks.trials import Trials, run_trials
+
+__all__ = ["Evidence", "Finding", "choose", "run"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One claim with its verdict, and everything the verdict stands on."""
+
+    number: int
+    key: str
+    title: Text
+    sentence: Text
+    section: Text
+    note: Text
+    verdict: Verdict
+    criteria: tuple[Criterion, ...]
+    readings: tuple[Reading, ...]
+    pictures: tuple[Picture, ...]
+    comparative: bool
+
+
+@dataclass(frozen=True, repr=False)
+class Evidence:
+    """The notes' claims, each measured. Equal settings give equal findings, bit for bit; only `seconds` differ."""
+
+    findings: tuple[Finding, ...]
+    datasets: tuple[str, ...]
+    linear_datasets: tuple[str, ...]
+    seeds: tuple[int, ...]
+    quick: bool
+    null: bool
+    n_tests: int
+    seconds: float
+    step_seconds: dict[str, dict[str, float]]
+
+    def __getitem__(self, key: str) -> Finding:
+        return next(finding for finding in self.findings if finding.key == key)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field in plain numbers and strings, ready for json.dump; NaN becomes None."""
+        return plain_numbers(self)
+
+    def to_html(self, path: str | Path, lang: str = "en") -> Path:
+        """Write one self-contained HTML report ("en" or "ko") that opens offline."""
+        from allmasks.report.evidence import write_evidence
+
+        return write_evidence(self, path, lang=lang)
+
+    def __repr__(self) -> str:
+        from allmasks.report.evidence import evidence_text
+
+        return evidence_text(self)
+
+
+def choose(names: Sequence[str] | None) -> tuple[Claim, ...]:
+    """Claims by number or name; all of them for None.
+
+    Raises
+    ------
+    ValueError : a claim that does not exist.
+
+    Examples
+    --------
+    >>> [claim.key for claim in choose(["2", "l1"])]
+    ['ridge', 'l1']
+    """
+    if names is None:
+        return CLAIMS
+    table = {str(claim.number): claim for claim in CLAIMS} | {claim.key: claim for claim in CLAIMS}
+    unknown = [name for name in names if name not in table]
+    if unknown or not names:
+        known = ", ".join(f"{claim.number} {claim.key}" for claim in CLAIMS)
+        raise ValueError(f"no claim {', '.join(map(repr, unknown)) or 'was named'}; the claims are {known}")
+    chosen = {table[name].number: table[name] for name in names}
+    return tuple(chosen[number] for number in sorted(chosen))
+
+
+def run(
+    claims: Sequence[str] | None = None,
+    *,
+    seeds: int | Sequence[int] | None = None,
+    quick: bool = False,
+    null: bool = False,
+    data: str | Path | None = None,
+    trials: str | Path | None = None,
+    n_jobs: int = 1,
+    progress: bool = False,
+) -> Evidence:
+    """Measure the notes' claims and give each a verdict: holds, holds in part, not seen, contradicted.
+
+    Parameters
+    ----------
+    claims : numbers or names of claims; all by default.
+    seeds : how many, or which; 10 by default, 6 with `quick`. A seed has its own split of the data and its own net.
+    quick : fewer seeds, epochs, strengths and data sets: a first look.
+    null : switch every treatment off and give each arm seeds of its own: what the same machinery says of noise.
+    data : a folder of .npz files with X and y, each one more data set.
+    trials : a folder for finished trials; a killed run goes on from there and gives the same numbers, bit for bit.
+    n_jobs : joblib processes.
+    progress : show progress with the time left, on stderr.
+
+    Raises
+    ------
+    ValueError : an unknown claim, fewer than 2 seeds, data that do not fit. FileNotFoundError : no data in the folder.
+
+    Examples
+    --------
+    >>> found = run(["ridge"], seeds=2, quick=True)
+    >>> found["ridge"].readings[0].mean < 1e-12
+    True
+    """
+    began = time.perf_counter()
+    chosen = choose(claims)
+    numbers = seed_numbers((6 if quick else 10) if seeds is None else seeds)
+    files = find_datasets(data)
+    for name, file in files.items():
+        load(name, file)
+    settings = Settings(tuple(numbers), quick, null, tuple(sorted(files.items())))
+    store = Trials(None if trials is None else Path(trials))
+    lab = Lab(settings, store)
+    stages = _stages(chosen, settings)
+    with _progress(progress, sum(_cost(task, settings) for stage in stages for task in stage)) as tick:
+        for stage in stages:
+            jobs = [(task.key(settings), (task, settings, store)) for task in stage]
+            costs = {id(key): _cost(task, settings) for (key, _), task in zip(jobs, stage, strict=True)}
+            results = run_trials(run_task, jobs, store, n_jobs=n_jobs, done=partial(_told, tick, costs))
+            lab.keep(dict(zip(stage, results, strict=True)))
+    return _conclude(chosen, lab, time.perf_counter() - began)
+
+
+def _told(tick: Callable[[float], None], costs: dict[int, float], key: Any) -> None:
+    tick(costs[id(key)])
+
+
+def _stages(claims: Sequence[Claim], settings: Settings) -> list[list[Task]]:
+    """Nets first, then what looks at them."""
+    nets: dict[Task, None] = {}
+    looks: dict[Task, None] = {}
+    for claim in claims:
+        for dataset in settings.linear_datasets if claim.linear else settings.datasets:
+            probes = _arms(claim.probes, settings)
+            for arm in (*_arms(claim.needs, settings), *probes):
+                nets[Task("net", dataset, arm)] = None
+            looks.update(dict.fromkeys(Task("probe", dataset, arm, s) for arm in probes for s in settings.seeds))
+            if claim.own is not None:
+                looks.update(dict.fromkeys(Task("own", dataset, claim.key, s) for s in settings.seeds))
+    return [list(nets), list(looks)]
+
+
+def _arms(names: Sequence[str], settings: Settings) -> list[str]:
+    """Names of arms, "family:…" and "middle:…" spelled out; rates that a quick run leaves out are left out."""
+    found: dict[str, None] = {}
+    for name in names:
+        kind, _, family = name.partition(":")
+        if kind == "family":
+            found.update(dict.fromkeys(settings.family(family)))
+        else:
+            found[settings.middle(family) if kind == "middle" else name] = None
+    return [name for name in found if name in settings.arms]
+
+
+def _cost(task: Task, settings: Settings) -> float:
+    """Rough seconds, for the time left only."""
+    if task.kind == "net":
+        masks = settings.arms[task.name].n_masks
+        return settings.epochs(task.dataset) * len(settings.seeds) * (0.5 + 0.5 * masks) * 2e-3
+    if task.kind == "probe":
+        return 0.5 * (settings.width(task.dataset) / 32) ** 1.5
+    return next(claim.cost for claim in CLAIMS if claim.key == task.name)
+
+
+def _conclude(claims: Sequence[Claim], lab: Lab, seconds: float) -> Evidence:
+    settings = lab.settings
+    rows: list[tuple[Claim, Criterion, Reading]] = []
+    for claim in claims:
+        for dataset in settings.linear_datasets if claim.linear else settings.datasets:
+            values = claim.measure(lab, dataset)
+            for criterion in claim.criteria:
+                effects = tuple(float(v) for v in values[criterion.key])
+                rows.append((claim, criterion, Reading(criterion.key, dataset, effects)))
+    judged = judge([(criterion, reading) for _, criterion, reading in rows])
+    findings = []
+    for claim in claims:
+        own = tuple(reading for (c, _, _), reading in zip(rows, judged, strict=True) if c is claim)
+        findings.append(
+            Finding(
+                number=claim.number,
+                key=claim.key,
+                title=claim.title,
+                sentence=claim.sentence,
+                section=claim.section,
+                note=claim.note,
+                verdict=verdict(own),
+                criteria=claim.criteria,
+                readings=own,
+                pictures=tuple(claim.pictures(lab)) if claim.pictures is not None else (),
+                comparative=claim.comparative,
+            )
+        )
+    return Evidence(
+        findings=tuple(findings),
+        datasets=settings.datasets,
+        linear_datasets=settings.linear_datasets,
+        seeds=settings.seeds,
+        quick=settings.quick,
+        null=settings.null,
+        n_tests=len(judged),
+        seconds=seconds,
+        step_seconds=lab.step_seconds(),
+    )
+
+
+@contextmanager
+def _progress(show: bool, total: float) -> Iterator[Callable[[float], None]]:
+    """Progress and time left on stderr: a bar on a terminal, a line now and then elsewhere."""
+    if not show:
+        yield lambda cost: None
+        return
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (TextColumn("trials"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"))
+        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("trials", total=total)
+            yield lambda cost: bar.advance(task, cost)
+        return
+    began = last = time.monotonic()
+    done = 0.0
+
+    def tick(cost: float) -> None:
+        nonlocal done, last
+        done += cost
+        now = time.monotonic()
+        if now - last >= 10 and done < total:
+            last = now
+            left = (now - began) * (total - done) / done
+            print(f"{100 * done / total:.0f} % done, about {left / 60:.1f} min left", file=sys.stderr, flush=True)
+
+    yield tick

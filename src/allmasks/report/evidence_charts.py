@@ -1,0 +1,205 @@
+"""The charts of the evidence report: each claim's effects against its thresholds, and the claim's own pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from allmasks.report.charts import Chart, _layout
+from allmasks.report.text import Translate, number
+
+if TYPE_CHECKING:
+    from allmasks.evidence import Finding
+    from allmasks.evidence.claim import Picture, Series
+
+__all__ = ["effects", "letters", "picture_chart"]
+
+_COLORS = ("@accent", "@second", "@third", "@fourth", "@fifth", "@total")
+_SAYS = {"for": "@accent", "against": "@second", "nothing": "@muted"}
+_EDGE = 6.0
+"""Effects beyond so many thresholds are drawn at the edge: which side they are on is what matters."""
+
+
+def letters(finding: Finding) -> dict[str, str]:
+    """A letter for each criterion: a, b, c, …"""
+    return {criterion.key: chr(ord("a") + i) for i, criterion in enumerate(finding.criteria)}
+
+
+def effects(finding: Finding, _: Translate) -> dict[str, Any]:
+    """Every reading with its interval, in units of its threshold."""
+    letter = letters(finding)
+    criteria = {criterion.key: criterion for criterion in finding.criteria}
+    names, rows = [], {says: _Rows() for says in _SAYS}
+    for i, reading in enumerate(finding.readings):
+        minimum = criteria[reading.criterion].minimum
+        names.append(f"{letter[reading.criterion]} · {reading.dataset}")
+        place = max(-_EDGE, min(_EDGE, reading.mean / minimum))
+        ends = [max(-_EDGE - 0.5, min(_EDGE + 0.5, end / minimum)) for end in (reading.low, reading.high)]
+        text = f"{number(reading.mean, 3)} [{number(reading.low, 3)}, {number(reading.high, 3)}]"
+        rows[reading.says].add(
+            place, i, max(place - ends[0], 0), max(ends[1] - place, 0), f"<b>{escape(names[-1])}</b><br>{escape(text)}",
+            "diamond" if criteria[reading.criterion].kind == "agreement" else "circle",
+        )  # fmt: skip
+    words = {"for": _("for"), "against": _("against"), "nothing": _("nothing")}
+    data = [rows[says].trace(words[says], color) for says, color in _SAYS.items() if rows[says].x]
+    reach = max([1.6, *(abs(v) for trace in data for v in trace["x"])]) + 0.8
+    return {
+        "data": data,
+        "layout": _layout(
+            height=120 + 26 * len(names),
+            legend=True,
+            xaxis={
+                "title": {"text": _("effect / threshold")},
+                "range": [-reach, reach],
+                "zeroline": True,
+            },
+            yaxis={
+                "tickvals": list(range(len(names))),
+                "ticktext": [escape(name) for name in names],
+                "range": [len(names) - 0.5, -0.5],
+                "showgrid": False,
+                "zeroline": False,
+            },
+            shapes=[
+                {
+                    "type": "rect",
+                    "xref": "x",
+                    "yref": "paper",
+                    "x0": -1,
+                    "x1": 1,
+                    "y0": 0,
+                    "y1": 1,
+                    "layer": "below",
+                    "line": {"width": 0},
+                    "fillcolor": "@shade",
+                }
+            ],
+        ),
+    }
+
+
+class _Rows:
+    """Points of one color."""
+
+    def __init__(self) -> None:
+        self.x: list[float] = []
+        self.y: list[int] = []
+        self.minus: list[float] = []
+        self.plus: list[float] = []
+        self.text: list[str] = []
+        self.symbol: list[str] = []
+
+    def add(self, x: float, y: int, minus: float, plus: float, text: str, symbol: str) -> None:
+        self.x.append(0.0 if math.isnan(x) else x)
+        self.y.append(y)
+        self.minus.append(0.0 if math.isnan(minus) else minus)
+        self.plus.append(0.0 if math.isnan(plus) else plus)
+        self.text.append(text)
+        self.symbol.append(symbol)
+
+    def trace(self, name: str, color: str) -> dict[str, Any]:
+        return {
+            "type": "scatter",
+            "mode": "markers",
+            "name": name,
+            "x": self.x,
+            "y": self.y,
+            "error_x": {
+                "type": "data",
+                "symmetric": False,
+                "array": self.plus,
+                "arrayminus": self.minus,
+                "thickness": 1.5,
+                "width": 4,
+                "color": color,
+            },
+            "marker": {"color": color, "size": 10, "symbol": self.symbol},
+            "hovertext": self.text,
+            "hoverinfo": "text",
+        }
+
+
+def picture_chart(key: str, picture: Picture, lang: str, _: Translate) -> Chart:
+    """One of a claim's own pictures: lines with 95 % bands, or points."""
+    data: list[dict[str, Any]] = []
+    for series, color in zip(picture.series, _COLORS * 3, strict=False):
+        data += _traces(series, color, lang)
+    axes = {}
+    for axis, label, log in (("xaxis", picture.x, picture.log_x), ("yaxis", picture.y, picture.log_y)):
+        axes[axis] = {"title": {"text": escape(label[lang])}} | ({"type": "log"} if log else {})
+    if picture.log_x:
+        axes["xaxis"] |= _log_ticks([x for series in picture.series for x in series.x])
+    return Chart(
+        key,
+        picture.title[lang],
+        _("Mean over seeds; bands are 95 % intervals.") if any(_has_band(s) for s in picture.series) else "",
+        {"data": data, "layout": _layout(height=340, legend=len(picture.series) > 1, **axes)},
+        (picture.x[lang], *(series.name[lang] for series in picture.series)),
+        _numbers(picture.series),
+    )
+
+
+def _traces(series: Series, color: str, lang: str) -> list[dict[str, Any]]:
+    name = escape(series.name[lang])
+    main = {
+        "type": "scatter",
+        "mode": "markers" if series.points and len(series.x) > 40 else "lines+markers" if series.points else "lines",
+        "name": name,
+        "legendgroup": name,
+        "x": series.x,
+        "y": [None if not math.isfinite(v) else v for v in series.y],
+        "line": {"color": color, "width": 2},
+        "marker": {"color": color, "size": 6 if series.points else 4},
+    }
+    if not _has_band(series):
+        return [main]
+    assert series.low is not None
+    assert series.high is not None
+    edge = [*series.high, *reversed(series.low)]
+    fill = {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [*series.x, *reversed(series.x)],
+        "y": [None if not math.isfinite(v) else v for v in edge],
+        "fill": "toself",
+        "fillcolor": color,
+        "line": {"color": color, "width": 0},
+        "opacity": 0.18,
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "legendgroup": name,
+    }
+    if len(series.x) == 1:
+        # A band of one point has no width: error bars instead.
+        main["error_y"] = {
+            "type": "data",
+            "symmetric": False,
+            "array": [series.high[0] - series.y[0]],
+            "arrayminus": [series.y[0] - series.low[0]],
+            "color": color,
+        }
+        return [main]
+    return [fill, main]
+
+
+def _has_band(series: Series) -> bool:
+    if series.low is None or series.high is None:
+        return False
+    return any(high > low for low, high in zip(series.low, series.high, strict=True))
+
+
+def _log_ticks(values: Sequence[float]) -> dict[str, Any]:
+    shown = sorted({v for v in values if v > 0})
+    if len(shown) > 8:
+        shown = shown[:: math.ceil(len(shown) / 7)]
+    return {"tickvals": shown, "ticktext": [number(v, 3) for v in shown]}
+
+
+def _numbers(series: Sequence[Series]) -> tuple[tuple[str, ...], ...]:
+    """The lines' numbers as a table, where all share one axis of moderate length."""
+    xs = [s.x for s in series]
+    if any(x != xs[0] for x in xs) or len(xs[0]) > 40:
+        return ()
+    return tuple((number(x, 4), *(number(s.y[i], 4) for s in series)) for i, x in enumerate(xs[0]))

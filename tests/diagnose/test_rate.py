@@ -1,0 +1,130 @@
+"""Curves over p: the closed form against refitting, and the race against a truth that is known."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_diabetes
+
+import allmasks as am
+from allmasks.diagnose import linear_rate_curve
+
+
+def test_leave_one_out_equals_refitting_without_each_row():
+    """With D held fixed, as the docstring says; 30 refits of the normal equations a rate."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(30, 4)) + 1, rng.normal(size=30)
+    moment = np.diag((X**2).sum(0))
+    curve = linear_rate_curve(X, y, p=[0.0, 0.3, 0.8], alpha=0.5)
+    for k, p in enumerate(curve.p):
+        errors = []
+        for i in range(30):
+            keep = np.arange(30) != i
+            rows, target = X[keep], y[keep]
+            centered = rows - rows.mean(0)
+            w = np.linalg.solve(
+                centered.T @ centered + p / (1 - p) * moment + 0.5 * np.eye(4), centered.T @ (target - target.mean())
+            )
+            errors.append((y[i] - target.mean() - (X[i] - rows.mean(0)) @ w) ** 2)
+        assert curve.error[k] == pytest.approx(np.mean(errors), rel=1e-9)
+    assert curve.degrees_of_freedom[0] < 5
+    assert (np.diff(curve.degrees_of_freedom) < 0).all()
+
+
+def test_the_minimizer_is_the_dropout_minimizer():
+    """The penalty's weights against a numerical minimum of the expected loss over all masks."""
+    X, y = load_diabetes(return_X_y=True)
+    X, y = X[:40, :5] * 20, y[:40] / 100
+    p, lam = 0.4, 0.4 / 0.6
+    moment, centered = (X**2).sum(0), X - X.mean(0)
+    w = np.linalg.solve(centered.T @ centered + lam * np.diag(moment), centered.T @ (y - y.mean()))
+    b = y.mean() - X.mean(0) @ w
+    at = am.expected_score_loss(w, X, y, p, loss="squared_error", intercept=b, return_grad=True)
+    assert np.abs(at.grad["weights"]).max() < 1e-12
+    assert linear_rate_curve(X, y, p=[p]).best_p == p
+
+
+def test_ties_reach_as_far_as_one_standard_error():
+    curve = linear_rate_curve(*load_diabetes(return_X_y=True), p=np.linspace(0, 0.9, 10))
+    assert curve.one_se_p >= curve.best_p
+    json.dumps(curve.to_dict(), allow_nan=False)
+    with pytest.raises(ValueError, match=r"X must be \(n, d\) and y \(n,\), got \(3, 2\) and \(2,\)"):
+        linear_rate_curve(np.ones((3, 2)), np.ones(2))
+
+
+def noisy(p, seed):
+    """True loss (p − 0.3)²; seeds share most of their noise."""
+    shared = np.random.default_rng(seed).normal()
+    own = np.random.default_rng([seed, int(1000 * p)]).normal()
+    return (p - 0.3) ** 2 + 0.1 * shared + 0.002 * own
+
+
+def test_pairing_finds_the_best_rate_through_shared_noise():
+    curve = am.rate_curve(noisy, p=[0.1, 0.3, 0.5, 0.7], seeds=10, stop_early=False)
+    assert (curve.best_p, curve.tied) == (0.3, (0.3,))
+    assert curve.error.min() > 0.02  # what an unpaired comparison would have to see through
+    assert curve.behind[0] == pytest.approx(0.04, abs=0.004)
+    assert curve.behind_low[0] < 0.04 < curve.behind_high[0] + 0.004
+    assert np.isfinite(curve.values).all()
+
+
+def test_weak_rates_stop_early_and_the_best_survives():
+    curve = am.rate_curve(noisy, p=[0.1, 0.3, 0.32, 0.7], seeds=12)
+    assert curve.n_seeds.tolist() == [4, 12, 12, 4] or (curve.n_seeds[[0, 3]] < 12).all()
+    assert curve.best_p in (0.3, 0.32)
+    assert "stopped early" in repr(curve)
+
+
+def test_the_best_rate_is_seldom_stopped():
+    """Equal rates: none is worse, so stopping any is an error; over 200 races at most 5 % (+ 2.6 standard errors)."""
+    stopped = 0
+    for race in range(200):
+        curve = am.rate_curve(
+            lambda p, seed, race=race: float(np.random.default_rng([race, seed, int(100 * p)]).normal()),
+            p=[0.1, 0.3, 0.5],
+            seeds=8,
+        )
+        stopped += bool((curve.n_seeds < 8).any())
+    assert stopped <= 18
+
+
+def test_a_race_resumes_and_runs_in_parallel(tmp_path):
+    calls = []
+
+    def fit(p, seed):
+        calls.append((p, seed))
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return noisy(p, seed)
+
+    def fit_whole(p, seed):
+        return noisy(p, seed)
+
+    fit_whole.__qualname__ = fit.__qualname__
+    with pytest.raises(KeyboardInterrupt):
+        am.rate_curve(fit, p=[0.1, 0.3], seeds=6, cache=tmp_path, stop_early=False)
+    first, calls[:] = list(calls), []
+    resumed = am.rate_curve(fit, p=[0.1, 0.3], seeds=6, cache=tmp_path, stop_early=False)
+    assert len(calls) == 12 - 8
+    assert not set(calls) & set(first[:8])
+    np.testing.assert_array_equal(
+        resumed.values, am.rate_curve(fit_whole, p=[0.1, 0.3], seeds=6, stop_early=False).values
+    )
+
+
+@pytest.mark.slow
+def test_joblib_gives_the_same():
+    one = am.rate_curve(noisy, p=[0.1, 0.3], seeds=6)
+    two = am.rate_curve(noisy, p=[0.1, 0.3], seeds=6, n_jobs=2)
+    np.testing.assert_array_equal(one.values, two.values)
+
+
+def test_bad_requests():
+    with pytest.raises(ValueError, match=r"returned nan: it must return a finite validation loss"):
+        am.rate_curve(lambda p, seed: float("nan"), p=[0.5])
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\), got 1.0"):
+        am.rate_curve(noisy, p=[1.0])
+    with pytest.raises(ValueError, match="seeds must be at least 2 different seeds"):
+        am.rate_curve(noisy, seeds=1)
+    with pytest.raises(ValueError, match="first_look must be at least 3 seeds, got 1"):
+        am.rate_curve(noisy, first_look=1)
