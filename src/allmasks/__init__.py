@@ -25,6 +25,10 @@ _HOME = {
     "Plan": "allmasks.expect",
     "audit": "allmasks.diagnose",
     "Audit": "allmasks.diagnose",
+    "convert": "allmasks.nn",
+    "seed": "allmasks.nn",
+    "rng_state": "allmasks.nn",
+    "set_rng_state": "allmasks.nn",
 }
 """Public names and the room each lives in."""
 
@@ -37,6 +41,7 @@ _ROOMS = (
     "losses",
     "scores",
     "sites",
+    "nn",
     "expect",
     "diagnose",
     "report",

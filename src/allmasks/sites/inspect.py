@@ -374,6 +374,7 @@ def _site(name: str, in_eval: Trace, in_train: Trace | None, axes: dict[str, Axi
         batch_dim=axis.dim,
         outer=axis.outer,
         inner=axis.inner,
+        dependent=call.dependent,
         in_place=call.in_place,
         always_on=p > 0 and call.training and call.p > 0 and call.refusal is None and _flag_ignored(call),
     )
