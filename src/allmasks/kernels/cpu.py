@@ -197,7 +197,9 @@ def _span(x, out, inplace, lo, hi, k0, k1, bits, threshold, scale):  # type: ign
             _lane(x[start + 384 : start + 512], out[start + 384 : start + 512], w1, U(16), U(0xFFFF), threshold, scale)
         else:
             _lane(x[start : start + 128], out[start : start + 128], w0, U(0), U(0xFFFFFFFF), threshold, scale)
-            _lane(x[start + 128 : start + 256], out[start + 128 : start + 256], w1, U(0), U(0xFFFFFFFF), threshold, scale)
+            _lane(
+                x[start + 128 : start + 256], out[start + 128 : start + 256], w1, U(0), U(0xFFFFFFFF), threshold, scale
+            )
 
 
 @njit(cache=True, nogil=True)

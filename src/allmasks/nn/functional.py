@@ -2,7 +2,8 @@
 
 All take `key` and `seed` beside torch's arguments. `key`, 64 bits as an int or an int64 tensor, decides on every bit:
 the same key gives the same mask on every device, with any number of threads, eager or compiled. `seed` takes the next
-key of that seed's stream. Without either the key comes from torch's CPU generator, so `torch.manual_seed` works as ever.
+key of that seed's stream. Without either, the key comes from torch's CPU generator, so `torch.manual_seed` works as
+ever.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def next_key(seed: int | None) -> int:
 
 def draw_key() -> int:
     """64 bits from torch's CPU generator, another number on each rank of a distributed run."""
-    key = int(torch.empty((), dtype=torch.int64).random_(-(2**63), None).item())
+    key = int(torch.empty((), dtype=torch.int64, device="cpu").random_(-(2**63), None).item())
     if not _same_on_ranks and torch.distributed.is_available() and torch.distributed.is_initialized():
         key ^= (torch.distributed.get_rank() * _RANK_STEP) & (2**64 - 1)
         key = key - 2**64 if key >= 2**63 else key

@@ -33,6 +33,7 @@ __all__ = [
 class _Keyed(_DropoutNd):
     """p, inplace and seed; `p` may be a tensor with a rate for each unit."""
 
+    p: Any
     seed: int | None = None
     per_unit = True
 
@@ -202,16 +203,12 @@ class DropBlock2d(_Keyed):
 
     per_unit = False
 
-    def __init__(
-        self, p: float = 0.5, block_size: int = 7, inplace: bool = False, *, seed: int | None = None
-    ) -> None:
+    def __init__(self, p: float = 0.5, block_size: int = 7, inplace: bool = False, *, seed: int | None = None) -> None:
         super().__init__(p, inplace, seed=seed)
         self.block_size = block_size
 
     def forward(self, input: Tensor) -> Tensor:
-        return functional.drop_block2d(
-            input, self.p, self.block_size, self.training, self.inplace, seed=self.seed
-        )
+        return functional.drop_block2d(input, self.p, self.block_size, self.training, self.inplace, seed=self.seed)
 
     def extra_repr(self) -> str:
         return f"p={self.p}, block_size={self.block_size}" + super().extra_repr().removeprefix(f"p={self.p}")

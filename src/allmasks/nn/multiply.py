@@ -61,7 +61,7 @@ def mask_multiply_(x: Tensor, key: int, p: float, units: Tensor | None = None) -
 
 
 def gaussian_multiply(x: Tensor, key: int, p: float) -> Tensor:
-    """x times 1 + √(p/(1 − p)) z, z a standard normal made from the element's word by the inverse of its distribution."""
+    """x times 1 + √(p/(1 − p)) z, z the standard normal quantile of the element's word."""
     if x.numel() == 0 or x.device.type == "meta":
         return torch.empty_like(x)
     uniform = _uniform(x, key)
@@ -136,15 +136,11 @@ def _on_cpu(x: Tensor, out: Tensor, key: int, p: float, units: Tensor | None) ->
     threads = torch.get_num_threads()
     if units is None:
         bits, threshold, scale = _law(p, x.dtype)
-        cpu.multiply(
-            x.data_ptr(), out.data_ptr(), x.numel(), words, bits, threshold, scale, like[x.dtype], threads
-        )
+        cpu.multiply(x.data_ptr(), out.data_ptr(), x.numel(), words, bits, threshold, scale, like[x.dtype], threads)
         return
     law = unit_law(units.numpy())
     scales = law.scale_as(_WIDE[x.dtype])
-    cpu.multiply_units(
-        x.data_ptr(), out.data_ptr(), x.numel(), words, law.last, scales, like[x.dtype], threads
-    )
+    cpu.multiply_units(x.data_ptr(), out.data_ptr(), x.numel(), words, law.last, scales, like[x.dtype], threads)
 
 
 def _on_gpu(x: Tensor, out: Tensor, key: int, p: float, units: Tensor | None) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from allmasks.nn import keys
-from allmasks.nn.ops import gaussian_autograd, key_tensor, masked_autograd
+from allmasks.nn.ops import CPU, call_number, gaussian_autograd, key_tensor, masked_autograd
 
 __all__ = ["Key", "check_input", "check_rate", "gaussian", "masked", "masked_ones", "rates_of_units"]
 
@@ -69,14 +69,14 @@ def _key_op(key: Key, seed: int | None) -> Tensor:
     if key is not None:
         return key_tensor(key)
     if seed is not None:
-        return torch.ops.allmasks.seeded_key(seed - 2**64 if seed >= 2**63 else seed)
-    return torch.ops.allmasks.draw_key()
+        return torch.ops.allmasks.seeded_key(seed - 2**64 if seed >= 2**63 else seed, call_number(), device=CPU)
+    return torch.ops.allmasks.draw_key(call_number(), device=CPU)
 
 
 def _key_in_transform(key: Key, seed: int | None) -> Tensor:
     """Under torch.func, vmap's own rule for randomness decides: an error, one mask for all, or one for each."""
     if key is None and seed is None and _in_vmap():
-        return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64)
+        return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device="cpu")
     return _key_op(key, seed)
 
 
@@ -85,9 +85,7 @@ def _in_vmap() -> bool:
     return any(level.key() == torch._C._functorch.TransformType.Vmap for level in stack)
 
 
-def masked(
-    x: Tensor, p: float, units: Tensor | None, inplace: bool, key: Key, seed: int | None
-) -> Tensor:
+def masked(x: Tensor, p: float, units: Tensor | None, inplace: bool, key: Key, seed: int | None) -> Tensor:
     """x times the keyed mask / keep probability, differentiable in every mode."""
     if torch.compiler.is_compiling():
         result = torch.ops.allmasks.masked(x, _key_op(key, seed), p, units)

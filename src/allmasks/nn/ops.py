@@ -1,14 +1,19 @@
 """The operators behind the layers: a product with keyed noise, which is its own derivative.
 
 `masked(x, key, p)` is linear in x, so its gradient is `masked(grad, key, p)`, and so is the gradient of that: backward
-draws the bits again from the key and stores nothing. The two operators that give a key are tagged as random: compiled
-code then neither merges nor repeats them, and draws the very keys that eager code does.
+draws the bits again from the key and stores nothing.
+
+The two operators that give a key are tagged as random and draw the very keys that eager code does. The compiler's
+elimination of common subexpressions knows torch's own random operators only, by name, and would merge two draws into
+one: each call that is traced therefore carries a number of its own. Compiled checkpointing looks in the arguments
+for the device whose generator it must restore: it is always the CPU.
 
 They are registered one level below `torch.library.custom_op`, whose wrapper takes longer than a small tensor's dropout.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -18,13 +23,13 @@ from torch.autograd import forward_ad
 from allmasks.nn import keys
 from allmasks.nn.multiply import gaussian_multiply, mask_multiply, mask_multiply_
 
-__all__ = ["gaussian_autograd", "key_tensor", "masked_autograd"]
+__all__ = ["CPU", "call_number", "gaussian_autograd", "key_tensor", "masked_autograd"]
 
-_library = torch.library.Library("allmasks", "DEF")  # noqa: TOR901 - lives as long as the module
+_library = torch.library.Library("allmasks", "DEF")
 _RANDOM = (torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag)
 _PURE = (torch.Tag.pt2_compliant_tag,)
-_library.define("draw_key() -> Tensor", tags=_RANDOM)
-_library.define("seeded_key(int seed) -> Tensor", tags=_RANDOM)
+_library.define("draw_key(int call, *, Device device) -> Tensor", tags=_RANDOM)
+_library.define("seeded_key(int seed, int call, *, Device device) -> Tensor", tags=_RANDOM)
 _library.define("masked(Tensor x, Tensor key, float p, Tensor? units=None) -> Tensor", tags=_PURE)
 _library.define("gaussian(Tensor x, Tensor key, float p) -> Tensor", tags=_PURE)
 
@@ -32,7 +37,18 @@ _library.define("gaussian(Tensor x, Tensor key, float p) -> Tensor", tags=_PURE)
 def key_tensor(key: int) -> Tensor:
     """A 64-bit key, signed or not, as a 0-dimensional int64 tensor."""
     key &= 2**64 - 1
-    return torch.tensor(key - 2**64 if key >= 2**63 else key, dtype=torch.int64)
+    return torch.tensor(key - 2**64 if key >= 2**63 else key, dtype=torch.int64, device="cpu")
+
+
+CPU = torch.device("cpu")
+
+_calls = itertools.count()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]
+def call_number() -> int:
+    """A number that no other traced call has; the compiler asks when it traces and keeps the answer."""
+    return next(_calls)
 
 
 def _unsigned(seed: int) -> int:
@@ -48,22 +64,25 @@ def _gaussian(x: Tensor, key: Tensor, p: float) -> Tensor:
 
 
 # Keys come from nowhere: no argument says which device's implementation is meant.
-torch.library.impl("allmasks::draw_key", "default", lambda: key_tensor(keys.draw_key()), lib=_library)
+torch.library.impl("allmasks::draw_key", "default", lambda call, *, device: key_tensor(keys.draw_key()), lib=_library)
 torch.library.impl(
-    "allmasks::seeded_key", "default", lambda seed: key_tensor(keys.seeded_key(_unsigned(seed))), lib=_library
+    "allmasks::seeded_key",
+    "default",
+    lambda seed, call, *, device: key_tensor(keys.seeded_key(_unsigned(seed))),
+    lib=_library,
 )
 torch.library.impl("allmasks::masked", "CompositeExplicitAutograd", _masked, lib=_library)
 torch.library.impl("allmasks::gaussian", "CompositeExplicitAutograd", _gaussian, lib=_library)
 
 
 @torch.library.register_fake("allmasks::draw_key", lib=_library)
-def _() -> Tensor:
-    return torch.empty((), dtype=torch.int64)
+def _(call: int, *, device: torch.device) -> Tensor:
+    return torch.empty((), dtype=torch.int64, device=device)
 
 
 @torch.library.register_fake("allmasks::seeded_key", lib=_library)
-def _(seed: int) -> Tensor:
-    return torch.empty((), dtype=torch.int64)
+def _(seed: int, call: int, *, device: torch.device) -> Tensor:
+    return torch.empty((), dtype=torch.int64, device=device)
 
 
 @torch.library.register_fake("allmasks::masked", lib=_library)
