@@ -56,9 +56,11 @@ def _threefry(counter, k0, k1):  # type: ignore[no-untyped-def]
 @triton.jit
 def _widened(x):  # type: ignore[no-untyped-def]
     """What is multiplied in: float64 stays, everything else is float32."""
-    if x.dtype == tl.float64:
-        return x
-    return x.to(tl.float32)
+    if x.dtype == tl.float64:  # noqa: SIM108 - Triton would give both sides one type
+        wide = x
+    else:
+        wide = x.to(tl.float32)
+    return wide
 
 
 @triton.jit
@@ -66,8 +68,10 @@ def _narrowed(value, x):  # type: ignore[no-untyped-def]
     """Rounded to nearest even in x's dtype; for bfloat16 by hand, because Triton's interpreter cuts off instead."""
     if x.dtype == tl.bfloat16:
         bits = value.to(tl.uint32, bitcast=True)
-        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
-    return value.to(x.dtype)
+        narrow = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        narrow = value.to(x.dtype)
+    return narrow
 
 
 @triton.jit
