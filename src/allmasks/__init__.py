@@ -33,6 +33,10 @@ _HOME = {
     "Comparison": "allmasks.diagnose",
     "rate_curve": "allmasks.diagnose",
     "RateCurve": "allmasks.diagnose",
+    "convert": "allmasks.nn",
+    "seed": "allmasks.nn",
+    "rng_state": "allmasks.nn",
+    "set_rng_state": "allmasks.nn",
 }
 """Public names and the room each lives in."""
 
@@ -46,6 +50,7 @@ _ROOMS = (
     "scores",
     "linear_model",
     "sites",
+    "nn",
     "expect",
     "diagnose",
     "report",

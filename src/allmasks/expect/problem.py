@@ -161,8 +161,10 @@ class Problem:
 
     def _formula_options(self, sites: tuple[DropoutSite, ...], integrates: bool) -> list[Option]:
         exact: Method = Fourier() if integrates and self._terms_loss() == "logistic" else ClosedForm()
-        refusal = None
-        if self.last is None:
+        refusal = _dependent(sites)
+        if refusal is not None:
+            pass
+        elif self.last is None:
             refusal = "no site feeds a Linear whose output is the model's output"
         elif not integrates:
             refusal = (
@@ -182,15 +184,15 @@ class Problem:
     def _enumeration_options(self, sites: tuple[DropoutSite, ...], request: Request, integrates: bool) -> list[Option]:
         method = request.method if isinstance(request.method, Enumeration) else Enumeration()
         bits = sum(site.law.random_units for site in sites)
-        refusal = None
-        if 2**bits > method.max_masks:
+        refusal = _dependent(sites)
+        if refusal is None and 2**bits > method.max_masks:
             refusal = f"{bits} random bits are 2^{bits} masks, more than max_masks={method.max_masks}"
         rows = [Option(method, "every mask, weighted by its probability", "exact", 2 ** min(bits, 1000), refusal)]
         if integrates and len(sites) > 1 and self.last is not None:
             last = self.last.site
             rest = bits - next(site.law.random_units for site in sites if site.name == last)
-            refusal = None
-            if 2**rest > method.max_masks:
+            refusal = _dependent(sites)
+            if refusal is None and 2**rest > method.max_masks:
                 refusal = f"{rest} random bits are 2^{rest} masks, more than max_masks={method.max_masks}"
             how = f"every mask of the sites before {last}, whose own masks are integrated exactly for each"
             rows.append(Option(method, how, "exact", 2 ** min(rest, 1000), refusal, integrates_last=True))
@@ -331,3 +333,8 @@ class Problem:
     def _not_applicable(self, method: Method, options: tuple[Option, ...], needs: str) -> MethodNotApplicable:
         others = ", ".join(dict.fromkeys(f"{o.method.name}()" for o in options if o.applies))
         return MethodNotApplicable(method.name, needs, f"method=None, or one of am.methods: {others}")
+
+
+def _dependent(sites: tuple[DropoutSite, ...]) -> str | None:
+    """Why exact methods do not apply: a site whose units are not independent."""
+    return next((f"{site.name}: {site.dependent}" for site in sites if site.dependent), None)

@@ -3,34 +3,48 @@
 The bits are those of `reference.stream`. They go to a small array that stays in the cache, one run of the layout at a
 time, and each lane is applied in a loop of its own over a contiguous slice: that is what lets the compiler use whole
 vectors for both. Kernels take addresses instead of arrays, since boxing an array would cost a small tensor more than
-its dropout does. In place is a loop of its own: with two arrays that may overlap the compiler falls back to scalars.
+its dropout does. Half types are given as their bits, widened and rounded in registers.
+
+Compiled code is cached on disk (numba's `cache=True`, `NUMBA_CACHE_DIR`): only the first use on a machine waits.
 """
 
 from __future__ import annotations
 
+import os
+import threading
+from contextlib import nullcontext
 from typing import Any
 
+import numba
 import numpy as np
+from llvmlite import ir
 from numba import carray, get_num_threads, njit, prange, set_num_threads, types
 from numba.core.config import NUMBA_NUM_THREADS
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
-__all__ = ["multiply", "multiply_bfloat16"]
+__all__ = ["BFLOAT16", "FLOAT16", "FLOAT32", "FLOAT64", "fill_words", "multiply", "multiply_units"]
 
 U = np.uint32
 
+FLOAT32, FLOAT64 = np.float32(0), np.float64(0)
+BFLOAT16, FLOAT16 = np.uint16(0), np.int16(0)
+"""What an address points to, by example; numba has no half types, so that two integers stand for them."""
+
 _STRIDE = 128  # reference.LANE_STRIDE, as a literal that the compiler can unroll by
-_SERIAL_BELOW = 1 << 16
+_SERIAL_BELOW = 1 << 15
 """Elements below which waking threads costs more than they save."""
 
-_TASK = 1 << 15
-"""Elements in one parallel task: whole runs, a few times the cache of a core."""
+_TASK = 1 << 14
+"""Elements in one parallel task: whole runs, and small enough to share out a small tensor evenly."""
+
+
+# -- numbers in memory and numbers in registers ----------------------------------------------------------------
 
 
 @intrinsic
 def _pointer(context: Any, address: Any, like: Any) -> Any:
     """An integer address as a typed pointer; `like` is a value of the pointed-to type."""
-    signature = types.CPointer(like)(types.uint64, like)
+    signature = types.CPointer(like)(types.int64, like)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
@@ -38,13 +52,68 @@ def _pointer(context: Any, address: Any, like: Any) -> Any:
     return signature, generate
 
 
-@njit(inline="always")
+def _cast(result: Any, argument: Any, steps: Any) -> Any:
+    """An intrinsic of one argument made of LLVM conversions."""
+
+    def typed(context: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return steps(builder, args[0])
+
+        return result(argument), generate
+
+    return intrinsic(typed)
+
+
+_half, _single, _i16, _i32 = ir.HalfType(), ir.FloatType(), ir.IntType(16), ir.IntType(32)
+_half_to_float = _cast(types.float32, types.int16, lambda b, v: b.fpext(b.bitcast(v, _half), _single))
+_float_to_half = _cast(types.int16, types.float32, lambda b, v: b.bitcast(b.fptrunc(v, _half), _i16))
+_bits_to_float = _cast(types.float32, types.uint32, lambda b, v: b.bitcast(v, _single))
+_float_to_bits = _cast(types.uint32, types.float32, lambda b, v: b.bitcast(v, _i32))
+
+
+def _widen(value):  # type: ignore[no-untyped-def]
+    """A number as stored -> the float to compute with."""
+    raise NotImplementedError("compiled code only")
+
+
+def _narrow(value, like):  # type: ignore[no-untyped-def]
+    """The float -> as stored, rounded to nearest even."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(_widen, inline="always")
+def _widen_typed(value):  # type: ignore[no-untyped-def]
+    if value == types.uint16:
+        return lambda value: _bits_to_float(U(U(value) << U(16)))
+    if value == types.int16:
+        return lambda value: _half_to_float(value)
+    return lambda value: value
+
+
+@overload(_narrow, inline="always")
+def _narrow_typed(value, like):  # type: ignore[no-untyped-def]
+    if like == types.uint16:
+
+        def rounded(value, like):  # type: ignore[no-untyped-def]
+            b = _float_to_bits(value)
+            return np.uint16(U(U(b + U(0x7FFF)) + U(U(b >> U(16)) & U(1))) >> U(16))
+
+        return rounded
+    if like == types.int16:
+        return lambda value, like: _float_to_half(value)
+    return lambda value, like: value
+
+
+# -- the bits --------------------------------------------------------------------------------------------------
+
+
+@njit(forceinline=True)
 def _round(x0, x1, left, right):  # type: ignore[no-untyped-def]
     x0 = U(x0 + x1)
     return x0, U(U(U(x1 << U(left)) | U(x1 >> U(right))) ^ x0)
 
 
-@njit(inline="always")
+@njit(forceinline=True)
 def _fill(k0, k1, first, w0, w1):  # type: ignore[no-untyped-def]
     """Threefry-2x32-13 of the 128 counters from `first` on (they never straddle a multiple of 2**32).
 
@@ -74,167 +143,217 @@ def _fill(k0, k1, first, w0, w1):  # type: ignore[no-untyped-def]
         w0[i], w1[i] = x0, x1
 
 
-@njit(inline="always")
-def _low(x, out, w, mask, threshold, scale):  # type: ignore[no-untyped-def]
+# -- out = x * (scale where the word is below the threshold, else 0) -------------------------------------------
+
+
+@njit(forceinline=True)
+def _lane(x, out, w, shift, every, threshold, scale):  # type: ignore[no-untyped-def]
     zero = scale - scale
-    for i in range(_STRIDE):
-        out[i] = x[i] * (scale if U(w[i] & mask) < threshold else zero)
+    for i in range(len(x)):
+        kept = U(U(w[i] >> shift) & every) < threshold
+        out[i] = _narrow(_widen(x[i]) * (scale if kept else zero), out[i])
 
 
-@njit(inline="always")
-def _high(x, out, w, threshold, scale):  # type: ignore[no-untyped-def]
+@njit(forceinline=True)
+def _lane_in_place(x, w, shift, every, threshold, scale):  # type: ignore[no-untyped-def]
     zero = scale - scale
-    for i in range(_STRIDE):
-        out[i] = x[i] * (scale if U(w[i] >> U(16)) < threshold else zero)
+    for i in range(len(x)):
+        kept = U(U(w[i] >> shift) & every) < threshold
+        x[i] = _narrow(_widen(x[i]) * (scale if kept else zero), x[i])
 
 
-@njit(inline="always")
-def _low_inplace(x, w, mask, threshold, scale):  # type: ignore[no-untyped-def]
-    zero = scale - scale
-    for i in range(_STRIDE):
-        x[i] *= scale if U(w[i] & mask) < threshold else zero
+@njit(cache=True, nogil=True)
+def _span(x, out, inplace, lo, hi, k0, k1, bits, threshold, scale):  # type: ignore[no-untyped-def]
+    """Elements lo … hi - 1; lo is a multiple of the run.
 
-
-@njit(inline="always")
-def _high_inplace(x, w, threshold, scale):  # type: ignore[no-untyped-def]
-    zero = scale - scale
-    for i in range(_STRIDE):
-        x[i] *= scale if U(w[i] >> U(16)) < threshold else zero
-
-
-@njit(cache=True)
-def _word(e, bits, w0, w1):  # type: ignore[no-untyped-def]
-    """The word of element e of a run."""
-    lane, i = e // _STRIDE, e % _STRIDE
-    if bits == 32:
-        return w0[i] if lane == 0 else w1[i]
-    word = w0[i] if lane < 2 else w1[i]
-    return U(word & U(0xFFFF)) if lane % 2 == 0 else U(word >> U(16))
-
-
-@njit(cache=True)
-def _span(x, out, inplace, lo, hi, key0, key1, bits, threshold, scale, w0, w1):  # type: ignore[no-untyped-def]
-    """Elements lo … hi - 1; lo is a multiple of the run."""
-    run = _STRIDE * (64 // bits)
-    zero = scale - scale
-    every = U(0xFFFFFFFF) if bits == 32 else U(0xFFFF)
-    for start in range(lo, hi, run):
-        _fill(key0, key1, np.uint64(start // run * _STRIDE), w0, w1)
-        if start + run > hi:
-            for e in range(hi - start):
-                out[start + e] = x[start + e] * (scale if _word(e, bits, w0, w1) < threshold else zero)
-        elif bits == 16 and inplace:
-            _low_inplace(x[start : start + 128], w0, every, threshold, scale)
-            _high_inplace(x[start + 128 : start + 256], w0, threshold, scale)
-            _low_inplace(x[start + 256 : start + 384], w1, every, threshold, scale)
-            _high_inplace(x[start + 384 : start + 512], w1, threshold, scale)
-        elif bits == 16:
-            _low(x[start : start + 128], out[start : start + 128], w0, every, threshold, scale)
-            _high(x[start + 128 : start + 256], out[start + 128 : start + 256], w0, threshold, scale)
-            _low(x[start + 256 : start + 384], out[start + 256 : start + 384], w1, every, threshold, scale)
-            _high(x[start + 384 : start + 512], out[start + 384 : start + 512], w1, threshold, scale)
-        elif inplace:
-            _low_inplace(x[start : start + 128], w0, every, threshold, scale)
-            _low_inplace(x[start + 128 : start + 256], w1, every, threshold, scale)
-        else:
-            _low(x[start : start + 128], out[start : start + 128], w0, every, threshold, scale)
-            _low(x[start + 128 : start + 256], out[start + 128 : start + 256], w1, every, threshold, scale)
-
-
-@njit(cache=True)
-def _serial(x_at, out_at, n, key0, key1, bits, threshold, scale):  # type: ignore[no-untyped-def]
-    x, out = carray(_pointer(x_at, scale), n), carray(_pointer(out_at, scale), n)
+    In place has a loop of its own: of two arrays that are the same the compiler knows too little for whole vectors.
+    """
     w0, w1 = np.empty(_STRIDE, np.uint32), np.empty(_STRIDE, np.uint32)
-    _span(x, out, x_at == out_at, 0, n, key0, key1, bits, threshold, scale, w0, w1)
+    run = _STRIDE * (64 // bits)
+    for start in range(lo, hi, run):
+        _fill(k0, k1, np.uint64(start // run * _STRIDE), w0, w1)
+        if start + run > hi:
+            for lane in range(64 // bits):
+                a = start + lane * _STRIDE
+                b = min(a + _STRIDE, hi)
+                if a < b:
+                    word = w0 if lane < 32 // bits else w1
+                    shift = U(16) if bits == 16 and lane % 2 else U(0)
+                    every = U(0xFFFFFFFF) if bits == 32 else U(0xFFFF)
+                    _lane(x[a:b], out[a:b], word, shift, every, threshold, scale)
+        elif inplace:
+            if bits == 16:
+                _lane_in_place(x[start : start + 128], w0, U(0), U(0xFFFF), threshold, scale)
+                _lane_in_place(x[start + 128 : start + 256], w0, U(16), U(0xFFFF), threshold, scale)
+                _lane_in_place(x[start + 256 : start + 384], w1, U(0), U(0xFFFF), threshold, scale)
+                _lane_in_place(x[start + 384 : start + 512], w1, U(16), U(0xFFFF), threshold, scale)
+            else:
+                _lane_in_place(x[start : start + 128], w0, U(0), U(0xFFFFFFFF), threshold, scale)
+                _lane_in_place(x[start + 128 : start + 256], w1, U(0), U(0xFFFFFFFF), threshold, scale)
+        elif bits == 16:
+            _lane(x[start : start + 128], out[start : start + 128], w0, U(0), U(0xFFFF), threshold, scale)
+            _lane(x[start + 128 : start + 256], out[start + 128 : start + 256], w0, U(16), U(0xFFFF), threshold, scale)
+            _lane(x[start + 256 : start + 384], out[start + 256 : start + 384], w1, U(0), U(0xFFFF), threshold, scale)
+            _lane(x[start + 384 : start + 512], out[start + 384 : start + 512], w1, U(16), U(0xFFFF), threshold, scale)
+        else:
+            _lane(x[start : start + 128], out[start : start + 128], w0, U(0), U(0xFFFFFFFF), threshold, scale)
+            _lane(
+                x[start + 128 : start + 256], out[start + 128 : start + 256], w1, U(0), U(0xFFFFFFFF), threshold, scale
+            )
 
 
-@njit(cache=True, parallel=True)
-def _parallel(x_at, out_at, n, key0, key1, bits, threshold, scale):  # type: ignore[no-untyped-def]
+@njit(cache=True, nogil=True)
+def _serial(x_at, out_at, n, key0, key1, bits, threshold, scale, like):  # type: ignore[no-untyped-def]
+    x, out = carray(_pointer(x_at, like), n), carray(_pointer(out_at, like), n)
+    _span(x, out, x_at == out_at, 0, n, U(key0), U(key1), bits, U(threshold), scale)
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _parallel(x_at, out_at, n, key0, key1, bits, threshold, scale, like):  # type: ignore[no-untyped-def]
     for task in prange((n + _TASK - 1) // _TASK):
-        x, out = carray(_pointer(x_at, scale), n), carray(_pointer(out_at, scale), n)
+        x, out = carray(_pointer(x_at, like), n), carray(_pointer(out_at, like), n)
+        lo = task * _TASK
+        hi = min(lo + _TASK, n)
+        _span(x, out, x_at == out_at, lo, hi, U(key0), U(key1), bits, U(threshold), scale)
+
+
+# -- the same with a law for each unit: element e belongs to unit e % units ------------------------------------
+
+
+@njit(cache=True, nogil=True)
+def _span_units(x, out, lo, hi, k0, k1, last, scale):  # type: ignore[no-untyped-def]
+    w0, w1 = np.empty(_STRIDE, np.uint32), np.empty(_STRIDE, np.uint32)
+    units = len(last)
+    zero = scale[0] - scale[0]
+    for start in range(lo, hi, 2 * _STRIDE):
+        _fill(k0, k1, np.uint64(start // 2), w0, w1)
+        for lane in range(2):
+            word = w0 if lane == 0 else w1
+            a = start + lane * _STRIDE
+            end = min(a + _STRIDE, hi)
+            done = a
+            while done < end:
+                unit = done % units
+                length = min(end - done, units - unit)
+                own_last, own_scale = last[unit : unit + length], scale[unit : unit + length]
+                own_words, source, target = word[done - a :], x[done : done + length], out[done : done + length]
+                for i in range(length):
+                    factor = own_scale[i] if own_words[i] <= own_last[i] else zero
+                    target[i] = _narrow(_widen(source[i]) * factor, target[i])
+                done += length
+
+
+@njit(cache=True, nogil=True)
+def _serial_units(x_at, out_at, n, key0, key1, last, scale, like):  # type: ignore[no-untyped-def]
+    x, out = carray(_pointer(x_at, like), n), carray(_pointer(out_at, like), n)
+    _span_units(x, out, 0, n, U(key0), U(key1), last, scale)
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _parallel_units(x_at, out_at, n, key0, key1, last, scale, like):  # type: ignore[no-untyped-def]
+    for task in prange((n + _TASK - 1) // _TASK):
+        x, out = carray(_pointer(x_at, like), n), carray(_pointer(out_at, like), n)
+        lo = task * _TASK
+        _span_units(x, out, lo, min(lo + _TASK, n), U(key0), U(key1), last, scale)
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _parallel_words(out, key0, key1):  # type: ignore[no-untyped-def]
+    n = len(out)
+    for task in prange((n + _TASK - 1) // _TASK):
         w0, w1 = np.empty(_STRIDE, np.uint32), np.empty(_STRIDE, np.uint32)
         lo = task * _TASK
-        _span(x, out, x_at == out_at, lo, min(lo + _TASK, n), key0, key1, bits, threshold, scale, w0, w1)
+        for start in range(lo, min(lo + _TASK, n), 2 * _STRIDE):
+            _fill(U(key0), U(key1), np.uint64(start // 2), w0, w1)
+            for i in range(min(_STRIDE, n - start)):
+                out[start + i] = w0[i]
+            for i in range(min(_STRIDE, n - start - _STRIDE)):
+                out[start + _STRIDE + i] = w1[i]
 
 
-@njit(cache=True)
-def _span_bfloat16(x, out, lo, hi, key0, key1, bits, threshold, scale, work):  # type: ignore[no-untyped-def]
-    """The same for bfloat16, given as its bits: widened, multiplied in float32, rounded to nearest even."""
-    w0, w1, wide = work
-    real = wide.view(np.float32)
-    run = _STRIDE * (64 // bits)
-    zero = scale - scale
-    for start in range(lo, hi, run):
-        _fill(key0, key1, np.uint64(start // run * _STRIDE), w0, w1)
-        for lane in range(64 // bits):
-            base = start + lane * _STRIDE
-            length = min(_STRIDE, hi - base)
-            if length <= 0:
-                break
-            word = w0 if lane < 32 // bits else w1
-            shift = U(16) if bits == 16 and lane % 2 else U(0)
-            every = U(0xFFFFFFFF) if bits == 32 else U(0xFFFF)
-            source, target = x[base : base + length], out[base : base + length]
-            for i in range(length):
-                wide[i] = U(U(source[i]) << U(16))
-            for i in range(length):
-                real[i] *= scale if U(U(word[i] >> shift) & every) < threshold else zero
-            for i in range(length):
-                b = wide[i]
-                target[i] = np.uint16(U(b + U(0x7FFF) + U(U(b >> U(16)) & U(1))) >> U(16))
-
-
-@njit(cache=True, parallel=True)
-def _parallel_bfloat16(x_at, out_at, n, key0, key1, bits, threshold, scale):  # type: ignore[no-untyped-def]
-    for task in prange((n + _TASK - 1) // _TASK):
-        like = np.uint16(0)
-        x, out = carray(_pointer(x_at, like), n), carray(_pointer(out_at, like), n)
-        work = (np.empty(_STRIDE, np.uint32), np.empty(_STRIDE, np.uint32), np.empty(_STRIDE, np.uint32))
-        lo = task * _TASK
-        _span_bfloat16(x, out, lo, min(lo + _TASK, n), key0, key1, bits, threshold, scale, work)
-
-
-@njit(cache=True)
-def _serial_bfloat16(x_at, out_at, n, key0, key1, bits, threshold, scale):  # type: ignore[no-untyped-def]
-    like = np.uint16(0)
-    x, out = carray(_pointer(x_at, like), n), carray(_pointer(out_at, like), n)
-    work = (np.empty(_STRIDE, np.uint32), np.empty(_STRIDE, np.uint32), np.empty(_STRIDE, np.uint32))
-    _span_bfloat16(x, out, 0, n, key0, key1, bits, threshold, scale, work)
+# -- called from Python ----------------------------------------------------------------------------------------
 
 
 def multiply(
-    x_at: int, out_at: int, n: int, key: tuple[int, int], bits: int, threshold: int, scale: Any, threads: int
+    x_at: int, out_at: int, n: int, key: tuple[int, int], bits: int, threshold: int, scale: Any, like: Any, threads: int
 ) -> None:
-    """out = x * (scale where the element's word < threshold, else 0), for n float32 or float64 at these addresses.
+    """out = x * (scale where the element's word < threshold, else 0), for the n numbers at these addresses.
 
     Parameters
     ----------
-    x_at, out_at : addresses of contiguous data; equal for in place.
-    bits : 16 or 32 bits decide on an element; threshold is at most 2**bits (2**32 itself is not needed: p = 0).
-    scale : NumPy scalar of the data's dtype, which says what the addresses point to.
+    x_at, out_at : addresses of contiguous data; equal for in place, otherwise disjoint.
+    bits : 16 or 32 bits decide on an element; 0 < threshold < 2**bits.
+    scale : NumPy scalar, float64 for float64 data, otherwise float32.
+    like : FLOAT32, FLOAT64, BFLOAT16 or FLOAT16: what the addresses point to.
     threads : how many to use, at most.
     """
-    arguments = (np.uint64(x_at), np.uint64(out_at), n, U(key[0]), U(key[1]), bits, U(threshold), scale)
-    if threads < 2 or n < _SERIAL_BELOW:
-        _serial(*arguments)
+    if n < _SERIAL_BELOW or threads < 2 or _forked:
+        _serial(x_at, out_at, n, key[0], key[1], bits, threshold, scale, like)
         return
-    _use(threads)
-    _parallel(*arguments)
+    with _Threads(threads):
+        _parallel(x_at, out_at, n, key[0], key[1], bits, threshold, scale, like)
 
 
-def multiply_bfloat16(
-    x_at: int, out_at: int, n: int, key: tuple[int, int], bits: int, threshold: int, scale: Any, threads: int
+def multiply_units(
+    x_at: int, out_at: int, n: int, key: tuple[int, int], last: Any, scale: Any, like: Any, threads: int
 ) -> None:
-    """`multiply` for bfloat16 data; scale is float32."""
-    arguments = (np.uint64(x_at), np.uint64(out_at), n, U(key[0]), U(key[1]), bits, U(threshold), scale)
-    if threads < 2 or n < _SERIAL_BELOW:
-        _serial_bfloat16(*arguments)
+    """The same with 32 bits and a law for each unit; element e belongs to unit e % len(last).
+
+    Parameters
+    ----------
+    last : uint32 array, the largest word that keeps.
+    scale : array of float64 or float32, as above; 0 where nothing is kept.
+    """
+    if n < _SERIAL_BELOW or threads < 2 or _forked:
+        _serial_units(x_at, out_at, n, key[0], key[1], last, scale, like)
         return
-    _use(threads)
-    _parallel_bfloat16(*arguments)
+    with _Threads(threads):
+        _parallel_units(x_at, out_at, n, key[0], key[1], last, scale, like)
 
 
-def _use(threads: int) -> None:
-    wanted = min(threads, NUMBA_NUM_THREADS)
-    if get_num_threads() != wanted:
-        set_num_threads(wanted)
+def fill_words(out: Any, key: tuple[int, int], threads: int) -> None:
+    """out[e] = the 32-bit word of element e, for a contiguous uint32 array."""
+    with _Threads(1 if _forked else threads):
+        _parallel_words(out, key[0], key[1])
+
+
+_forked = False
+"""Whether this process was forked from another: GNU OpenMP ends a child that starts threads after its parent did."""
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+_one_at_a_time: Any = None
+"""numba's own thread pool must not be entered by two threads at once; OpenMP and TBB may."""
+
+
+class _Threads:
+    """The number of threads for one call; numba's setting comes back as it was."""
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted = max(1, min(wanted, NUMBA_NUM_THREADS))
+
+    def __enter__(self) -> None:
+        global _one_at_a_time
+        if _one_at_a_time is None:
+            _one_at_a_time = nullcontext() if _pool_is_shared() else threading.Lock()
+        _one_at_a_time.__enter__()
+        self.before = get_num_threads()
+        if self.before != self.wanted:
+            set_num_threads(self.wanted)
+
+    def __exit__(self, *error: Any) -> None:
+        if self.before != self.wanted:
+            set_num_threads(self.before)
+        _one_at_a_time.__exit__(*error)
+
+
+def _pool_is_shared() -> bool:
+    get_num_threads()  # loads the layer
+    return numba.threading_layer() != "workqueue"

@@ -1,8 +1,15 @@
-"""Dropout as a function: torch's arguments, keyed bits, memory speed, nothing stored for backward."""
+"""Dropout as functions: torch's arguments, keyed bits, memory speed, nothing stored for backward.
+
+All take `key` and `seed` beside torch's arguments. `key`, 64 bits as an int or an int64 tensor, decides on every bit:
+the same key gives the same mask on every device, with any number of threads, eager or compiled. `seed` takes the next
+key of that seed's stream. Without either, the key comes from torch's CPU generator, so `torch.manual_seed` works as
+ever.
+"""
 
 from __future__ import annotations
 
-import math
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,46 +17,60 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from allmasks.masks import alpha_constants
-from allmasks.nn.ops import Masked, draw_key, mask_multiply, mask_multiply_
+from allmasks.nn import noise
+from allmasks.nn.blocks import block_law, blocks_kept
+from allmasks.nn.law import drawn_law
+from allmasks.nn.noise import Key, check_input, check_rate, rates_of_units
 
-__all__ = ["alpha_dropout", "channel_dropout", "dropout", "keyed_noise"]
-
-
-def check_rate(p: float) -> None:
-    """ValueError unless 0 ≤ p ≤ 1; the text is torch's."""
-    if not 0.0 <= p <= 1.0:
-        raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
-
-
-def _check_input(x: Any) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"dropout takes a tensor, got {type(x).__name__}")
-    if not (x.is_floating_point() or x.is_complex()):
-        raise TypeError(f"dropout needs a floating-point tensor, got {x.dtype}; convert it with .float() first")
-    if x.is_complex():
-        raise TypeError("dropout of complex tensors is not supported; drop real and imaginary parts by hand")
+__all__ = [
+    "alpha_dropout",
+    "drop_block2d",
+    "drop_connect",
+    "drop_path",
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "feature_alpha_dropout",
+    "gaussian_dropout",
+    "locked_dropout",
+]
 
 
 def dropout(
-    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, key: int | Tensor | None = None
+    input: Tensor,
+    p: float | Tensor = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    key: Key = None,
+    seed: int | None = None,
 ) -> Tensor:
-    """Zero each element with probability p and scale the others by 1/(1 − p), with bits that a key decides.
+    """Zero each element with probability p and scale the others by 1/(1 − p): m ⊙ x / (1 − p).
+
+    Mean over masks: the input. Variance: p/(1 − p) · input².
 
     Parameters
     ----------
     input : a floating-point tensor of any shape and layout.
     p : probability of an element to be zeroed, 0 … 1. The rate drawn is within 2⁻¹⁷ of it (see
-        `allmasks.nn.law.drawn_law`), and the scale is that rate's, so that E[out] = input.
+        `allmasks.nn.law.drawn_law`), and the scale is that rate's, so that the mean is the input. A tensor gives a
+        rate for each unit: it broadcasts over the input's last axes.
     training : without it the input comes back as it is.
     inplace : overwrite the input.
-    key : 64 bits, an int or an int64 tensor; the same key gives the same mask on every device, with any number of
-        threads, eager or compiled. None draws one from torch's CPU generator, so `torch.manual_seed` works as ever.
+    key, seed : see the module.
 
-    No mask is stored for backward: it is made again from the key. Where a NaN is dropped it stays NaN, as in torch.
+    No mask is stored for backward: it is made again from the key. A dropped NaN or infinity stays NaN, as in torch,
+    since 0 · NaN is NaN.
 
     Raises
     ------
-    ValueError : p outside [0, 1]. TypeError : integer or complex input.
+    ValueError : p outside [0, 1]. TypeError : integer, complex or sparse input.
+
+    References
+    ----------
+    Srivastava, Hinton, Krizhevsky, Sutskever & Salakhutdinov (2014), "Dropout: a simple way to prevent neural
+    networks from overfitting".
 
     Example
     -------
@@ -61,91 +82,68 @@ def dropout(
     True
     """
     if has_torch_function_unary(input):
-        return handle_torch_function(dropout, (input,), input, p=p, training=training, inplace=inplace, key=key)
+        return handle_torch_function(
+            dropout, (input,), input, p=p, training=training, inplace=inplace, key=key, seed=seed
+        )
     check_rate(p)
-    _check_input(input)
-    if not training or p == 0.0:
+    check_input(input)
+    if not training:
+        return input
+    if isinstance(p, Tensor):
+        return noise.masked(input, 0.0, rates_of_units(p, input.shape), inplace, key, seed)
+    if p == 0.0:
         return input
     if p == 1.0:
-        return input.mul_(0.0) if inplace else input * 0.0
-    if torch.compiler.is_compiling() or type(input) not in _PLAIN or _transformed():
-        return _general(input, p, inplace, key)
-    word = _int_key(key)
-    if input.requires_grad and torch.is_grad_enabled():
-        return Masked.apply(input, word, p, inplace)
-    return mask_multiply_(input, word, p) if inplace else mask_multiply(input, word, p)
+        return _nothing(input, inplace)
+    return noise.masked(input, float(p), None, inplace, key, seed)
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
-"""Tensors whose memory is what it seems; subclasses (fake, distributed, nested) take the operators."""
-
-
-def _transformed() -> bool:
-    """Whether a torch.func transform (vmap, grad, jvp) is at work."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
-
-
-def _int_key(key: int | Tensor | None) -> int:
-    if key is None:
-        return int(draw_key())
-    return int(key)
-
-
-def _general(x: Tensor, p: float, inplace: bool, key: int | Tensor | None) -> Tensor:
-    """Through the registered operators: compiled, traced, transformed, or a tensor subclass."""
-    if key is None:
-        word = _transform_key(x) if _transformed() else torch.ops.allmasks.draw_key()
-    else:
-        word = key if isinstance(key, Tensor) else torch.tensor(_signed(key), dtype=torch.int64)
-    if _transformed():
-        # A product with a constant has every derivative and every batching rule there is.
-        result = x * torch.ops.allmasks.noise(x.detach(), word, p)
-    else:
-        result = torch.ops.allmasks.masked(x, word, p)
-    return x.copy_(result) if inplace else result
-
-
-def _signed(key: int) -> int:
-    key &= 2**64 - 1
-    return key - 2**64 if key >= 2**63 else key
-
-
-def _transform_key(x: Tensor) -> Tensor:
-    """A key under torch.func: vmap's own rule for randomness decides (error, same, different)."""
-    return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64)
-
-
-def keyed_noise(like: Tensor, shape: tuple[int, ...], p: float, key: int | Tensor | None) -> Tensor:
-    """The factors 0 or 1/(1 − p) for a mask of this shape, in the dtype and on the device of `like`."""
-    return dropout(like.new_ones(shape), p, True, False, key=key)
-
-
-def channel_dropout(
+def dropout1d(
     input: Tensor,
-    p: float = 0.5,
+    p: float | Tensor = 0.5,
     training: bool = True,
     inplace: bool = False,
     *,
-    axes: int = 2,
-    key: int | Tensor | None = None,
+    key: Key = None,
+    seed: int | None = None,
 ) -> Tensor:
-    """Dropout of whole feature maps: one bit for each index of the first `axes` axes (example and channel).
+    """Dropout of whole channels of (N, C, L) or (C, L): one bit a channel and example (Tompson et al. 2015).
 
-    The mask is small and is multiplied in by broadcasting; backward keeps the mask of (N, C) only.
+    Mean and variance of each element as for `dropout`; elements of a channel are zeroed together. A tensor p has one
+    rate for each channel.
+
+    >>> import torch
+    >>> dropout1d(torch.ones(1, 2, 3), key=1)
+    tensor([[[2., 2., 2.],
+             [2., 2., 2.]]])
     """
-    if has_torch_function_unary(input):
-        return handle_torch_function(
-            channel_dropout, (input,), input, p=p, training=training, inplace=inplace, axes=axes, key=key
-        )
-    check_rate(p)
-    _check_input(input)
-    if not training or p == 0.0:
-        return input
-    if p == 1.0:
-        return input.mul_(0.0) if inplace else input * 0.0
-    shape = tuple(input.shape[:axes]) + (1,) * (input.ndim - axes)
-    noise = keyed_noise(input.detach(), shape, p, key)
-    return input.mul_(noise) if inplace else input * noise
+    return _channels(dropout1d, input, p, training, inplace, key, seed)
+
+
+def dropout2d(
+    input: Tensor,
+    p: float | Tensor = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    key: Key = None,
+    seed: int | None = None,
+) -> Tensor:
+    """Dropout of whole channels of (N, C, H, W); see `dropout1d`. As torch does, (N, C, L) is taken with a warning."""
+    return _channels(dropout2d, input, p, training, inplace, key, seed)
+
+
+def dropout3d(
+    input: Tensor,
+    p: float | Tensor = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    key: Key = None,
+    seed: int | None = None,
+) -> Tensor:
+    """Dropout of whole channels of (N, C, D, H, W) or (C, D, H, W); see `dropout1d`."""
+    return _channels(dropout3d, input, p, training, inplace, key, seed)
 
 
 def alpha_dropout(
@@ -154,33 +152,317 @@ def alpha_dropout(
     training: bool = False,
     inplace: bool = False,
     *,
-    axes: int | None = None,
-    key: int | Tensor | None = None,
+    key: Key = None,
+    seed: int | None = None,
 ) -> Tensor:
-    """Alpha dropout (Klambauer et al. 2017): dropped units take SELU's negative limit, mean 0 and variance 1 return.
+    """Alpha dropout: dropped units take SELU's negative limit α′, then a x + b brings mean 0 and variance 1 back.
 
-    Does not keep the mean of an arbitrary input: E[out] = a (q x + p α′) + b, see `alpha_constants`.
-    axes : share one bit among all but the first axes ("feature" alpha dropout: 2).
+    Mean over masks: a (q x + p α′) + b = a q x, which is not x; variance: a² p q (x − α′)², with q = 1 − p,
+    α′ = −1.7581, a = (q (1 + p α′²))^(−1/2), b = −a p α′. For x of mean 0 and variance 1 over the data, that holds
+    of the output too.
+
+    References
+    ----------
+    Klambauer, Unterthiner, Mayr & Hochreiter (2017), "Self-normalizing neural networks".
+
+    >>> import torch
+    >>> alpha_dropout(torch.zeros(4), 0.5, True, key=1)
+    tensor([ 0.7791,  0.7791, -0.7791, -0.7791])
+    """
+    return _alpha(alpha_dropout, None, input, p, training, inplace, key, seed)
+
+
+def feature_alpha_dropout(
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = False,
+    inplace: bool = False,
+    *,
+    key: Key = None,
+    seed: int | None = None,
+) -> Tensor:
+    """`alpha_dropout` of whole channels: one bit for each (example, channel)."""
+    return _alpha(feature_alpha_dropout, 2, input, p, training, inplace, key, seed)
+
+
+def gaussian_dropout(
+    input: Tensor, p: float = 0.5, training: bool = True, *, key: Key = None, seed: int | None = None
+) -> Tensor:
+    """Multiply each element by Gaussian noise with dropout's mean and variance: x (1 + √(p/(1 − p)) z).
+
+    Mean: the input. Variance: p/(1 − p) · input². Not a mask of bits, so methods that go over masks refuse it.
+
+    Raises
+    ------
+    ValueError : p outside [0, 1): at p = 1 the variance is infinite.
+
+    References
+    ----------
+    Srivastava et al. (2014), section 10; Wang & Manning (2013), "Fast dropout training".
+
+    >>> import torch
+    >>> gaussian_dropout(torch.ones(3), 0.2, key=1).round(decimals=3)
+    tensor([1.139, 0.908, 1.261])
     """
     if has_torch_function_unary(input):
-        return handle_torch_function(
-            alpha_dropout, (input,), input, p=p, training=training, inplace=inplace, axes=axes, key=key
-        )
+        return handle_torch_function(gaussian_dropout, (input,), input, p=p, training=training, key=key, seed=seed)
     check_rate(p)
-    _check_input(input)
+    check_input(input)
     if not training or p == 0.0:
         return input
     if p == 1.0:
-        return input.mul_(0.0) if inplace else input * 0.0
-    constants = alpha_constants(p)
-    shape = tuple(input.shape) if axes is None else tuple(input.shape[:axes]) + (1,) * (input.ndim - axes)
-    kept = keyed_noise(input.detach(), shape, p, key) != 0
-    shift = torch.where(kept, constants.shift, constants.scale * constants.dropped + constants.shift)
-    factor = kept * constants.scale
-    result = input * factor.to(input.dtype) + shift.to(input.dtype)
+        raise ValueError("gaussian_dropout needs p below 1: at p = 1 its noise has infinite variance")
+    return noise.gaussian(input, float(p), key, seed)
+
+
+def locked_dropout(
+    input: Tensor,
+    p: float | Tensor = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    batch_first: bool = False,
+    key: Key = None,
+    seed: int | None = None,
+) -> Tensor:
+    """Dropout with one mask for all time steps of a sequence ("variational" or "locked" dropout).
+
+    Mean and variance of each element as for `dropout`.
+
+    Parameters
+    ----------
+    input : (T, N, D); (N, T, D) if batch_first; (T, D) for one sequence.
+
+    References
+    ----------
+    Gal & Ghahramani (2016), "A theoretically grounded application of dropout in recurrent neural networks"; Merity,
+    Keskar & Socher (2018), "Regularizing and optimizing LSTM language models".
+    """
+    if has_torch_function_unary(input):
+        return handle_torch_function(
+            locked_dropout,
+            (input,),
+            input,
+            p=p,
+            training=training,
+            inplace=inplace,
+            batch_first=batch_first,
+            key=key,
+            seed=seed,
+        )
+    check_rate(p)
+    check_input(input)
+    return _shared(input, locked_mask_shape(input, batch_first), p, training, inplace, key, seed)
+
+
+def locked_mask_shape(input: Tensor, batch_first: bool) -> tuple[int, ...]:
+    """The mask's shape: the time axis has length 1."""
+    if input.ndim not in (2, 3):
+        raise ValueError(f"locked_dropout takes (T, N, D), (N, T, D) or (T, D), got shape {tuple(input.shape)}")
+    time = 1 if batch_first and input.ndim == 3 else 0
+    return tuple(1 if axis == time else n for axis, n in enumerate(input.shape))
+
+
+def drop_path(
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    key: Key = None,
+    seed: int | None = None,
+) -> Tensor:
+    """Stochastic depth: zero whole examples of a residual branch, so that x + drop_path(branch(x)) skips the branch.
+
+    One bit an example (first axis). Mean: the input. Variance of each element: p/(1 − p) · input².
+
+    References
+    ----------
+    Huang, Sun, Liu, Sedra & Weinberger (2016), "Deep networks with stochastic depth".
+
+    >>> import torch
+    >>> drop_path(torch.ones(4, 2), key=1)
+    tensor([[2., 2.],
+            [2., 2.],
+            [0., 0.],
+            [0., 0.]])
+    """
+    if has_torch_function_unary(input):
+        return handle_torch_function(
+            drop_path, (input,), input, p=p, training=training, inplace=inplace, key=key, seed=seed
+        )
+    check_rate(p)
+    check_input(input)
+    shape = tuple(input.shape[:1]) + (1,) * (input.ndim - 1)
+    return _shared(input, shape, p, training, inplace, key, seed)
+
+
+def drop_connect(
+    weight: Tensor, p: float = 0.5, training: bool = True, *, key: Key = None, seed: int | None = None
+) -> Tensor:
+    """Zero single weights with probability p and scale the others by 1/(1 − p); one mask for the whole batch.
+
+    Mean: the weight. Variance: p/(1 − p) · weight².
+
+    References
+    ----------
+    Wan, Zeiler, Zhang, LeCun & Fergus (2013), "Regularization of neural networks using DropConnect".
+    """
+    if has_torch_function_unary(weight):
+        return handle_torch_function(drop_connect, (weight,), weight, p=p, training=training, key=key, seed=seed)
+    return dropout(weight, p, training, False, key=key, seed=seed)
+
+
+def drop_block2d(
+    input: Tensor,
+    p: float = 0.5,
+    block_size: int = 7,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    key: Key = None,
+    seed: int | None = None,
+) -> Tensor:
+    """Zero square blocks of each feature map, (N, C, H, W), so that a fraction p of it is expected to go.
+
+    Blocks lie inside the map and start at each place independently with a probability γ that makes the expected
+    dropped fraction exactly p; the paper's γ is its first order. Position i is reached by n_i blocks and so is kept
+    with probability k_i = (1 − γ)^n_i; kept elements are scaled by 1/k_i.
+    Mean: the input (the paper's scale, by the fraction that happens to be kept, has no such mean). Variance:
+    (1 − k_i)/k_i · input². Elements near each other are dropped together, so methods that need independent units
+    refuse it.
+
+    Raises
+    ------
+    ValueError : p outside [0, 1], an input without four axes, a block_size below 1.
+
+    References
+    ----------
+    Ghiasi, Lin & Le (2018), "DropBlock: a regularization method for convolutional networks".
+    """
+    if has_torch_function_unary(input):
+        return handle_torch_function(
+            drop_block2d,
+            (input,),
+            input,
+            p=p,
+            block_size=block_size,
+            training=training,
+            inplace=inplace,
+            key=key,
+            seed=seed,
+        )
+    check_rate(p)
+    check_input(input)
+    law = block_law(tuple(input.shape), block_size, float(p))
+    if not training or p == 0.0:
+        return input
+    if p == 1.0:
+        return _nothing(input, inplace)
+    kept = noise.masked_ones(input, law.seeds_of(input), law.gamma, None, key, seed)
+    factor = blocks_kept(kept != 0, law, input.dtype)
+    return input.mul_(factor) if inplace else input * factor
+
+
+# -- shared by several -----------------------------------------------------------------------------------------
+
+
+def _nothing(x: Tensor, inplace: bool) -> Tensor:
+    """p = 1: zeros, whose gradient is zero and not NaN."""
+    return x.mul_(0.0) if inplace else x * 0.0
+
+
+def _shared(
+    x: Tensor,
+    shape: tuple[int, ...],
+    p: float | Tensor,
+    training: bool,
+    inplace: bool,
+    key: Key,
+    seed: int | None,
+) -> Tensor:
+    """Dropout by a mask of this shape, which is small and multiplied in by broadcasting."""
+    if not training:
+        return x
+    if isinstance(p, Tensor):
+        units = rates_of_units(p, [n for n in shape if n != 1] or [1])
+        factor = noise.masked_ones(x, shape, 0.0, units, key, seed)
+    else:
+        if p == 0.0:
+            return x
+        if p == 1.0:
+            return _nothing(x, inplace)
+        factor = noise.masked_ones(x, shape, float(p), None, key, seed)
+    return x.mul_(factor) if inplace else x * factor
+
+
+def channel_mask_shape(name: str, input: Tensor) -> tuple[int, ...]:
+    """One bit a channel: (N, C, 1, …), or (C, 1, …) where torch's function of this name takes one example."""
+    wanted = {"dropout1d": (2, 3), "dropout2d": (3, 4), "dropout3d": (4, 5)}[name]
+    if input.ndim not in wanted:
+        text = f"{name} takes {wanted[0]}-D or {wanted[1]}-D input, got shape {tuple(input.shape)}"
+        if input.ndim < 2 or name == "dropout1d":
+            raise ValueError(text)
+        warnings.warn(f"{text}; the first two axes are taken as example and channel", stacklevel=4)
+    if name == "dropout2d" and input.ndim == 3:
+        warnings.warn(
+            "dropout2d takes a 3-D input as (N, C, L), as torch does; use dropout1d for that, or add an axis to one "
+            "(C, H, W) example",
+            stacklevel=4,
+        )
+    leading = 1 if input.ndim == wanted[0] and name != "dropout2d" else 2
+    return tuple(input.shape[:leading]) + (1,) * (input.ndim - leading)
+
+
+def _channels(
+    function: Callable[..., Tensor],
+    input: Tensor,
+    p: float | Tensor,
+    training: bool,
+    inplace: bool,
+    key: Key,
+    seed: int | None,
+) -> Tensor:
+    if has_torch_function_unary(input):
+        return handle_torch_function(
+            function, (input,), input, p=p, training=training, inplace=inplace, key=key, seed=seed
+        )
+    check_rate(p)
+    check_input(input)
+    return _shared(input, channel_mask_shape(function.__name__, input), p, training, inplace, key, seed)
+
+
+def _alpha(
+    function: Callable[..., Tensor],
+    axes: int | None,
+    input: Tensor,
+    p: float,
+    training: bool,
+    inplace: bool,
+    key: Key,
+    seed: int | None,
+) -> Tensor:
+    if has_torch_function_unary(input):
+        return handle_torch_function(
+            function, (input,), input, p=p, training=training, inplace=inplace, key=key, seed=seed
+        )
+    check_rate(p)
+    check_input(input)
+    if not training or p == 0.0:
+        return input
+    if p == 1.0:
+        return _nothing(input, inplace)
+    drawn = drawn_law(float(p))
+    constants = alpha_constants(drawn.p)
+    floor = constants.scale * constants.dropped + constants.shift
+    result: Any
+    if axes is None:
+        # a (m (x − α′)) + (a α′ + b) is a x + b where m = 1 and a α′ + b where m = 0: no mask is needed but the keyed.
+        centered = noise.masked(input - constants.dropped, float(p), None, False, key, seed)
+        result = centered * (constants.scale / drawn.scale) + floor
+    else:
+        shape = tuple(input.shape[:axes]) + (1,) * (input.ndim - axes)
+        kept = noise.masked_ones(input, shape, float(p), None, key, seed) != 0
+        factor = kept.to(input.dtype) * constants.scale
+        result = input * factor + torch.where(kept, constants.shift, floor).to(input.dtype)
     return input.copy_(result) if inplace else result
-
-
-def gaussian_variance(p: float) -> float:
-    """p/(1 − p): the variance of the multiplicative Gaussian noise that stands for dropout at rate p."""
-    return math.inf if p == 1.0 else p / (1.0 - p)

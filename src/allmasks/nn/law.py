@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
-__all__ = ["DrawnLaw", "drawn_law"]
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["DrawnLaw", "UnitLaw", "drawn_law", "unit_law"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ def drawn_law(p: float) -> DrawnLaw:
     """The law drawn for a rate strictly between 0 and 1.
 
     16 bits decide where both p and 1 - p are at least 2**-8: the effective rate is then within 2**-17 of p. Rates
-    nearer to 0 or 1 take 32 bits (within 2**-33), so that rare events keep their probability to 1 %.
+    nearer to 0 or 1 take 32 bits (within 2**-33), so that rare events keep their probability.
 
     >>> drawn_law(0.5), drawn_law(0.1).bits, abs(drawn_law(0.1).p - 0.1) <= 2**-17
     (DrawnLaw(bits=16, threshold=32768), 16, True)
@@ -46,3 +50,32 @@ def drawn_law(p: float) -> DrawnLaw:
     threshold = round((1.0 - p) * 2**bits)
     # A rate of less than half a unit still drops, and one as near to 1 still keeps: never 0 or 2**bits.
     return DrawnLaw(bits, min(max(threshold, 1), 2**bits - 1))
+
+
+@dataclass(frozen=True)
+class UnitLaw:
+    """A rate for each unit, on 32 bits: kept where word <= last, then multiplied by scale (0 where p = 1)."""
+
+    last: NDArray[np.uint32]
+    scale: NDArray[np.float64]
+
+    @property
+    def p(self) -> NDArray[np.float64]:
+        kept = np.where(self.scale > 0, self.last.astype(np.float64) + 1.0, 0.0)
+        return 1.0 - kept / 2.0**32
+
+    def scale_as(self, dtype: Any) -> NDArray[Any]:
+        """The scale in another dtype, contiguous."""
+        return np.ascontiguousarray(self.scale, dtype)
+
+
+def unit_law(p: ArrayLike) -> UnitLaw:
+    """The law drawn for rates from 0 to 1 (both allowed), one a unit.
+
+    >>> unit_law([0.0, 0.5, 1.0]).scale
+    array([1., 2., 0.])
+    """
+    rates = np.asarray(p, np.float64).reshape(-1)
+    threshold = np.rint((1.0 - rates) * 2.0**32)
+    scale = np.divide(2.0**32, threshold, out=np.zeros_like(threshold), where=threshold > 0)
+    return UnitLaw(np.maximum(threshold - 1.0, 0.0).astype(np.uint32), scale)

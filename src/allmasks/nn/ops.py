@@ -1,160 +1,190 @@
-"""The operators behind the layers: one multiplication by a keyed mask, which is its own derivative.
+"""The operators behind the layers: a product with keyed noise, which is its own derivative.
 
-`masked(x, key, p)` is linear in x, so its gradient is `masked(grad, key, p)` and so is the gradient of that: backward
-draws the bits again from the key and stores nothing. `draw_key` takes 64 bits from torch's CPU generator, as an
-operator of its own, so that compiled code draws the very keys that eager code does.
+`masked(x, key, p)` is linear in x, so its gradient is `masked(grad, key, p)`, and so is the gradient of that: backward
+draws the bits again from the key and stores nothing.
+
+The two operators that give a key are tagged as random and draw the very keys that eager code does. The compiler's
+elimination of common subexpressions knows torch's own random operators only, by name, and would merge two draws into
+one: each call that is traced therefore carries a number of its own. Compiled checkpointing looks in the arguments
+for the device whose generator it must restore: it is always the CPU.
+
+They are registered one level below `torch.library.custom_op`, whose wrapper takes longer than a small tensor's dropout.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from allmasks.kernels import anywhere
-from allmasks.nn.law import drawn_law
+from allmasks.nn import keys
+from allmasks.nn.multiply import gaussian_multiply, mask_multiply, mask_multiply_
 
-__all__ = ["draw_key", "mask_multiply", "mask_multiply_", "split_key"]
+__all__ = ["CPU", "call_number", "gaussian_autograd", "key_tensor", "masked_autograd"]
 
-_FLOAT32, _FLOAT64 = np.float32, np.float64
-
-
-def split_key(key: int) -> tuple[int, int]:
-    """A 64-bit key, signed or not, as the generator's two words."""
-    return key & 0xFFFFFFFF, (key >> 32) & 0xFFFFFFFF
-
-
-def mask_multiply(x: Tensor, key: int, p: float) -> Tensor:
-    """x times the keyed mask / keep probability, for 0 < p < 1; no autograd. Logical order decides on the bits."""
-    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64, torch.bfloat16):
-        source = x if x.is_contiguous() else x.contiguous()
-        out = torch.empty_like(source)
-        _cpu(source, out, key, p)
-        if source is not x and not x.is_contiguous():
-            # The result keeps the input's memory format, as torch's does.
-            return torch.empty_like(x).copy_(out)
-        return out
-    return x * _noise(x, key, p)
+_library = torch.library.Library("allmasks", "DEF")
+_RANDOM = (torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag)
+_PURE = (torch.Tag.pt2_compliant_tag,)
+_library.define("draw_key(int call, *, Device device) -> Tensor", tags=_RANDOM)
+_library.define("seeded_key(int seed, int call, *, Device device) -> Tensor", tags=_RANDOM)
+_library.define("masked(Tensor x, Tensor key, float p, Tensor? units=None) -> Tensor", tags=_PURE)
+_library.define("gaussian(Tensor x, Tensor key, float p) -> Tensor", tags=_PURE)
 
 
-def mask_multiply_(x: Tensor, key: int, p: float) -> Tensor:
-    """The same in place."""
-    if x.device.type == "cpu" and x.is_contiguous() and x.dtype in (torch.float32, torch.float64, torch.bfloat16):
-        _cpu(x, x, key, p)
-        return x
-    return x.mul_(_noise(x, key, p))
+def key_tensor(key: int) -> Tensor:
+    """A 64-bit key, signed or not, as a 0-dimensional int64 tensor."""
+    key &= 2**64 - 1
+    return torch.tensor(key - 2**64 if key >= 2**63 else key, dtype=torch.int64, device="cpu")
 
 
-def _cpu(x: Tensor, out: Tensor, key: int, p: float) -> None:
-    from allmasks.kernels import cpu
+CPU = torch.device("cpu")
 
-    n = x.numel()
-    if n == 0:
-        return
-    law = drawn_law(p)
-    wide: Any = _FLOAT64 if x.dtype == torch.float64 else _FLOAT32
-    kernel = cpu.multiply_bfloat16 if x.dtype == torch.bfloat16 else cpu.multiply
-    kernel(
-        x.data_ptr(),
-        out.data_ptr(),
-        n,
-        split_key(key),
-        law.bits,
-        law.threshold,
-        wide(law.scale),
-        torch.get_num_threads(),
-    )
+_calls = itertools.count()
 
 
-def _noise(x: Tensor, key: int, p: float) -> Tensor:
-    """The factor of each element, in x's dtype and logical order."""
-    law = drawn_law(p)
-    words = anywhere.stream(split_key(key), x.numel(), bits=law.bits, device=x.device)
-    return ((words < law.threshold) * law.scale).to(x.dtype).reshape(x.shape)
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]
+def call_number() -> int:
+    """A number that no other traced call has; the compiler asks when it traces and keeps the answer."""
+    return next(_calls)
 
 
-@torch.library.custom_op("allmasks::draw_key", mutates_args=(), tags=[torch.Tag.nondeterministic_seeded])
-def _draw_key() -> Tensor:
-    return torch.empty((), dtype=torch.int64).random_(-(2**63), None)
+def _unsigned(seed: int) -> int:
+    return seed & (2**64 - 1)
 
 
-@_draw_key.register_fake
-def _() -> Tensor:
-    return torch.empty((), dtype=torch.int64)
+def _masked(x: Tensor, key: Tensor, p: float, units: Tensor | None = None) -> Tensor:
+    return mask_multiply(x, int(key), p, units)
 
 
-@torch.library.custom_op("allmasks::masked", mutates_args=())
-def _masked(x: Tensor, key: Tensor, p: float) -> Tensor:
-    return mask_multiply(x, int(key), p)
+def _gaussian(x: Tensor, key: Tensor, p: float) -> Tensor:
+    return gaussian_multiply(x, int(key), p)
 
 
-@_masked.register_fake
+# Keys come from nowhere: no argument says which device's implementation is meant.
+torch.library.impl("allmasks::draw_key", "default", lambda call, *, device: key_tensor(keys.draw_key()), lib=_library)
+torch.library.impl(
+    "allmasks::seeded_key",
+    "default",
+    lambda seed, call, *, device: key_tensor(keys.seeded_key(_unsigned(seed))),
+    lib=_library,
+)
+torch.library.impl("allmasks::masked", "CompositeExplicitAutograd", _masked, lib=_library)
+torch.library.impl("allmasks::gaussian", "CompositeExplicitAutograd", _gaussian, lib=_library)
+
+
+@torch.library.register_fake("allmasks::draw_key", lib=_library)
+def _(call: int, *, device: torch.device) -> Tensor:
+    return torch.empty((), dtype=torch.int64, device=device)
+
+
+@torch.library.register_fake("allmasks::seeded_key", lib=_library)
+def _(seed: int, call: int, *, device: torch.device) -> Tensor:
+    return torch.empty((), dtype=torch.int64, device=device)
+
+
+@torch.library.register_fake("allmasks::masked", lib=_library)
+def _(x: Tensor, key: Tensor, p: float, units: Tensor | None = None) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.register_fake("allmasks::gaussian", lib=_library)
 def _(x: Tensor, key: Tensor, p: float) -> Tensor:
     return torch.empty_like(x)
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
-    _, key, ctx.p = inputs
-    ctx.save_for_backward(key)
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, key, ctx.p, *units = inputs
+    ctx.save_for_backward(key, units[0] if units else None)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-    (key,) = ctx.saved_tensors
-    return torch.ops.allmasks.masked(grad, key, ctx.p), None, None
+def _masked_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    key, units = ctx.saved_tensors
+    return torch.ops.allmasks.masked(grad, key, ctx.p, units), None, None, None
 
 
-_masked.register_autograd(_backward, setup_context=_save)
+def _gaussian_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    return torch.ops.allmasks.gaussian(grad, ctx.saved_tensors[0], ctx.p), None, None
 
 
-@torch.library.custom_op("allmasks::noise", mutates_args=())
-def _noise_op(like: Tensor, key: Tensor, p: float) -> Tensor:
-    return mask_multiply(torch.ones_like(like), int(key), p)
+torch.library.register_autograd("allmasks::masked", _masked_backward, setup_context=_save, lib=_library)
+torch.library.register_autograd("allmasks::gaussian", _gaussian_backward, setup_context=_save, lib=_library)
 
 
-@_noise_op.register_fake
-def _(like: Tensor, key: Tensor, p: float) -> Tensor:
-    return torch.empty_like(like)
+def _batched(op: Any) -> Any:
+    """The rule for vmap. A mask is a function of its key: one key for the whole batch is one mask for each example."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], x: Tensor, key: Tensor, *rest: Any) -> tuple[Tensor, int]:
+        if any(dim is not None for dim in in_dims[2:]):
+            raise RuntimeError("vmap over drop rates is not supported: pass rates that are the same for all")
+        count = info.batch_size
+        xs = [x] * count if in_dims[0] is None else x.unbind(in_dims[0])
+        each = [key] * count if in_dims[1] is None else key.unbind(in_dims[1])
+        return torch.stack([op(one, k, *rest) for one, k in zip(xs, each, strict=True)]), 0
+
+    return rule
 
 
-@_noise_op.register_vmap
-def _(info: Any, in_dims: tuple[int | None, ...], like: Tensor, key: Tensor, p: float) -> tuple[Tensor, int | None]:
-    """A mask is a function of its key: one key for the whole batch is one mask for each of its examples."""
-    like_dim, key_dim = in_dims[0], in_dims[1]
-    one = like if like_dim is None else like.select(like_dim, 0)
-    if key_dim is None:
-        return torch.ops.allmasks.noise(one, key, p), None
-    return torch.stack([torch.ops.allmasks.noise(one, k, p) for k in key.unbind(key_dim)]), 0
+torch.library.register_vmap("allmasks::masked", _batched(torch.ops.allmasks.masked), lib=_library)
+torch.library.register_vmap("allmasks::gaussian", _batched(torch.ops.allmasks.gaussian), lib=_library)
 
 
-@_draw_key.register_vmap
-def _(info: Any, in_dims: tuple[None, ...]) -> tuple[Tensor, int | None]:
-    return draw_key(), None
+# -- plain eager tensors: the same, without the operators' dispatch --------------------------------------------
 
 
-def draw_key() -> Tensor:
-    """64 bits from torch's CPU generator, as a 0-dimensional int64 tensor."""
-    return torch.empty((), dtype=torch.int64).random_(-(2**63), None)
-
-
-class Masked(torch.autograd.Function):
-    """`masked` for plain eager tensors, without the operator's dispatch; in place if asked for."""
-
+class _Masked(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, key: int, p: float, inplace: bool) -> Tensor:
-        ctx.key, ctx.p = key, p
+    def forward(ctx: Any, x: Tensor, key: int, p: float, units: Tensor | None, inplace: bool) -> Tensor:
+        ctx.key, ctx.p, ctx.units, ctx.inplace = key, p, units, inplace
         if inplace:
             ctx.mark_dirty(x)
-            return mask_multiply_(x, key, p)
-        return mask_multiply(x, key, p)
+            return mask_multiply_(x, key, p, units)
+        return mask_multiply(x, key, p, units)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        if grad.requires_grad and torch.is_grad_enabled():
-            return Masked.apply(grad, ctx.key, ctx.p, False), None, None, None
-        return mask_multiply(grad, ctx.key, ctx.p), None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        return masked_autograd(grad, ctx.key, ctx.p, ctx.units), None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-        return mask_multiply(tangent, ctx.key, ctx.p)
+        multiply = mask_multiply_ if ctx.inplace else mask_multiply
+        return multiply(tangent, ctx.key, ctx.p, ctx.units)
+
+
+class _Gaussian(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, key: int, p: float) -> Tensor:
+        ctx.key, ctx.p = key, p
+        return gaussian_multiply(x, key, p)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return gaussian_autograd(grad, ctx.key, ctx.p), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+        return gaussian_multiply(tangent, ctx.key, ctx.p)
+
+
+_masked_apply = super(torch.autograd.Function, _Masked).apply
+"""`Function.apply` in C: the Python part before it serves torch.func, whose transforms take the operators here."""
+
+
+def _differentiated(x: Tensor) -> bool:
+    return (x.requires_grad and torch.is_grad_enabled()) or forward_ad._current_level >= 0
+
+
+def masked_autograd(x: Tensor, key: int, p: float, units: Tensor | None = None, inplace: bool = False) -> Tensor:
+    """`mask_multiply` with derivatives of every order."""
+    if _differentiated(x):
+        return _masked_apply(x, key, p, units, inplace)
+    return mask_multiply_(x, key, p, units) if inplace else mask_multiply(x, key, p, units)
+
+
+def gaussian_autograd(x: Tensor, key: int, p: float) -> Tensor:
+    """`gaussian_multiply` with derivatives of every order."""
+    if _differentiated(x):
+        return _Gaussian.apply(x, key, p)
+    return gaussian_multiply(x, key, p)

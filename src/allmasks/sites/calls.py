@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from allmasks.masks import alpha_constants
 
-__all__ = ["PARSERS", "Call", "parse"]
+__all__ = ["PARSERS", "Call", "elementwise", "inverted", "parse"]
 
 
 @dataclass
@@ -30,6 +30,8 @@ class Call:
     apply : (kept, p) -> the call's result under this mask, kept broadcasting to `mask_shape`.
     identity : () -> the result with nothing dropped.
     tail : how many last axes of `mask_shape` the axes of `input` say nothing about (attention's keys).
+    refusal : why no mask can be put in, if so.
+    dependent : why the units are not independent although the mask's bits are, if so.
     """
 
     op: str
@@ -44,6 +46,7 @@ class Call:
     in_place: bool = False
     tail: int = 0
     refusal: str | None = None
+    dependent: str | None = None
     name: str = ""
 
 
@@ -58,7 +61,7 @@ def _alpha(x: Tensor, kept: Tensor, p: float) -> Tensor:
     return x * (bits * constants.scale) + ((1.0 - bits) * (constants.scale * constants.dropped) + constants.shift)
 
 
-def _elementwise(op: str, kind: str, mask_shape: tuple[int, ...], x: Tensor, p: float, on: bool, inplace: bool) -> Call:
+def elementwise(op: str, kind: str, mask_shape: tuple[int, ...], x: Tensor, p: float, on: bool, inplace: bool) -> Call:
     rule = _alpha if "alpha" in kind else inverted
 
     def apply(kept: Tensor, rate: float) -> Tensor:
@@ -91,7 +94,7 @@ def _functional(kind: str, *, channels: bool = False, unbatched_ndim: int | None
 
     def parse(input: Tensor, p: float = 0.5, training: bool = on, inplace: bool = False) -> Call:
         shape = _channels(input.shape, unbatched_ndim) if channels else tuple(input.shape)
-        return _elementwise(kind, kind, shape, input, p, training, inplace)
+        return elementwise(kind, kind, shape, input, p, training, inplace)
 
     return parse
 
@@ -101,14 +104,14 @@ def _native(kind: str, *, channels: bool = False, inplace: bool = False) -> Any:
 
     def parse(input: Tensor, p: float, train: bool) -> Call:
         shape = _channels(input.shape) if channels else tuple(input.shape)
-        return _elementwise(kind, kind, shape, input, p, train, inplace)
+        return elementwise(kind, kind, shape, input, p, train, inplace)
 
     return parse
 
 
 def _native_dropout(input: Tensor, p: float, train: bool | None) -> Call:
     """torch.native_dropout returns its mask beside the result."""
-    call = _elementwise("native_dropout", "dropout", tuple(input.shape), input, p, train is not False, False)
+    call = elementwise("native_dropout", "dropout", tuple(input.shape), input, p, train is not False, False)
     plain = call.apply
     call.apply = lambda kept, rate: (plain(kept, rate), kept.expand(input.shape).clone())
     call.identity = lambda: (input.clone(), torch.ones_like(input, dtype=torch.bool))

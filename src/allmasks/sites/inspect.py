@@ -202,6 +202,7 @@ def _site(
         batch_dim=axis.dim,
         outer=axis.outer,
         inner=axis.inner,
+        dependent=call.dependent,
         in_place=call.in_place,
         always_on=not asleep
         and p > 0

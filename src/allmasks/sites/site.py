@@ -31,6 +31,7 @@ class DropoutSite:
         examples share one mask.
     outer, inner : that axis may be a merged one: its index i belongs to example (i // inner) % n, and its
         length is outer * n * inner. Such an axis stays in `shape` with length outer * inner.
+    dependent : why the site's units are not independent, where they are not (DropBlock): exact methods refuse it.
     in_place : whether the site overwrites its input.
     always_on : whether it drops units in eval mode too (it is held at its mean mask there).
     wakes : path of the module whose own training flag is set while masks are put in, because its dropout is not
@@ -49,6 +50,7 @@ class DropoutSite:
     batch_dim: int | None = 0
     outer: int = 1
     inner: int = 1
+    dependent: str | None = None
     in_place: bool = False
     always_on: bool = False
     wakes: str | None = None

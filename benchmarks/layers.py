@@ -1,0 +1,193 @@
+"""allmasks.nn against torch.nn.functional.dropout and against moving the same memory, measured in one run.
+
+    python benchmarks/layers.py [--threads 2] [--no-compile]
+
+Every ratio is of medians of interleaved repeats. What is claimed holds for processors where torch's CPU generator is
+serial (AMD, ARM); on Intel processors torch may take a parallel generator of MKL. The processor is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+import allmasks as am
+
+ours = am.nn.functional.dropout
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def medians(functions: dict[str, Callable[[], object]], seconds: float = 2.0, inner: int = 1) -> dict[str, float]:
+    """Median seconds of each function, called in turn so that a change of the machine's mood meets all of them."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for function in functions.values():
+        for _ in range(3):
+            function()
+    gc.collect()
+    gc.disable()
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(next(iter(times.values()))) < 7:
+        for name, function in functions.items():
+            start = time.perf_counter()
+            for _ in range(inner):
+                function()
+            times[name].append((time.perf_counter() - start) / inner)
+    gc.enable()
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def with_backward(function: Callable[..., Tensor], x: Tensor, g: Tensor) -> Callable[[], object]:
+    x = x.clone().requires_grad_()
+
+    def run() -> None:
+        x.grad = None
+        function(x, 0.5).backward(g)
+
+    return run
+
+
+def saved_bytes(function: Callable[..., Tensor], n: int = 2**20) -> int:
+    """Bytes of what autograd keeps for backward beside the input."""
+    x = torch.randn(n, requires_grad=True)
+    kept: dict[int, int] = {}
+
+    def pack(t: Tensor) -> Tensor:
+        if t.data_ptr() != x.data_ptr():
+            kept[t.data_ptr()] = t.numel() * t.element_size()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        out = function(x, 0.5)
+    context = getattr(out.grad_fn, "__dict__", {})  # what a Python function keeps without saving it
+    kept.update({t.data_ptr(): t.numel() * t.element_size() for t in context.values() if isinstance(t, Tensor)})
+    return sum(kept.values())
+
+
+def speed(table: Table) -> None:
+    x = torch.randn(2**20)
+    g = torch.ones_like(x)
+    out = torch.empty_like(x)
+    t = medians({"torch": lambda: F.dropout(x, 0.5), "ours": lambda: ours(x, 0.5), "copy": lambda: out.copy_(x)})
+    row(table, "2^20 float32, forward", t, "torch", "≥ 40")
+    t = medians({"torch": with_backward(F.dropout, x, g), "ours": with_backward(ours, x, g)})
+    row(table, "2^20 float32, forward + backward", t, "torch", "≥ 30")
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        y = x.to(dtype)
+        t = medians({"torch": lambda y=y: F.dropout(y, 0.5), "ours": lambda y=y: ours(y, 0.5)}, 1.0)
+        row(table, f"2^20 {str(dtype).removeprefix('torch.')}, forward", t, "torch", "≥ 20")
+    t = medians({"torch": lambda: F.dropout(x, 0.001), "ours": lambda: ours(x, 0.001)}, 1.0)
+    row(table, "2^20 float32, p = .001 (32 bits), forward", t, "torch", "")
+    strided = torch.randn(2**10, 2**10).t()
+    t = medians({"torch": lambda: F.dropout(strided, 0.5), "ours": lambda: ours(strided, 0.5)}, 1.0)
+    row(table, "2^20 float32, transposed, forward", t, "torch", "")
+    maps = torch.randn(64, 64, 16, 16)
+    t = medians({"torch": lambda: F.dropout2d(maps, 0.5), "ours": lambda: am.nn.functional.dropout2d(maps, 0.5)}, 1.0)
+    row(table, "2^20 float32, dropout2d, forward", t, "torch", "")
+
+    x = torch.randn(2**24)
+    out = torch.empty_like(x)
+    t = medians({"x.clone()": lambda: x.clone(), "ours": lambda: ours(x, 0.5)}, 3.0)
+    row(table, "2^24 float32, forward", t, "x.clone()", "≥ 0.67")
+    y = x.clone()
+    functions = {
+        "torch": lambda: F.dropout(y, 0.5, inplace=True),
+        "copy": lambda: out.copy_(x),
+        "ours": lambda: ours(y, 0.5, inplace=True),
+    }
+    t = medians(functions, 6.0)
+    row(table, "2^24 float32, in place", t, "torch", "≥ 40")
+    row(table, "2^24 float32, in place", t, "copy", "≥ 0.5")
+
+    small = torch.randn(1024)
+    small_grad = small.clone().requires_grad_()
+    g = torch.ones_like(small)
+    t = medians({"torch": lambda: F.dropout(small, 0.5), "ours": lambda: ours(small, 0.5)}, 1.0, 200)
+    row(table, "1024 float32, no grad", t, "torch", "≥ 1")
+    t = medians({"torch": lambda: F.dropout(small_grad, 0.5), "ours": lambda: ours(small_grad, 0.5)}, 1.0, 200)
+    row(table, "1024 float32, with grad, forward", t, "torch", "≥ 1")
+    t = medians({"torch": with_backward(F.dropout, small, g), "ours": with_backward(ours, small, g)}, 1.0, 200)
+    row(table, "1024 float32, forward + backward", t, "torch", "≥ 1")
+
+
+def row(table: Table, what: str, times: dict[str, float], rival: str, wanted: str) -> None:
+    ratio = times[rival] / times["ours"]
+    table.add_row(what, f"{times['ours'] * 1e3:.4f}", rival, f"{times[rival] * 1e3:.4f}", f"{ratio:.2f}", wanted)
+
+
+def net(layer: Callable[[], nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(784, 1024), nn.ReLU(), layer(), nn.Linear(1024, 1024), nn.ReLU(), layer(), nn.Linear(1024, 10)
+    )
+
+
+def step(model: nn.Module) -> Callable[[], object]:
+    x, y = torch.randn(256, 784), torch.randint(0, 10, (256,))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def run() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    return run
+
+
+def training(table: Table, compiled: bool) -> None:
+    steps = {
+        "torch.nn.Dropout": step(net(lambda: nn.Dropout(0.5))),
+        "no dropout": step(net(nn.Identity)),
+        "ours": step(net(lambda: am.nn.Dropout(0.5))),
+    }
+    if compiled:
+        steps["ours, compiled"] = step(torch.compile(net(lambda: am.nn.Dropout(0.5)), fullgraph=True))
+        steps["torch.nn.Dropout, compiled"] = step(torch.compile(net(lambda: nn.Dropout(0.5)), fullgraph=True))
+    t = medians(steps, 20.0)
+    what = "step of 784-1024-1024-10, batch 256"
+    row(table, what, t, "torch.nn.Dropout", "≥ 1.3")
+    row(table, what, t, "no dropout", "≥ 0.95")
+    if compiled:
+        fast = {**t, "ours": t["ours, compiled"], "ours, eager": t["ours"]}
+        row(table, what + ", compiled", fast, "ours, eager", "≥ 1")
+        row(table, what + ", compiled", fast, "torch.nn.Dropout, compiled", "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-compile", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    console = Console(width=140)
+    console.print(f"{processor()}, {options.threads} threads, torch {torch.__version__}")
+    table = Table("what", "ours, ms", "against", "ms", "times faster", "wanted")
+    speed(table)
+    training(table, not options.no_compile)
+    console.print(table)
+    memory = Table("kept for backward, 2^20 float32", "bytes", "bytes an element")
+    for name, function in (("F.dropout", F.dropout), ("ours", ours)):
+        kept = saved_bytes(function)
+        memory.add_row(name, str(kept), f"{kept / 2**20:g}")
+    console.print(memory)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""Where a training layer's key comes from: torch's generator, or a numbered stream of a seed's own.
+
+Without a seed, each call takes 64 bits from torch's CPU generator: `torch.manual_seed`, a resumed generator state and
+checkpointing's preserved state work as they always have. With a seed, call number t takes `derive_key(seed, t)`. The
+count is the seed's, not the layer's: two layers with one seed share the stream and never drop the same units.
+
+Recomputation in backward (torch.utils.checkpoint) must draw the same mask again. Without a seed the restored generator
+does that. With one, a call that may be recomputed also draws a ticket from the generator and notes which count it
+took; the recomputation draws the same ticket and looks it up.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from allmasks.kernels.reference import threefry2x32
+
+__all__ = ["check_seed", "draw_key", "next_key", "rng_state", "seed", "seeded_key", "set_rng_state"]
+
+_BLOCK = 256
+"""Keys of a stream made at once: one call of the generator costs as much for hundreds as for one."""
+
+_TICKETS = 1 << 16
+"""Calls that may still be recomputed and are remembered; many times what one backward pass holds."""
+
+_RANK_STEP = 0x9E3779B97F4A7C15
+
+_lock = threading.Lock()
+_counts: dict[int, int] = {}
+_blocks: dict[int, tuple[int, list[int]]] = {}
+_tickets: OrderedDict[tuple[int, int], int] = OrderedDict()
+_same_on_ranks = False
+
+
+def check_seed(value: Any) -> int | None:
+    """A layer's seed as an int, or None.
+
+    Raises
+    ------
+    TypeError, ValueError : if it is no whole number from 0 to 2**64 - 1.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"seed must be an integer from 0 to 2**64 - 1 or None, got {value!r}")
+    if not 0 <= value < 2**64:
+        raise ValueError(f"seed must be an integer from 0 to 2**64 - 1, got {value}")
+    return int(value)
+
+
+def next_key(seed: int | None) -> int:
+    """The key of a layer's next call."""
+    return draw_key() if seed is None else seeded_key(seed)
+
+
+def draw_key() -> int:
+    """64 bits from torch's CPU generator, another number on each rank of a distributed run."""
+    key = int(torch.empty((), dtype=torch.int64, device="cpu").random_(-(2**63), None).item())
+    if not _same_on_ranks and torch.distributed.is_available() and torch.distributed.is_initialized():
+        key ^= (torch.distributed.get_rank() * _RANK_STEP) & (2**64 - 1)
+        key = key - 2**64 if key >= 2**63 else key
+    return key
+
+
+def seeded_key(seed: int) -> int:
+    """The next key of a seed's stream; in recomputation, the one the call took at first. The same on every rank."""
+    backward = torch._C._current_graph_task_id() != -1
+    ticket = (seed, draw_key()) if backward or _may_be_recomputed() else None
+    with _lock:
+        if backward:
+            count = _tickets.get(ticket)  # type: ignore[arg-type]
+            if count is None:
+                raise RuntimeError(
+                    "a dropout layer with a seed ran inside a backward pass, and no earlier call of it matches: "
+                    "checkpointing needs preserve_rng_state=True, its default"
+                )
+        else:
+            count = _counts.get(seed, 0)
+            _counts[seed] = count + 1
+            if ticket is not None:
+                _tickets[ticket] = count
+                if len(_tickets) > _TICKETS:
+                    _tickets.popitem(last=False)
+        return _key(seed, count)
+
+
+def _may_be_recomputed() -> bool:
+    """Checkpointing runs its forward without gradients, or under hooks on what is saved."""
+    return not torch.is_grad_enabled() or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
+def _key(seed: int, count: int) -> int:
+    """`derive_key(seed, count)` as one number."""
+    block, index = divmod(count, _BLOCK)
+    held = _blocks.get(seed)
+    if held is None or held[0] != block:
+        counters = np.arange(block * _BLOCK, (block + 1) * _BLOCK, dtype=np.uint64)
+        low, high = threefry2x32(
+            (seed & 0xFFFFFFFF, seed >> 32), counters & np.uint64(0xFFFFFFFF), counters >> np.uint64(32)
+        )
+        held = (block, (low.astype(np.uint64) | (high.astype(np.uint64) << np.uint64(32))).tolist())
+        _blocks[seed] = held
+    return held[1][index]
+
+
+# -- what the user sees ----------------------------------------------------------------------------------------
+
+
+def seed(n: int, *, same_on_ranks: bool = False) -> None:
+    """Seed torch's CPU generator, from which layers without a seed take their keys, and start all seeds' streams anew.
+
+    Parameters
+    ----------
+    n : an integer, as for `torch.manual_seed`.
+    same_on_ranks : in a distributed run, whether layers without a seed draw the same masks on every rank whose
+        generator is in the same state. By default ranks differ, whatever their generators. Layers with a seed
+        agree on all ranks.
+
+    Example
+    -------
+    >>> import torch, allmasks as am
+    >>> am.seed(0)
+    >>> first = am.nn.functional.dropout(torch.ones(100), 0.5)
+    >>> am.seed(0)
+    >>> torch.equal(first, am.nn.functional.dropout(torch.ones(100), 0.5))
+    True
+    """
+    global _same_on_ranks
+    torch.random.default_generator.manual_seed(int(n))
+    with _lock:
+        _counts.clear()
+        _tickets.clear()
+        _same_on_ranks = bool(same_on_ranks)
+
+
+def rng_state() -> dict[str, Any]:
+    """All that the masks of the next calls depend on: torch's CPU generator, and how far each seed's stream is.
+
+    Save it beside the model's `state_dict` (`torch.save` and `torch.load(weights_only=True)` take it).
+
+    Example
+    -------
+    >>> import torch, allmasks as am
+    >>> layer = am.nn.Dropout(0.5, seed=7)
+    >>> state = am.rng_state()
+    >>> first = layer(torch.ones(100))
+    >>> am.set_rng_state(state)
+    >>> torch.equal(first, layer(torch.ones(100)))
+    True
+    """
+    with _lock:
+        return {
+            "version": 1,
+            "torch": torch.random.default_generator.get_state(),
+            "seeds": dict(_counts),
+            "same_on_ranks": _same_on_ranks,
+        }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Go back to a state that `rng_state` gave; nothing changes if it is no such state.
+
+    Raises
+    ------
+    ValueError : if `state` is not what `rng_state` returns.
+    """
+    global _same_on_ranks
+    wanted = {"version": int, "torch": Tensor, "seeds": dict, "same_on_ranks": bool}
+    if not isinstance(state, dict) or any(not isinstance(state.get(name), kind) for name, kind in wanted.items()):
+        raise ValueError("state must be what am.rng_state() returned")
+    if state["version"] != 1:
+        raise ValueError(f"state is of version {state['version']}, and this release of allmasks reads version 1")
+    counts = state["seeds"]
+    if any(not isinstance(n, int) or not isinstance(count, int) or count < 0 for n, count in counts.items()):
+        raise ValueError("state must be what am.rng_state() returned; its counts are not whole numbers")
+    torch.random.default_generator.set_state(state["torch"])
+    with _lock:
+        _counts.clear()
+        _counts.update(counts)
+        _tickets.clear()
+        _same_on_ranks = state["same_on_ranks"]

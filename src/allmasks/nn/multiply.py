@@ -1,0 +1,167 @@
+"""x times its keyed mask: one function over all kernels, which give the same bits. No autograd here."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from allmasks.kernels import anywhere
+from allmasks.nn.law import drawn_law, unit_law
+
+__all__ = ["gaussian_multiply", "mask_multiply", "mask_multiply_", "split_key"]
+
+
+def split_key(key: int) -> tuple[int, int]:
+    """A 64-bit key, signed or not, as the generator's two words."""
+    return key & 0xFFFFFFFF, (key >> 32) & 0xFFFFFFFF
+
+
+def mask_multiply(x: Tensor, key: int, p: float, units: Tensor | None = None) -> Tensor:
+    """x times the keyed mask / keep probability, in x's memory format.
+
+    Parameters
+    ----------
+    x : any layout; the bits follow the logical order of its elements.
+    p : 0 < p < 1, used where `units` is None.
+    units : (d,) float64 rates from 0 to 1; element e belongs to unit e % d, so d is the size of x's last axes.
+    """
+    if x.numel() == 0 or x.device.type == "meta":
+        return torch.empty_like(x)
+    kernel = _kernel(x)
+    if kernel is None:
+        return x * _noise(x, key, p, units)
+    if x.is_contiguous():
+        out = torch.empty_like(x)
+        kernel(x, out, key, p, units)
+        return out
+    # Two more passes over memory, which is still far from what a serial generator takes.
+    dense = x.contiguous()
+    kernel(dense, dense, key, p, units)
+    out = torch.empty_like(x)
+    return dense if out.is_contiguous() else out.copy_(dense)
+
+
+def mask_multiply_(x: Tensor, key: int, p: float, units: Tensor | None = None) -> Tensor:
+    """The same in place."""
+    if x.numel() == 0 or x.device.type == "meta":
+        return x
+    kernel = _kernel(x)
+    if kernel is None:
+        return x.mul_(_noise(x, key, p, units))
+    if not x.is_contiguous():
+        dense = x.contiguous()
+        kernel(dense, dense, key, p, units)
+        return x.copy_(dense)
+    kernel(x, x, key, p, units)
+    return x
+
+
+def gaussian_multiply(x: Tensor, key: int, p: float) -> Tensor:
+    """x times 1 + √(p/(1 − p)) z, z the standard normal quantile of the element's word."""
+    if x.numel() == 0 or x.device.type == "meta":
+        return torch.empty_like(x)
+    uniform = _uniform(x, key)
+    noise = torch.special.ndtri(uniform).mul_((p / (1.0 - p)) ** 0.5).add_(1.0)
+    return x * noise.reshape(x.shape).to(x.dtype)
+
+
+def _uniform(x: Tensor, key: int) -> Tensor:
+    """(word + ½) / 2³² of each element: never 0 or 1, and symmetric, so that the mean of the noise is 1 exactly."""
+    n = x.numel()
+    if x.device.type == "cpu":
+        from allmasks.kernels import cpu
+
+        words = np.empty(n, np.uint32)
+        cpu.fill_words(words, split_key(key), torch.get_num_threads())
+        signed = torch.from_numpy(words.view(np.int32)).to(torch.float64)
+        return torch.where(signed < 0, signed + 2.0**32, signed).add_(0.5).mul_(2.0**-32)
+    return anywhere.stream(split_key(key), n, bits=32, device=x.device).double().add_(0.5).mul_(2.0**-32)
+
+
+# -- which kernel ----------------------------------------------------------------------------------------------
+
+
+def _kernel(x: Tensor) -> Any:
+    device = x.device.type
+    if x.dtype not in _WIDE:
+        return None
+    if device == "cpu":
+        return _on_cpu
+    if device == "cuda" and _has_triton():
+        return _on_gpu
+    return None
+
+
+_WIDE = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.float32, torch.float16: np.float32}
+"""What each dtype is multiplied in."""
+
+
+@lru_cache(maxsize=1)
+def _cpu_kernels() -> tuple[Any, dict[torch.dtype, Any]]:
+    """The compiled kernels, loaded when first needed, and what an address of each dtype points to."""
+    from allmasks.kernels import cpu
+
+    like = {
+        torch.float32: cpu.FLOAT32,
+        torch.float64: cpu.FLOAT64,
+        torch.bfloat16: cpu.BFLOAT16,
+        torch.float16: cpu.FLOAT16,
+    }
+    return cpu, like
+
+
+@lru_cache(maxsize=1)
+def _has_triton() -> bool:
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@lru_cache(maxsize=1024)
+def _law(p: float, dtype: torch.dtype) -> tuple[int, int, Any]:
+    """Bits, threshold and the scale as a scalar of the computing type."""
+    law = drawn_law(p)
+    return law.bits, law.threshold, _WIDE[dtype](law.scale)
+
+
+def _on_cpu(x: Tensor, out: Tensor, key: int, p: float, units: Tensor | None) -> None:
+    cpu, like = _cpu_kernels()
+    words = (key & 0xFFFFFFFF, (key >> 32) & 0xFFFFFFFF)
+    threads = torch.get_num_threads()
+    if units is None:
+        bits, threshold, scale = _law(p, x.dtype)
+        cpu.multiply(x.data_ptr(), out.data_ptr(), x.numel(), words, bits, threshold, scale, like[x.dtype], threads)
+        return
+    law = unit_law(units.numpy())
+    scales = law.scale_as(_WIDE[x.dtype])
+    cpu.multiply_units(x.data_ptr(), out.data_ptr(), x.numel(), words, law.last, scales, like[x.dtype], threads)
+
+
+def _on_gpu(x: Tensor, out: Tensor, key: int, p: float, units: Tensor | None) -> None:
+    from allmasks.kernels import gpu
+
+    if units is None:
+        law = drawn_law(p)
+        gpu.multiply(x, out, split_key(key), law.bits, law.threshold)
+        return
+    by_unit = unit_law(units.cpu().numpy())
+    gpu.multiply_units(x, out, split_key(key), by_unit.last, by_unit.scale)
+
+
+def _noise(x: Tensor, key: int, p: float, units: Tensor | None) -> Tensor:
+    """The factor of each element, in x's dtype and logical order, by torch's own operations."""
+    if units is None:
+        law = drawn_law(p)
+        words = anywhere.stream(split_key(key), x.numel(), bits=law.bits, device=x.device)
+        return ((words < law.threshold) * law.scale).to(x.dtype).reshape(x.shape)
+    by_unit = unit_law(units.cpu().numpy())
+    words = anywhere.stream(split_key(key), x.numel(), bits=32, device=x.device).reshape(-1, len(by_unit.last))
+    last = torch.from_numpy(by_unit.last.astype(np.int64)).to(x.device)
+    scale = torch.from_numpy(by_unit.scale).to(x.device)
+    return ((words <= last) * scale).to(x.dtype).reshape(x.shape)

@@ -1,0 +1,125 @@
+"""Keyed noise for any tensor: which road a call takes (plain, compiled, transformed), and where its key comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from allmasks.nn import keys
+from allmasks.nn.ops import CPU, call_number, gaussian_autograd, key_tensor, masked_autograd
+
+__all__ = ["Key", "check_input", "check_rate", "gaussian", "masked", "masked_ones", "rates_of_units"]
+
+Key = int | Tensor | None
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+"""Tensors whose memory is what it seems; subclasses (fake, distributed) take the operators."""
+
+
+def check_rate(p: Any) -> None:
+    """ValueError unless 0 ≤ p ≤ 1; the text is torch's. A tensor of rates is checked where it is used."""
+    if not isinstance(p, Tensor) and not 0.0 <= p <= 1.0:
+        raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
+
+
+def check_input(x: Any) -> None:
+    """TypeError unless x is a dense tensor of real floating-point numbers."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"dropout takes a tensor, got {type(x).__name__}")
+    if x.is_complex():
+        raise TypeError("dropout of complex tensors is not supported; apply it to torch.view_as_real(x)")
+    if not x.is_floating_point():
+        raise TypeError(f"dropout needs a floating-point tensor, got {x.dtype}; convert it with .float() first")
+    if x.layout != torch.strided:
+        raise TypeError(f"dropout needs a dense tensor, got layout {x.layout}; apply it to the values")
+
+
+def rates_of_units(p: Tensor, shape: Sequence[int]) -> Tensor:
+    """Rates that broadcast over the last axes of this shape, as one float64 rate for each unit of those axes."""
+    if p.requires_grad:
+        raise TypeError("p is not learned here: its gradient would be that of a sample; pass p.detach()")
+    if p.ndim > len(shape):
+        raise ValueError(f"p of shape {tuple(p.shape)} has more axes than what it is for, of shape {tuple(shape)}")
+    last = tuple(shape)[len(shape) - p.ndim :]
+    try:
+        return p.to(torch.float64).expand(last).reshape(-1)
+    except RuntimeError:
+        raise ValueError(
+            f"p of shape {tuple(p.shape)} does not broadcast over the last axes {last} of what it is for: give one "
+            "rate, or one for each unit"
+        ) from None
+
+
+def _direct(x: Tensor) -> bool:
+    """Whether x can go straight to the kernels."""
+    return type(x) in _PLAIN and torch._C._functorch.peek_interpreter_stack() is None
+
+
+def _key_now(key: Key, seed: int | None) -> int:
+    return keys.next_key(seed) if key is None else int(key)
+
+
+def _key_op(key: Key, seed: int | None) -> Tensor:
+    """The same through the operators, so that compiled code holds the drawing and not what was drawn."""
+    if isinstance(key, Tensor):
+        return key
+    if key is not None:
+        return key_tensor(key)
+    if seed is not None:
+        return torch.ops.allmasks.seeded_key(seed - 2**64 if seed >= 2**63 else seed, call_number(), device=CPU)
+    return torch.ops.allmasks.draw_key(call_number(), device=CPU)
+
+
+def _key_in_transform(key: Key, seed: int | None) -> Tensor:
+    """Under torch.func, vmap's own rule for randomness decides: an error, one mask for all, or one for each."""
+    if key is None and seed is None and _in_vmap():
+        return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device="cpu")
+    return _key_op(key, seed)
+
+
+def _in_vmap() -> bool:
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    return any(level.key() == torch._C._functorch.TransformType.Vmap for level in stack)
+
+
+def masked(x: Tensor, p: float, units: Tensor | None, inplace: bool, key: Key, seed: int | None) -> Tensor:
+    """x times the keyed mask / keep probability, differentiable in every mode."""
+    if torch.compiler.is_compiling():
+        result = torch.ops.allmasks.masked(x, _key_op(key, seed), p, units)
+        return x.copy_(result) if inplace else result
+    if _direct(x):
+        return masked_autograd(x, _key_now(key, seed), p, units, inplace)
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        # A product with a constant has every derivative and every batching rule there is.
+        ones = torch.ones(x.shape, dtype=x.dtype, device=x.device)
+        result = x * torch.ops.allmasks.masked(ones, _key_in_transform(key, seed), p, units)
+    else:
+        result = torch.ops.allmasks.masked(x, _key_op(key, seed), p, units)
+    return x.copy_(result) if inplace else result
+
+
+def masked_ones(
+    x: Tensor, shape: tuple[int, ...], p: float, units: Tensor | None, key: Key, seed: int | None
+) -> Tensor:
+    """The factors 0 or 1/(1 − p) of a mask of this shape, in x's dtype and on its device, without gradient."""
+    ones = torch.ones(shape, dtype=x.dtype, device=x.device)
+    if torch.compiler.is_compiling():
+        return torch.ops.allmasks.masked(ones, _key_op(key, seed), p, units)
+    if _direct(x):
+        return masked_autograd(ones, _key_now(key, seed), p, units, True)
+    return torch.ops.allmasks.masked(ones, _key_in_transform(key, seed), p, units)
+
+
+def gaussian(x: Tensor, p: float, key: Key, seed: int | None) -> Tensor:
+    """x times keyed Gaussian noise of mean 1 and variance p/(1 − p)."""
+    if torch.compiler.is_compiling():
+        return torch.ops.allmasks.gaussian(x, _key_op(key, seed), p)
+    if _direct(x):
+        return gaussian_autograd(x, _key_now(key, seed), p)
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        ones = torch.ones(x.shape, dtype=x.dtype, device=x.device)
+        return x * torch.ops.allmasks.gaussian(ones, _key_in_transform(key, seed), p)
+    return torch.ops.allmasks.gaussian(x, _key_op(key, seed), p)

@@ -1,0 +1,113 @@
+"""Drop rates that change during training: early, late and linear dropout."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from allmasks.nn.layers import DropConnect
+
+__all__ = ["RateScheduler"]
+
+Mode = Literal["early", "late", "linear"]
+
+
+class RateScheduler:
+    """Set the rate of every dropout layer of a model as training goes on.
+
+    Each layer's rate when the scheduler is made is its full rate p. At step t (0 before the first `step()`):
+
+    - "early": p while t < steps, then 0: dropout that helps underfitting models at the start;
+    - "late": 0 while t < steps, then p: dropout only once overfitting sets in;
+    - "linear": p · (1 − t / steps), and 0 from there on.
+
+    Parameters
+    ----------
+    model : its torch and allmasks dropout layers are set, shared ones once.
+    mode : "early", "late" or "linear".
+    steps : how many calls of `step()` the first part lasts, at least 1. Call it once an iteration or once an epoch; a
+        compiled model is compiled anew for each new rate, so once an epoch there.
+
+    Raises
+    ------
+    ValueError : an unknown mode, steps below 1, or a model without dropout layers.
+
+    References
+    ----------
+    Liu, Xu, Jin, Shen & Darrell (2023), "Dropout reduces underfitting".
+
+    Example
+    -------
+    >>> import allmasks as am
+    >>> layer = am.nn.Dropout(0.4)
+    >>> schedule = am.nn.RateScheduler(layer, "linear", steps=4)
+    >>> rates = []
+    >>> for _ in range(5):
+    ...     rates.append(round(layer.p, 3))
+    ...     schedule.step()
+    >>> rates
+    [0.4, 0.3, 0.2, 0.1, 0.0]
+    """
+
+    def __init__(self, model: nn.Module, mode: Mode, *, steps: int) -> None:
+        if mode not in ("early", "late", "linear"):
+            raise ValueError(f'mode must be "early", "late" or "linear", got {mode!r}')
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"steps must be a whole number of at least 1, got {steps!r}")
+        self.mode, self.steps, self.t = mode, steps, 0
+        self._layers = {
+            name: module for name, module in model.named_modules() if isinstance(module, _DropoutNd | DropConnect)
+        }
+        if not self._layers:
+            raise ValueError(f"{type(model).__name__} has no dropout layer whose rate could be scheduled")
+        self.rates = {name: layer.p for name, layer in self._layers.items()}
+        self._set()
+
+    @property
+    def factor(self) -> float:
+        """What the full rates are multiplied by at this step."""
+        if self.mode == "early":
+            return 1.0 if self.t < self.steps else 0.0
+        if self.mode == "late":
+            return 0.0 if self.t < self.steps else 1.0
+        return max(0.0, 1.0 - self.t / self.steps)
+
+    def step(self) -> None:
+        """Go one step on."""
+        self.t += 1
+        self._set()
+
+    def _set(self) -> None:
+        factor = self.factor
+        for name, layer in self._layers.items():
+            full = self.rates[name]
+            # At full rate the very object comes back, bit for bit.
+            layer.p = full if factor == 1.0 else full * factor
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `load_state_dict` needs: mode, steps, the step reached, and each layer's full rate."""
+        rates = {name: p.tolist() if isinstance(p, Tensor) else p for name, p in self.rates.items()}
+        return {"mode": self.mode, "steps": self.steps, "t": self.t, "rates": rates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where another scheduler of the same model was.
+
+        Raises
+        ------
+        ValueError : if the state is of another mode or of other layers; nothing is changed then.
+        """
+        missing = {"mode", "steps", "t", "rates"} - set(state)
+        if missing:
+            raise ValueError(f"the state lacks {', '.join(sorted(missing))}; pass what state_dict() returned")
+        if state["rates"].keys() != self.rates.keys():
+            differ = ", ".join(sorted(state["rates"].keys() ^ self.rates.keys()))
+            raise ValueError(f"the state is of a model with other dropout layers; these are in one only: {differ}")
+        if state["mode"] != self.mode:
+            raise ValueError(f'the state is of mode "{state["mode"]}", and this scheduler is "{self.mode}"')
+        for name, p in state["rates"].items():
+            own = self.rates[name]
+            self.rates[name] = own.new_tensor(p) if isinstance(own, Tensor) else float(p)
+        self.steps, self.t = int(state["steps"]), int(state["t"])
+        self._set()
