@@ -52,3 +52,14 @@ def test_bad_keys_are_refused():
         reference.derive_key(-1)
     with pytest.raises(ValueError, match="example_index must lie in"):
         reference.words((0, 0), [2**32], 3)
+
+
+@given(st.integers(1, 600), st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=5))
+def test_many_keys_at_once_are_each_key_alone(n, indices):
+    keys = [reference.derive_key(7, 3, index) for index in indices]
+    together = tuple(np.array(word, np.uint64)[:, None, None] for word in zip(*keys, strict=True))
+    words, pairs = reference.words(together, [4, 2**32 - 1], n), reference.word_pairs(together, [0, 9], n)
+    for i, key in enumerate(keys):
+        np.testing.assert_array_equal(words[i], reference.words(key, [4, 2**32 - 1], n))
+        for both, alone in zip(pairs, reference.word_pairs(key, [0, 9], n), strict=True):
+            np.testing.assert_array_equal(both[i], alone)

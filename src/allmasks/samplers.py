@@ -7,6 +7,7 @@ independent.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations
@@ -68,8 +69,8 @@ class Independent:
         out = np.empty((len(indices), len(rows), len(q)), np.bool_)
         if out.size >= _COMPILED_FROM:
             return _compiled(seed, site, indices, np.zeros(len(indices), np.uint32), rows, threshold, out)
-        for i, index in enumerate(indices):
-            out[i] = reference.words(reference.derive_key(seed, site, int(index)), rows, len(q)) < threshold
+        for part in _parts(len(indices), out[:1].size):
+            out[part] = reference.words(_columns(_keys(seed, site, indices[part])), rows, len(q)) < threshold
         return out
 
 
@@ -93,12 +94,12 @@ class Antithetic:
         threshold = reference.keep_threshold(q)
         out = np.empty((len(indices), len(rows), len(q)), np.bool_)
         pairs, member = np.divmod(indices, 2)
+        flips = np.where(member == 0, 0, 0xFFFFFFFF).astype(np.uint32)
         if out.size >= _COMPILED_FROM:
-            return _compiled(seed, site, pairs, np.where(member == 0, 0, 0xFFFFFFFF), rows, threshold, out)
-        for pair in np.unique(pairs):
-            words = reference.words(reference.derive_key(seed, site, int(pair)), rows, len(q))
-            for i in np.flatnonzero(pairs == pair):
-                out[i] = (words if member[i] == 0 else ~words) < threshold
+            return _compiled(seed, site, pairs, flips, rows, threshold, out)
+        for part in _parts(len(indices), out[:1].size):
+            words = reference.words(_columns(_keys(seed, site, pairs[part])), rows, len(q))
+            out[part] = (words ^ flips[part, None, None]) < threshold
         return out
 
 
@@ -113,11 +114,23 @@ def _keys(seed: int, site: int, indices: NDArray[np.int64]) -> NDArray[np.uint32
     return np.stack(reference.threefry2x32(reference.derive_key(seed, site), low, high), axis=1)
 
 
+def _columns(keys: NDArray[np.uint32]) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """Keys (k, 2) as `reference.words` takes them: one k-fold axis before examples and elements."""
+    return keys[:, 0, None, None], keys[:, 1, None, None]
+
+
+def _parts(n: int, bits: int) -> Iterator[slice]:
+    """Ranges of n masks (or blocks) of so many bits each whose words stay in a core's cache together."""
+    step = max(1, _COMPILED_FROM // max(bits, 1))
+    for lo in range(0, n, step):
+        yield slice(lo, min(lo + step, n))
+
+
 def _compiled(
     seed: int,
     site: int,
     indices: NDArray[np.int64],
-    flips: NDArray[Any],
+    flips: NDArray[np.uint32],
     rows: NDArray[Any],
     threshold: NDArray[np.uint64],
     out: NDArray[np.bool_],
@@ -125,7 +138,7 @@ def _compiled(
     from allmasks.kernels import draw
 
     keys = _keys(seed, site, indices)
-    draw.independent(keys, flips.astype(np.uint32), reference.check_examples(rows), threshold, out.view(np.uint8))
+    draw.independent(keys, flips, reference.check_examples(rows), threshold, out.view(np.uint8))
     return out
 
 
@@ -194,13 +207,17 @@ class LatinHypercube:
                 out.view(np.uint8),
             )
             return out
-        for block in np.unique(blocks):
-            first, second = reference.word_pairs(reference.derive_key(seed, site, int(block)), rows, len(q))
+        unique, where = np.unique(blocks, return_inverse=True)
+        for part in _parts(len(unique), out[:1].size):
+            first, second = reference.word_pairs(_columns(_keys(seed, site, unique[part])), rows, len(q))
             # Three bits rotate the order, which makes each position exactly uniform; the other 29 choose it.
             rotation = (first & np.uint32(7)).astype(np.uint8)
             order = ((first >> np.uint32(3)).astype(np.uint64) * np.uint64(len(table))) >> np.uint64(29)
             cut = kept_eighths.astype(np.uint8) + ((second >> np.uint32(3)) < within).astype(np.uint8)
-            for i in np.flatnonzero(blocks == block):
-                eighth = (table[:, member[i]][order] + rotation) & np.uint8(7)
-                out[i] = eighth < cut
+            here = np.flatnonzero((where >= part.start) & (where < part.stop))
+            for k in range(8):
+                own = here[member[here] == k]
+                of = where[own] - part.start
+                eighth = (table[:, k][order[of]] + rotation[of]) & np.uint8(7)
+                out[own] = eighth < cut[of]
         return out

@@ -8,13 +8,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from scipy.stats import chi2
-
 from allmasks.expect.evaluate import Evaluator
 from allmasks.expect.plan import MAX_SAMPLED_MASKS, MIN_REPLICATES
 from allmasks.expect.solve import solve
 from allmasks.expect.sources import SampledMasks
 from allmasks.methods import MonteCarlo
+from allmasks.scores.monte_carlo import PILOT_FIRST, blocks_for
 from allmasks.sites import DropoutSite
 
 if TYPE_CHECKING:
@@ -22,32 +21,23 @@ if TYPE_CHECKING:
 
 __all__ = ["masks_for_tolerance"]
 
-_PILOT_FIRST = 2**40
-"""Number of the pilot's first mask: far beyond those of any run, so that the pilot is independent of it."""
-
-_CONFIDENCE = 0.9
-"""Probability with which the run's standard error comes out within the tolerance."""
-
 
 def masks_for_tolerance(
     problem: Problem, method: MonteCarlo, evaluate: Evaluator, sites: tuple[DropoutSite, ...], request: Request
 ) -> int:
     """Masks with which the standard error is at most max(atol, rtol · |value|), from a pilot of 32 blocks."""
     block = method.sampler.block
-    pilot = SampledMasks(sites, method.sampler, MIN_REPLICATES * block, request.seed, first=_PILOT_FIRST)
+    pilot = SampledMasks(sites, method.sampler, MIN_REPLICATES * block, request.seed, first=PILOT_FIRST)
     solution = solve(problem.job(pilot, evaluate, grad=False))
     assert solution.replicates is not None
     value = float((problem.weight * solution.per_example).sum())
     wanted = max(method.atol or 0.0, (method.rtol or 0.0) * abs(value))
     if wanted == 0:
         raise ValueError(f"rtol={method.rtol} asks for an error of 0 because the value is 0; pass atol as well")
-    # The pilot knows the variance of a block only to ~25 %: its upper confidence limit keeps the promise.
-    degrees = MIN_REPLICATES - 1
-    variance = float(solution.replicates.var()) * degrees / float(chi2.ppf(1 - _CONFIDENCE, degrees))
-    blocks = max(MIN_REPLICATES, math.ceil(variance / wanted**2))
+    blocks = blocks_for(solution.replicates.cpu().numpy(), wanted)
     limit = MAX_SAMPLED_MASKS if request.budget is None else max(request.budget // problem.data.n_examples, 1)
     if blocks * block > max(limit, MIN_REPLICATES * block):
-        reachable = math.sqrt(variance / max(limit // block, 1))
+        reachable = wanted * math.sqrt(blocks / max(limit // block, 1))
         raise ValueError(
             f"a standard error of {wanted:.2g} would take about {blocks * block:.2g} masks for each example, over the "
             f"limit of {limit:,}; {reachable:.2g} is within reach, or pass a larger budget="

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from allmasks.methods import Delta, Enumeration, GaussianMoments, Method, MonteCarlo
 from allmasks.results import GUARANTEES, Guarantee
+from allmasks.scores.monte_carlo import MIN_BLOCKS
 from allmasks.sites import DropoutSite
 
 __all__ = [
@@ -26,7 +27,7 @@ DEFAULT_N_MASKS = 256
 MAX_SAMPLED_MASKS = 2**22
 """Most masks an example that a tolerance may ask for; a tolerance that needs more is refused, not run for days."""
 
-MIN_REPLICATES = 32
+MIN_REPLICATES = MIN_BLOCKS
 """Independent blocks of masks below which a standard error cannot be trusted."""
 
 

@@ -56,20 +56,25 @@ _U32 = np.uint32
 _MASK32 = 0xFFFFFFFF
 
 
+Key = tuple[ArrayLike, ArrayLike]
+"""Two 32-bit words; or two arrays of them that broadcast with the counters, for many keys at once."""
+
+
 def threefry2x32(
-    key: tuple[int, int], counter0: ArrayLike, counter1: ArrayLike, *, rounds: int = 13
+    key: Key, counter0: ArrayLike, counter1: ArrayLike, *, rounds: int = 13
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """Encrypt counters under a key: two uint32 arrays of the counters' broadcast shape.
+    """Encrypt counters under a key: two uint32 arrays of the broadcast shape of counters and key.
 
     >>> [hex(int(w)) for w in threefry2x32((0, 0), 0, 0, rounds=20)]
     ['0x6b200159', '0x99ba4efe']
     """
-    k0, k1 = int(key[0]) & _MASK32, int(key[1]) & _MASK32
-    schedule = (k0, k1, _PARITY ^ k0 ^ k1)
-    c0, c1 = np.broadcast_arrays(np.asarray(counter0, _U32), np.asarray(counter1, _U32))
-    x0 = c0 + _U32(schedule[0])
-    x1 = c1 + _U32(schedule[1])
-    x0, x1 = np.atleast_1d(x0).copy(), np.atleast_1d(x1).copy()
+    # Arrays of one axis or more throughout: NumPy warns where scalars wrap around.
+    k0, k1 = (np.atleast_1d(np.asarray(word, np.uint64).astype(_U32)) for word in key)
+    schedule = (k0, k1, _U32(_PARITY) ^ k0 ^ k1)
+    c0, c1 = np.asarray(counter0, _U32), np.asarray(counter1, _U32)
+    shape = np.broadcast_shapes(np.shape(key[0]), np.shape(key[1]), c0.shape, c1.shape)
+    x0 = np.broadcast_to(c0 + k0, shape or (1,)).copy()
+    x1 = np.broadcast_to(c1 + k1, shape or (1,)).copy()
     scratch = np.empty_like(x1)
     for r in range(rounds):
         x0 += x1
@@ -80,9 +85,9 @@ def threefry2x32(
         x1 ^= x0
         if r % 4 == 3:
             s = r // 4 + 1
-            x0 += _U32(schedule[s % 3])
-            x1 += _U32((schedule[(s + 1) % 3] + s) & _MASK32)
-    return x0.reshape(c0.shape), x1.reshape(c0.shape)
+            x0 += schedule[s % 3]
+            x1 += schedule[(s + 1) % 3] + _U32(s)
+    return x0.reshape(shape), x1.reshape(shape)
 
 
 def site_id(name: str) -> int:
@@ -117,8 +122,11 @@ def counter_and_lane(elements: ArrayLike, *, lanes: int = 2) -> tuple[NDArray[np
     return run * LANE_STRIDE + within, lane
 
 
-def words(key: tuple[int, int], examples: ArrayLike, n_elements: int) -> NDArray[np.uint32]:
-    """One 32-bit word for each example and element: shape (len(examples), n_elements)."""
+def words(key: Key, examples: ArrayLike, n_elements: int) -> NDArray[np.uint32]:
+    """One 32-bit word for each example and element: shape (len(examples), n_elements).
+
+    With keys of shape (k, 1, 1), the same for each: (k, len(examples), n_elements).
+    """
     rows = _example_column(examples)
     n_runs = -(-n_elements // (2 * LANE_STRIDE))
     # Only the last run may be partly used; where lane 1 of it is not reached, its counters still serve lane 0.
@@ -127,10 +135,11 @@ def words(key: tuple[int, int], examples: ArrayLike, n_elements: int) -> NDArray
         n_counters = n_elements
     w0, w1 = threefry2x32(key, rows, np.arange(n_counters, dtype=_U32)[None, :])
     if n_elements <= LANE_STRIDE:
-        return w0[:, :n_elements]
-    shape = (len(rows), n_runs, 1, LANE_STRIDE)
-    both = np.concatenate([w0.reshape(shape), w1.reshape(shape)], axis=2)
-    return both.reshape(len(rows), -1)[:, :n_elements]
+        return w0[..., :n_elements]
+    lead = w0.shape[:-1]
+    shape = (*lead, n_runs, 1, LANE_STRIDE)
+    both = np.concatenate([w0.reshape(shape), w1.reshape(shape)], axis=-2)
+    return both.reshape(*lead, -1)[..., :n_elements]
 
 
 def stream(key: tuple[int, int], n_elements: int, *, bits: int = 32, start: int = 0) -> NDArray[np.uint32]:
@@ -150,10 +159,8 @@ def stream(key: tuple[int, int], n_elements: int, *, bits: int = 32, start: int 
     return np.where(lane % 2 == 0, word & _U32(0xFFFF), word >> _U32(16))
 
 
-def word_pairs(
-    key: tuple[int, int], examples: ArrayLike, n_elements: int
-) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """Two 32-bit words for each example and element, each of shape (len(examples), n_elements)."""
+def word_pairs(key: Key, examples: ArrayLike, n_elements: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """Two 32-bit words for each example and element, each of shape (len(examples), n_elements); keys as in `words`."""
     return threefry2x32(key, _example_column(examples), np.arange(n_elements, dtype=_U32)[None, :])
 
 

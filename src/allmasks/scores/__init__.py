@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
 from scipy.special import expit
 
 from allmasks.errors import MethodNotApplicable
@@ -19,8 +18,8 @@ from allmasks.scores.closed_form import CLOSED_FORMS, closed_form
 from allmasks.scores.cosine import cosine_loss
 from allmasks.scores.enumeration import enumerate_loss, enumerated_moments
 from allmasks.scores.fourier import fourier_logistic, logistic_moments
-from allmasks.scores.monte_carlo import sampled_loss
-from allmasks.scores.problem import EPS, RowResults, ScoreProblem, check_inputs
+from allmasks.scores.monte_carlo import sampled_losses
+from allmasks.scores.problem import EPS, Gradient, RowResults, ScoreProblem, check_inputs
 
 __all__ = ["expected_score", "expected_score_loss"]
 
@@ -92,13 +91,20 @@ def expected_score_loss(
     if k > 1 and not the_loss.sums_outputs:
         raise ValueError(f"several outputs are for squared_error and logistic, got weights of shape {w.shape}")
     asked = _with_masks(method, n_masks)
-    results, used = [], None
-    for c in range(k):
-        problem = ScoreProblem(w[:, c].copy(), rows, rates, float(b[c]), share)
-        outcome, used = _run(problem, targets[:, c].copy(), the_loss, asked, seed, return_grad)
-        results.append(outcome)
-    assert used is not None
-    return _assemble(results, used, rows, w, b, share, return_grad, np.ndim(weights), np.ndim(intercept))
+    problems = [ScoreProblem(w[:, c].copy(), rows, rates, float(b[c]), share) for c in range(k)]
+    if isinstance(asked, MonteCarlo):
+        # All outputs under the same masks: the error of their sum is not the sum of their errors.
+        total, gradients = sampled_losses(problems, targets, the_loss, asked, seed, return_grad)
+        used: Method = asked
+    else:
+        results = []
+        for c, problem in enumerate(problems):
+            outcome, used = _run(problem, targets[:, c].copy(), the_loss, asked, return_grad)
+            results.append(outcome)
+        total, gradients = _sum(results), [r.gradient for r in results if r.gradient is not None]
+    at_mean = np.sum([the_loss.value(q.mean(), targets[:, c]) for c, q in enumerate(problems)], axis=0)
+    grad = _joined(gradients, np.ndim(weights), np.shape(intercept)) if return_grad else None
+    return _result(total, used, share, at_mean, grad)
 
 
 def _with_masks(method: Method | None, n_masks: int | None) -> Method | None:
@@ -114,7 +120,7 @@ def _with_masks(method: Method | None, n_masks: int | None) -> Method | None:
 
 
 def _run(
-    problem: ScoreProblem, y: Array, loss: ScoreLoss, method: Method | None, seed: int, want_grad: bool
+    problem: ScoreProblem, y: Array, loss: ScoreLoss, method: Method | None, want_grad: bool
 ) -> tuple[RowResults, Method]:
     if method is None:
         method = _choose(problem, loss, want_grad)
@@ -133,8 +139,6 @@ def _run(
         return gaussian_moments(problem, y, loss, want_grad), method
     if isinstance(method, Delta):
         return delta(problem, y, loss, want_grad), method
-    if isinstance(method, MonteCarlo):
-        return sampled_loss(problem, y, loss, method, seed, want_grad), method
     raise TypeError(f"{method!r} is not a method for scores")
 
 
@@ -147,59 +151,59 @@ def _choose(problem: ScoreProblem, loss: ScoreLoss, want_grad: bool) -> Method:
     return Fourier()
 
 
-def _assemble(
-    results: list[RowResults],
-    method: Method,
-    X: Any,
-    weights: Array,
-    intercept: Array,
-    share: Array,
-    return_grad: bool,
-    weights_ndim: int,
-    intercept_ndim: int,
+def _sum(results: list[RowResults]) -> RowResults:
+    """The sum over outputs, errors added up."""
+    return RowResults(
+        value=np.sum([r.value for r in results], axis=0),
+        error=np.sum([r.error for r in results], axis=0),
+        penalty=np.sum([r.penalty for r in results], axis=0),
+        penalty_error=np.sum([r.penalty_error for r in results], axis=0),
+        guarantee=weakest(*(r.guarantee for r in results)),
+        n_masks=max(r.n_masks for r in results),
+        notes=tuple(dict.fromkeys(note for r in results for note in r.notes)),
+    )
+
+
+def _joined(parts: list[Gradient], weights_ndim: int, intercept_shape: tuple[int, ...]) -> dict[str, Any]:
+    """The outputs' gradients in the shapes of what they are taken with respect to."""
+    weights = np.stack([g.weights for g in parts], axis=1)
+    slopes = np.array([g.intercept for g in parts])
+    shared = math.prod(intercept_shape) == 1  # one intercept for every output collects all of their slopes
+    X = parts[0].X
+    for part in parts[1:]:
+        X = X + part.X
+    return {
+        "weights": weights[:, 0] if weights_ndim == 1 else weights,
+        "intercept": float(slopes.sum()) if intercept_shape == () else slopes.sum(keepdims=True) if shared else slopes,
+        "X": X,
+    }
+
+
+def _result(
+    rows: RowResults, method: Method, share: Array, at_mean: Array, grad: dict[str, Any] | None
 ) -> ExpectedLoss:
-    per_example = np.sum([r.value for r in results], axis=0)
-    per_error = np.sum([r.error for r in results], axis=0)
-    penalties = np.sum([r.penalty for r in results], axis=0)
-    penalty_errors = np.sum([r.penalty_error for r in results], axis=0)
-    guarantee = weakest(*(r.guarantee for r in results))
-    value, penalty = float(share @ per_example), float(share @ penalties)
-    replicates = None
-    if guarantee == "statistical":
-        replicates = np.sum([r.replicates for r in results if r.replicates is not None], axis=0)
-        error = float(replicates.std(ddof=1) / math.sqrt(len(replicates)))
-        penalty_error = error
+    """The weighted mean over rows."""
+    value, penalty = float(share @ rows.value), float(share @ rows.penalty)
+    if rows.replicates is not None:
+        error = penalty_error = float(rows.replicates.std(ddof=1) / math.sqrt(len(rows.replicates)))
     else:
-        n = len(share)
-        error = float(share @ per_error + (n + 8) * EPS * (share @ np.abs(per_example)))
-        penalty_error = float(share @ penalty_errors + (n + 8) * EPS * (share @ np.abs(penalties)))
-    grad = None
-    if return_grad:
-        parts = [r.gradient for r in results]
-        stacked = np.stack([g.weights for g in parts if g is not None], axis=1)
-        slopes = np.array([g.intercept for g in parts if g is not None])
-        total = sum((g.X for g in parts if g is not None), start=0.0 * X if not sparse.issparse(X) else X * 0.0)
-        grad = {
-            "weights": stacked[:, 0] if weights_ndim == 1 else stacked,
-            "intercept": slopes if intercept_ndim == 1 else float(slopes.sum()),
-            "X": total,
-        }
-        if intercept_ndim == 1 and len(intercept) and intercept.size != slopes.size:
-            grad["intercept"] = slopes.sum(keepdims=True)
+        adding = (len(share) + 8) * EPS
+        error = float(share @ rows.error + adding * (share @ np.abs(rows.value)))
+        penalty_error = float(share @ rows.penalty_error + adding * (share @ np.abs(rows.penalty)))
     return ExpectedLoss(
         value=value,
         error=error,
-        guarantee=guarantee,
+        guarantee=rows.guarantee,
         method=method,
-        n_masks=max(r.n_masks for r in results),
-        per_example=per_example,
-        per_example_error=per_error,
-        weight_scaling_loss=value - penalty,
+        n_masks=rows.n_masks,
+        per_example=rows.value,
+        per_example_error=rows.error,
+        weight_scaling_loss=float(share @ at_mean),
         penalty=penalty,
         penalty_error=penalty_error,
-        replicates=replicates,
+        replicates=rows.replicates,
         grad=grad,
-        notes=tuple(dict.fromkeys(note for r in results for note in r.notes)),
+        notes=rows.notes,
     )
 
 
@@ -255,7 +259,7 @@ def expected_score(
         return ScoreMoments(mean, unknown, variance, unknown, "uncontrolled", method, at_mean)
     if isinstance(method, Fourier) and link == "logistic":
         out, _, _ = logistic_moments(problem, method)
-        mean, error = out[:, 2], out[:, 1]
+        mean, error = np.clip(out[:, 2], 0.0, 1.0), out[:, 1]
         variance_error = error * (2.0 + 2.0 * mean) + 8 * EPS
         # The difference cancels where nearly nothing varies: it is then 0 to within its own error.
         variance = np.maximum(mean - out[:, 3] - mean**2, 0.0)

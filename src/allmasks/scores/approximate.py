@@ -20,7 +20,9 @@ def delta(problem: ScoreProblem, y: Array, loss: ScoreLoss, want_grad: bool) -> 
     """L(μ) + ½ L''(μ) σ² (Wager, Wang & Liang 2013)."""
     if isinstance(loss, CallableScoreLoss):
         raise MethodNotApplicable(
-            "Delta", "it needs the loss's second derivative, which a callable does not have", "a named loss"
+            "Delta",
+            "it needs the loss's second derivative, which a callable does not have",
+            "Fourier(), or a named loss",
         )
     mu, var = problem.mean(), problem.variance()
     second = loss.derivative(mu, y, 2)
@@ -42,7 +44,9 @@ def gaussian_moments(problem: ScoreProblem, y: Array, loss: ScoreLoss, want_grad
     """E L(μ + σ Z), Z standard normal: "fast dropout" (Wang & Manning 2013), by 64 Gauss–Hermite nodes."""
     if want_grad and isinstance(loss, CallableScoreLoss):
         raise MethodNotApplicable(
-            "GaussianMoments", "return_grad needs the loss's derivative, which a callable does not have", "a named loss"
+            "GaussianMoments",
+            "return_grad needs the loss's derivative, which a callable does not have",
+            "Fourier(), or a named loss",
         )
     mu, sd = problem.mean(), np.sqrt(problem.variance())
     nodes, weights = gauss_hermite()

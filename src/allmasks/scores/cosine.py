@@ -38,17 +38,7 @@ def cosine_loss(problem: ScoreProblem, y: Array, loss: ScoreLoss, method: Fourie
         if slopes is not None and own is not None:
             mean_slope[i], slopes[i] = own
     at_mean = loss.value(problem.mean(), y)
-    gradient = None
-    if slopes is not None:
-        full = slopes
-
-        def slope(rows: slice) -> Array:
-            if problem.is_sparse:
-                x = problem.X[rows].tocsr()
-                return full[rows][np.repeat(np.arange(x.shape[0]), np.diff(x.indptr)), x.indices]
-            return full[rows]
-
-        gradient = problem.gradient(np.zeros(n), slope, intercept=mean_slope)
+    gradient = None if slopes is None else problem.gradient_of(slopes, mean_slope)
     return RowResults(value, error, value - at_mean, error + 4 * EPS * np.abs(at_mean), "estimated", gradient=gradient)
 
 

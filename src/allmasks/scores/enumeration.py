@@ -75,12 +75,15 @@ def enumerate_loss(
     most = 1
     if want_grad and isinstance(loss, CallableScoreLoss):
         raise MethodNotApplicable(
-            "Enumeration", "return_grad needs the loss's derivative, which a callable does not have", "a named loss"
+            "Enumeration",
+            "return_grad needs the loss's derivative, which a callable does not have",
+            "Fourier(), or a named loss",
         )
     for rows, units in _row_blocks(problem, method):
         scores, weight, at = _block(problem, rows, units)
         most = max(most, scores.shape[1])
-        losses = loss.value(scores, y[rows, None])
+        with np.errstate(over="ignore", invalid="ignore"):
+            losses = loss.value(scores, y[rows, None])
         if not np.isfinite(losses).all():
             i, mask = (int(v) for v in np.argwhere(~np.isfinite(losses))[0])
             raise ValueError(
@@ -99,18 +102,7 @@ def enumerate_loss(
         del at
     at_mean = loss.value(problem.mean(), y)
     error = (problem.d + 24) * EPS * spread
-    gradient = None
-    if slopes is not None:
-        full = slopes
-
-        def slope(rows: slice) -> Array:
-            if problem.is_sparse:
-                x = problem.X[rows].tocsr()
-                row_of = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
-                return full[rows][row_of, x.indices]
-            return full[rows]
-
-        gradient = problem.gradient(np.zeros(n), slope, intercept=mean_slope)
+    gradient = None if slopes is None else problem.gradient_of(slopes, mean_slope)
     penalty_error = error + (problem.d + 24) * EPS * (np.abs(at_mean) + problem.magnitude())
     return RowResults(value, error, value - at_mean, penalty_error, "exact", n_masks=most, gradient=gradient)
 

@@ -137,6 +137,17 @@ class ScoreProblem:
         of_intercept = base if intercept is None else intercept
         return Gradient(weights, float(self.share @ of_intercept), X)
 
+    def gradient_of(self, slopes: Array, intercept: Array) -> Gradient:
+        """Gradient from all of Gᵢⱼ = E[L'(S) mⱼ/(1−pⱼ)], dense (n, d), and E[L'(S)], (n,)."""
+
+        def slope(rows: slice) -> Array:
+            if not self.is_sparse:
+                return slopes[rows]
+            x = self.X[rows].tocsr()
+            return slopes[rows][np.repeat(np.arange(x.shape[0]), np.diff(x.indptr)), x.indices]
+
+        return self.gradient(np.zeros(self.n), slope, intercept=intercept)
+
     def entries(self, rows: slice) -> tuple[Array, NDArray[np.int64]]:
         """Contributions aⱼ and columns j of some rows: all of a dense block, the stored entries of a CSR one."""
         x = self.X[rows]
