@@ -1,0 +1,86 @@
+"""The figures of the page on linear models: paths over p beside paths over α, and what becomes of rare features.
+
+    pip install 'allmasks[figures]' && python docs/figures/linear_paths.py
+
+writes linear_paths.svg and rare_features.svg beside this file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+from sklearn.datasets import load_diabetes
+from sklearn.linear_model import Ridge
+
+from allmasks.linear_model import DropoutRidge
+
+HERE = Path(__file__).parent
+COLORS = ["#0b6fa4", "#c8551b", "#3a8f5c", "#8a5aa8", "#b08a00", "#5b6770", "#c2417c", "#2aa3a3", "#7a4b2a", "#444444"]
+
+
+def finished(figure: go.Figure, name: str, height: int) -> None:
+    """White ground, one font, written as SVG."""
+    figure.update_layout(template="plotly_white", width=900, height=height, margin={"l": 60, "r": 20, "t": 40, "b": 50})
+    figure.write_image(HERE / name)
+
+
+def paths() -> None:
+    """Diabetes, columns centered but not scaled: dropout's penalty knows each column's scale, that of ridge does not."""
+    X, y = load_diabetes(return_X_y=True, scaled=False)
+    X = X - X.mean(axis=0)
+    names = load_diabetes().feature_names
+    rates = np.linspace(0.0, 0.99, 60)
+    alphas = np.logspace(-2, 5, 60)
+    scale = X.std(axis=0)
+    over_p = np.array([DropoutRidge(p).fit(X, y).coef_ for p in rates]) * scale
+    over_alpha = np.array([Ridge(alpha).fit(X, y).coef_ for alpha in alphas]) * scale
+    figure = make_subplots(1, 2, shared_yaxes=True, subplot_titles=("dropout, over p", "ridge, over α"))
+    for j, name in enumerate(names):
+        line = {"color": COLORS[j], "width": 1.6}
+        figure.add_scatter(x=rates, y=over_p[:, j], name=name, line=line, legendgroup=name, row=1, col=1)
+        figure.add_scatter(
+            x=alphas, y=over_alpha[:, j], name=name, line=line, legendgroup=name, showlegend=False, row=1, col=2
+        )
+    figure.update_xaxes(title_text="p", row=1, col=1)
+    figure.update_xaxes(title_text="α", type="log", row=1, col=2)
+    figure.update_yaxes(title_text="coefficient × standard deviation", row=1, col=1)
+    finished(figure, "linear_paths.svg", 420)
+
+
+def rare_features() -> None:
+    """Forty binary features of equal true weight, from one that fires in 2 % of rows to one that fires in half."""
+    rng = np.random.default_rng(0)
+    frequency = np.geomspace(0.02, 0.5, 40)
+    kept_by = {"dropout": [], "ridge": []}
+    for _ in range(40):
+        X = (rng.random((400, 40)) < frequency).astype(float)
+        y = X.sum(axis=1) + rng.normal(size=400)
+        dropout = DropoutRidge(0.3).fit(X, y)
+        # The one α that shrinks as much in all: the mean of what dropout puts on the features.
+        ridge = Ridge(float(dropout.equivalent_penalty_.mean())).fit(X, y)
+        kept_by["dropout"].append(dropout.coef_)
+        kept_by["ridge"].append(ridge.coef_)
+    figure = go.Figure()
+    for (name, coefs), color in zip(kept_by.items(), COLORS, strict=False):
+        mean = np.mean(coefs, axis=0)
+        error = np.std(coefs, axis=0, ddof=1) / np.sqrt(len(coefs))
+        figure.add_scatter(
+            x=frequency,
+            y=mean,
+            error_y={"array": error, "thickness": 1, "width": 2},
+            mode="markers",
+            marker={"color": color, "size": 6},
+            name=name,
+        )
+    figure.add_hline(y=1.0, line={"color": "#888", "dash": "dash"})
+    figure.update_xaxes(title_text="share of rows in which the feature fires", type="log")
+    figure.update_yaxes(title_text="coefficient (true: 1)", range=[0, 1.2])
+    finished(figure, "rare_features.svg", 380)
+
+
+if __name__ == "__main__":
+    paths()
+    rare_features()
