@@ -28,7 +28,7 @@ def finished(figure: go.Figure, name: str, height: int) -> None:
 
 
 def paths() -> None:
-    """Diabetes, columns centered but not scaled: dropout's penalty knows each column's scale, that of ridge does not."""
+    """Diabetes, columns centered, not scaled: the penalty of dropout knows the scale of each, that of ridge not."""
     X, y = load_diabetes(return_X_y=True, scaled=False)
     X = X - X.mean(axis=0)
     names = load_diabetes().feature_names

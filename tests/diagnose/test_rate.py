@@ -8,6 +8,7 @@ from sklearn.datasets import load_diabetes
 
 import allmasks as am
 from allmasks.diagnose import linear_rate_curve
+from diagnose.fits import noisy
 
 
 def test_leave_one_out_equals_refitting_without_each_row():
@@ -50,13 +51,6 @@ def test_ties_reach_as_far_as_one_standard_error():
     json.dumps(curve.to_dict(), allow_nan=False)
     with pytest.raises(ValueError, match=r"X must be \(n, d\) and y \(n,\), got \(3, 2\) and \(2,\)"):
         linear_rate_curve(np.ones((3, 2)), np.ones(2))
-
-
-def noisy(p, seed):
-    """True loss (p − 0.3)²; seeds share most of their noise."""
-    shared = np.random.default_rng(seed).normal()
-    own = np.random.default_rng([seed, int(1000 * p)]).normal()
-    return (p - 0.3) ** 2 + 0.1 * shared + 0.002 * own
 
 
 def test_pairing_finds_the_best_rate_through_shared_noise():

@@ -100,3 +100,18 @@ def test_refusals(monkeypatch):
     for alphas in ([0.0], [1.0]):
         with pytest.raises(ValueError, match="fit DropoutRidge for a few rates instead"):
             DropoutRidgeCV(alphas=alphas).fit(X.T, y[:3])
+
+
+@pytest.mark.parametrize("shape", [(25, 6), (9, 30)])
+@pytest.mark.parametrize("alpha", [0.0, 0.7])
+def test_degrees_of_freedom_are_the_trace_of_the_hat_matrix(shape, alpha):
+    rng = np.random.default_rng(4)
+    X, weight = rng.normal(size=shape), rng.uniform(0.5, 2, shape[0])
+    X[:, 1] = 0
+    squares = weight @ X**2
+    data = Centered.of(X, np.eye(shape[0]), weight, center=True)
+    found = rate_path.rate_path(data, squares, alpha).degrees_of_freedom(np.array([0.5, 2.0]), center=True)
+    for strength, trace in zip((0.5, 2.0), found, strict=True):
+        # Column i of the fit to unit targets is what row i contributes.
+        fit = solve_penalized(data, strength * squares + alpha, tol=1e-12, max_iter=None)
+        assert trace == pytest.approx(np.trace(X @ fit.coef + fit.intercept), rel=1e-9)

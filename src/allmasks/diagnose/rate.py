@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from allmasks.diagnose.paired import interval, p_value, seed_numbers
+from allmasks.linear_model.quadratic import Centered
+from allmasks.linear_model.rate_path import rate_path
+from allmasks.linear_model.ridge import check_alpha, second_moments
 from allmasks.masks import check_p
 from allmasks.results import plain_numbers
 from allmasks.trials import Trials, run_trials
@@ -49,7 +52,7 @@ class LinearRateCurve:
 
 
 def linear_rate_curve(X: ArrayLike, y: ArrayLike, *, p: ArrayLike = RATES, alpha: float = 0.0) -> LinearRateCurve:
-    """The exact leave-one-out curve over p of squared loss with input dropout, from one eigendecomposition a rate.
+    """The exact leave-one-out curve over p of squared loss with input dropout, from one factorisation for all rates.
 
     Minimizing E_m Σᵢ (Sᵢ − yᵢ)² + α‖w‖² is ridge with penalty λ D + α I, λ = p/(1−p), D = diag(Σᵢ xᵢⱼ²) of the raw
     X; with D held fixed the residual of example i left out is (yᵢ − ŷᵢ) / (1 − Hᵢᵢ), H the hat matrix (Allen's PRESS).
@@ -75,19 +78,11 @@ def linear_rate_curve(X: ArrayLike, y: ArrayLike, *, p: ArrayLike = RATES, alpha
         raise ValueError(f"X must be (n, d) and y (n,), got {rows.shape} and {target.shape}")
     if not (np.isfinite(rows).all() and np.isfinite(target).all()):
         raise ValueError("X and y must be finite; remove or impute those examples")
-    n = len(rows)
-    moment = (rows**2).sum(axis=0)
-    centered, y_centered = rows - rows.mean(axis=0), target - target.mean()
-    residuals, freedom = np.empty((len(rates), n)), np.empty(len(rates))
-    for k, rate in enumerate(rates):
-        penalty = np.diag(rate / (1 - rate) * moment + alpha)
-        # The pseudo-inverse: at p = 0 columns that never vary have no unique weight, and no effect either.
-        inverse = np.linalg.pinv(centered.T @ centered + penalty, hermitian=True)
-        hat = np.einsum("ij,jk,ik->i", centered, inverse, centered) + 1 / n
-        fitted = centered @ (inverse @ (centered.T @ y_centered))
-        residuals[k] = (y_centered - fitted) / np.maximum(1 - hat, 1e-12)
-        freedom[k] = hat.sum()
-    squared = residuals**2
+    n, strengths = len(rows), rates / (1.0 - rates)
+    data = Centered.of(rows, target[:, None], np.ones(n), center=True)
+    path = rate_path(data, second_moments(rows), check_alpha(alpha))
+    squared = path.left_out(strengths, center=True).T
+    freedom = path.degrees_of_freedom(strengths, center=True)
     error = squared.mean(axis=1)
     best = int(error.argmin())
     difference = squared - squared[best]

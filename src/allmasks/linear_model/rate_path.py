@@ -29,7 +29,7 @@ class RatePath:
 
     def __init__(self, data: Centered, squares: Array, alpha: float) -> None:
         n, d = data.X.shape
-        self.data = data
+        self.data, self.alpha = data, alpha
         self.scale = np.where(squares > 0, 1.0 / np.sqrt(np.where(squares > 0, squares, 1.0)), 0.0)
         self.by_kernel = n < d
         if min(n, d) > LARGEST_GRAM:
@@ -44,7 +44,7 @@ class RatePath:
             self.rotated = self.vectors.T @ data.targets
         else:
             gram = centered_gram(data)
-            gram[np.diag_indices(d)] += alpha
+            gram[np.diag_indices(d)] += np.where(squares > 0, alpha, 0.0)
             gram *= self.scale
             gram *= self.scale[:, None]
             values, self.vectors = linalg.eigh(gram, driver="evd", check_finite=False, overwrite_a=True)
@@ -68,6 +68,13 @@ class RatePath:
         else:
             flat = self.scale[:, None] * coordinates
         return list(flat.reshape(-1, len(strengths), k).transpose(1, 0, 2))
+
+    def degrees_of_freedom(self, strengths: Array, center: bool) -> Array:
+        """Trace of the hat matrix for each λ, the intercept's 1 included."""
+        fitted = self.values
+        if not self.by_kernel and self.alpha > 0:
+            fitted = fitted - self.alpha * (np.square(self.vectors).T @ self.scale**2)
+        return np.array([fitted @ self._inverse(float(v)) for v in strengths]) + float(center)
 
     def left_out(self, strengths: Array, center: bool) -> Array:
         """Squared leave-one-out errors times s, summed over outputs: (n, len(strengths)); infinite where unknown."""
@@ -123,6 +130,11 @@ class WidePath:
         """w for each λ, (d, k)."""
         solved = [self._solve(float(v)) for v in strengths]
         return [inverse[:, None] * self.data.t_dot(dual) for inverse, dual, _ in solved]
+
+    def degrees_of_freedom(self, strengths: Array, center: bool) -> Array:
+        """As `RatePath.degrees_of_freedom`."""
+        # K (K + I)⁻¹ = I − (K + I)⁻¹
+        return np.array([len(self.data.root) - np.trace(self._solve(float(v))[2]) for v in strengths]) + float(center)
 
     def left_out(self, strengths: Array, center: bool) -> Array:
         """As `RatePath.left_out`."""
