@@ -19,11 +19,11 @@ _FAR = 64.0
 
 @dataclass
 class LogisticTruth:
-    """For each row: E log(1 + e^S), E σ(S), E σ'(S), max |S|, and E[σ(S) mⱼ] / qⱼ, all in extended precision."""
+    """For each row: E log(1 + e^S), E σ(S), Var σ(S), max |S|, and E[σ(S) mⱼ] / qⱼ, all in extended precision."""
 
     softplus: np.ndarray
     sigma: np.ndarray
-    slope: np.ndarray
+    variance: np.ndarray
     largest: np.ndarray
     kept: np.ndarray
 
@@ -70,7 +70,8 @@ def _row(a, p, b, weight):
     e[~far] = np.exp(-np.abs(s[~far]))
     softplus = np.maximum(s, 0) + np.where(far, 0, np.log1p(e))
     sigma = np.where(s >= 0, 1, e) / (1 + e)
-    slope = e / (1 + e) ** 2
     weighted = weight * sigma
+    mean = weighted.sum()
+    variance = (weight * (sigma - mean) ** 2).sum()
     kept = [weighted.reshape(-1, 2, 2**j)[:, 1].sum() / (1 - LONG(rate)) for j, rate in enumerate(p)]
-    return (weight * softplus).sum(), weighted.sum(), (weight * slope).sum(), np.abs(s).max(), np.array(kept, LONG)
+    return (weight * softplus).sum(), mean, variance, np.abs(s).max(), np.array(kept, LONG)

@@ -14,7 +14,7 @@ from allmasks.losses import CallableScoreLoss, ScoreLoss, score_loss
 from allmasks.methods import ClosedForm, Delta, Enumeration, Fourier, GaussianMoments, Method, MonteCarlo
 from allmasks.results import ExpectedLoss, ScoreMoments, weakest
 from allmasks.scores.approximate import delta, gauss_hermite, gaussian_moments
-from allmasks.scores.closed_form import CLOSED_FORMS, closed_form
+from allmasks.scores.closed_form import CLOSED_FORMS, closed_form, exponential_moments
 from allmasks.scores.cosine import cosine_loss
 from allmasks.scores.enumeration import enumerate_loss, enumerated_moments
 from allmasks.scores.fourier import fourier_logistic, logistic_moments
@@ -242,10 +242,12 @@ def expected_score(
     if link not in ("logistic", "identity", "log"):
         raise ValueError(f'link must be "logistic", "identity" or "log", got {link!r}')
     problem = ScoreProblem(w[:, 0].copy(), rows, rates, float(b[0]), share)
+    method = _with_masks(method, None)
     if method is None:
         method = Fourier() if link == "logistic" else ClosedForm()
     inverse = {"logistic": expit, "identity": np.positive, "log": np.exp}[link]
-    at_mean = inverse(problem.mean())
+    with np.errstate(over="ignore"):
+        at_mean = inverse(problem.mean())
     unknown = np.full(problem.n, np.nan)
     if isinstance(method, Enumeration):
         mean, variance = enumerated_moments(problem, inverse, method)
@@ -270,12 +272,8 @@ def expected_score(
         shift = (problem.d + 8) * EPS * problem.magnitude()
         return ScoreMoments(at_mean, shift, variance, (2 * problem.d + 16) * EPS * variance, "exact", method, at_mean)
     if isinstance(method, ClosedForm) and link == "log":
-        first = closed_form(problem, np.zeros(problem.n), score_loss("poisson"), False)
-        twice = ScoreProblem(2 * problem.weights, rows, rates, 2 * problem.intercept, share)
-        second = closed_form(twice, np.zeros(problem.n), score_loss("poisson"), False)
-        variance = np.maximum(second.value - first.value**2, 0.0)
-        variance_error = second.error + 2 * first.value * first.error + 4 * EPS * second.value
-        return ScoreMoments(first.value, first.error, variance, variance_error, "exact", method, at_mean)
+        mean, error, variance, variance_error = exponential_moments(problem)
+        return ScoreMoments(mean, error, variance, variance_error, "exact", method, at_mean)
     raise MethodNotApplicable(
         method.name, f"it has no moments for the {link} link", "method=None, Enumeration() or GaussianMoments()"
     )

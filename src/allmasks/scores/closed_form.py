@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from allmasks.losses import ScoreLoss
 from allmasks.scores.problem import EPS, RowResults, ScoreProblem
 
-__all__ = ["CLOSED_FORMS", "closed_form", "log_mean_exp"]
+__all__ = ["CLOSED_FORMS", "closed_form", "exponential_moments", "log_mean_exp"]
 
 Array = NDArray[np.float64]
 
@@ -53,8 +53,16 @@ def log_mean_exp(a: Array, p: Array) -> Array:
     >>> log_mean_exp(np.array([1000.0, -1000.0, 1e-20]), np.array([0.5, 0.5, 0.5])).round(4)
     array([ 9.993069e+02, -6.931000e-01,  0.000000e+00])
     """
-    up, down = np.maximum(a, 0.0), np.minimum(a, 0.0)
-    return np.where(a > 0, up + np.log1p(p * np.expm1(-up)), np.log1p((1.0 - p) * np.expm1(down)))
+    q = 1.0 - p
+    # |a| is taken out of the log; what remains is m + (1 − m) e^{−|a|}, m the weight of the larger power.
+    m = np.where(a > 0, q, p)
+    rest = np.where(a > 0, p, q)
+    small = m + rest * np.exp(-np.abs(a))
+    with np.errstate(divide="ignore"):
+        # Near 1 its distance from 1 counts; far below, that distance would round away what is left.
+        log = np.where(small > 0.5, np.log1p(rest * np.expm1(-np.abs(a))), np.log(small))
+    # A sure unit's is a itself, however far down.
+    return np.where(p == 0, a, np.maximum(a, 0.0) + log)
 
 
 def _excess(a: Array, p: Array) -> Array:
@@ -69,19 +77,51 @@ def _excess(a: Array, p: Array) -> Array:
     return np.where(np.abs(a) < 1e-3, series, np.maximum(direct, 0.0))
 
 
-def _exponentials(problem: ScoreProblem, y: Array, loss: ScoreLoss, want_grad: bool) -> RowResults:
-    n, d = problem.n, problem.d
-    sign = np.ones(n) if loss.name == "poisson" else -y
-    mu = problem.mean() * sign
-    excess = np.zeros(n)
+def _total_excess(problem: ScoreProblem, factor: Array) -> Array:
+    """log E e^{f S} − f μ for each row, f = factor (n,)."""
+    excess = np.zeros(problem.n)
     for rows in problem.blocks():
         a, columns = problem.entries(rows)
         if problem.is_sparse:
             row_of = np.repeat(np.arange(rows.stop - rows.start), np.diff(problem.X[rows].indptr))
-            terms = _excess(a * sign[rows][row_of], problem.p[columns])
+            terms = _excess(a * factor[rows][row_of], problem.p[columns])
             excess[rows] = np.bincount(row_of, terms, minlength=rows.stop - rows.start)
         else:
-            excess[rows] = _excess(a * sign[rows][:, None], problem.p).sum(axis=1)
+            excess[rows] = _excess(a * factor[rows][:, None], problem.p).sum(axis=1)
+    return excess
+
+
+def exponential_moments(problem: ScoreProblem) -> tuple[Array, Array, Array, Array]:
+    """Mean of e^S, its error, variance of e^S, its error, (n,) each.
+
+    With K(t) = log E e^{tS}: the variance is e^{2K(1)} (e^{K(2) − 2K(1)} − 1), which does not cancel where it is small.
+    """
+    ones = np.ones(problem.n)
+    mu, once, twice = problem.mean(), _total_excess(problem, ones), _total_excess(problem, 2 * ones)
+    highest = 2 * mu + twice
+    if float(highest.max()) > 709.0:
+        row = int(np.argmax(highest))
+        raise ValueError(
+            f"the scores of row {row} spread too far for the log link: the second moment of e^S is "
+            f"e^{highest[row]:.0f}, beyond the largest double; scale that row or the weights down"
+        )
+    mean, apart = np.exp(mu + once), np.maximum(twice - 2 * once, 0.0)
+    variance = mean**2 * np.expm1(apart)
+    log_error = np.minimum((problem.d + 16) * EPS * (1.0 + 2 * problem.magnitude()), 1.0)
+    tiny = 1e-12 * EPS
+    return (
+        mean,
+        mean * np.expm1(log_error) + tiny,
+        variance,
+        (2 * variance + mean**2 * np.exp(apart)) * np.expm1(2 * log_error) + tiny,
+    )
+
+
+def _exponentials(problem: ScoreProblem, y: Array, loss: ScoreLoss, want_grad: bool) -> RowResults:
+    n, d = problem.n, problem.d
+    sign = np.ones(n) if loss.name == "poisson" else -y
+    mu = problem.mean() * sign
+    excess = _total_excess(problem, sign)
     highest = float((mu + excess).max())
     if highest > 709.0:
         row = int(np.argmax(mu + excess))

@@ -23,6 +23,8 @@ __all__ = ["cosine_loss", "cosine_mean"]
 Array = NDArray[np.float64]
 
 _FIRST_TERMS = 256
+_TINY = float(np.finfo(np.float64).tiny)
+"""Below this, rounding is no longer relative."""
 
 
 def cosine_loss(problem: ScoreProblem, y: Array, loss: ScoreLoss, method: Fourier, want_grad: bool) -> RowResults:
@@ -99,7 +101,10 @@ def cosine_mean(
             settled = change <= method.tol * (1.0 + scale)
             if settled or terms == 2 * method.max_nodes:
                 tail = float(np.abs(parts[len(parts) * 3 // 4 :]).sum())
-                error = change + tail + 16 * EPS * scale * (1 + len(a))
+                # Rounding: of g and of the sum; of the scores, carried by g's slope; and where all is denormal.
+                steepest = float(np.abs(np.diff(values)).max()) * terms / period
+                carried = steepest * max(abs(lo), abs(hi))
+                error = change + tail + 16 * EPS * (scale + carried) * (1 + len(a)) + terms * _TINY
                 return answer, error, _slopes(a, p, omega, weight * coefficients, phi, factors) if want_grad else None
         previous = answer
         terms *= 2

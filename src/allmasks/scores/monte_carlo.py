@@ -111,8 +111,10 @@ def _average(
         contributions = [problem.contributions(rows) for problem in problems]
         examples = np.arange(rows.start, rows.stop)
         means = np.zeros((blocks, len(examples)))
-        for i in range(blocks):
-            numbers = first + np.arange(i * block, (i + 1) * block)
+        together = max(1, _BLOCK_ELEMENTS // (d * block * len(examples)))  # blocks drawn at once
+        for lo in range(0, blocks, together):
+            hi = min(lo + together, blocks)
+            numbers = first + np.arange(lo * block, hi * block)
             kept = method.sampler.draw(seed, _SITE, numbers, examples, shared.keep_prob)
             for c, (problem, a) in enumerate(zip(problems, contributions, strict=True)):
                 scores = np.einsum("mnd,nd->mn", kept, a) + problem.intercept
@@ -125,7 +127,7 @@ def _average(
                         f"the loss of row {rows.start + row} is not finite at score {scores[mask, row]:.6g}, which "
                         f"mask {numbers[mask]} gives; scale the weights down or use another loss"
                     )
-                means[i] += losses.mean(axis=0)
+                means[lo:hi] += losses.reshape(hi - lo, block, -1).mean(axis=1)
                 if slopes is not None:
                     slope = loss.derivative(scores, target) / n_masks
                     mean_slope[c, rows] += slope.sum(axis=0)

@@ -1,0 +1,104 @@
+"""Squared, Poisson and exponential losses against every mask, to their own round-off bound; no overflow on the way."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+import allmasks as am
+from allmasks.methods import ClosedForm
+from allmasks.scores.closed_form import log_mean_exp
+from scores import truth
+from scores.drawn import problems
+
+pytestmark = truth.needs_extended
+unhurried = settings(deadline=None, max_examples=60)
+
+LOSSES = {
+    "squared_error": lambda s, y: (s - y) ** 2,
+    "poisson": lambda s, y: np.exp(s) - y * s,
+    "exponential": lambda s, y: np.exp(-y * s),
+}
+
+
+def targets(loss, y):
+    return 2 * y - 1 if loss == "exponential" else y
+
+
+def mild(case):
+    """The case with scores of a size whose exponential a double can hold."""
+    largest = np.abs(case.X * case.weights / (1 - np.asarray(case.p))).sum(axis=1).max()
+    case.weights = case.weights * min(1.0, 20.0 / max(largest, 1e-300))
+    case.intercept = float(np.clip(case.intercept, -5, 5))
+    return case
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@unhurried
+@given(problems(rows=3, most_units=8))
+def test_value_and_penalty_are_those_of_all_masks(loss, case):
+    if loss != "squared_error":
+        case = mild(case)
+    y = targets(loss, case.y)
+    result = am.expected_score_loss(case.weights, case.given, y, case.p, loss=loss, intercept=case.intercept)
+    assert (result.method, result.guarantee, result.n_masks) == (ClosedForm(), "exact", 0)
+    p = np.broadcast_to(case.p, case.weights.shape)
+    for i, x in enumerate(case.X):
+        exact = truth.mean_over_masks(lambda s, i=i: LOSSES[loss](s, y[i]), case.weights, x, p, case.intercept)
+        off = abs(float(result.per_example[i] - exact))
+        assert off <= result.per_example_error[i]
+        assert result.per_example_error[i] <= 1e-11 * (
+            1 + abs(float(exact)) + np.abs(case.weights / (1 - p) @ x) ** 2
+        ) + (1e-12 * float((np.abs(case.weights * x) / (1 - p)).sum() + abs(case.intercept)) ** 2)
+    assert result.penalty >= 0  # these losses are convex
+    assert result.value == pytest.approx(result.weight_scaling_loss + result.penalty, rel=1e-13, abs=1e-300)
+
+
+def test_the_notes_worked_example():
+    result = am.expected_score_loss([1.0, -1.0, 2.0], [[1.0, 2.0, -1.0]], [0.0], 0.5, loss="squared_error")
+    assert (result.value, result.weight_scaling_loss, result.penalty) == (18.0, 9.0, 9.0)
+
+
+def test_a_tiny_penalty_keeps_its_digits():
+    # e^a − 1 − a and its like: nothing of size 1e-20 survives a subtraction from 1.
+    for loss, y in (("poisson", 1.0), ("exponential", 1.0)):
+        result = am.expected_score_loss([1e-10], [[1.0]], [y], 0.5, loss=loss)
+        assert result.penalty == pytest.approx(0.5 * 1e-20, rel=1e-6)
+
+
+def test_large_scores_do_not_overflow_on_the_way():
+    # e^{a} with a = 1000 is no double, but it comes with probability 1e-300 or after a large negative shift.
+    result = am.expected_score_loss([400.0], [[1.0]], [0.0], 0.5, loss="poisson", intercept=-700.0)
+    assert result.value == pytest.approx(0.5 * np.exp(100.0) + 0.5 * np.exp(-700.0), rel=1e-12)
+    many = am.expected_score_loss(np.full(2000, 0.3), np.ones((1, 2000)), [1.0], 0.5, loss="exponential")
+    assert many.value == pytest.approx((0.5 + 0.5 * np.exp(-0.6)) ** 2000, rel=1e-11)
+
+
+def test_an_expectation_beyond_the_largest_double_is_refused():
+    with pytest.raises(ValueError, match=r"poisson loss of row 1 is e\^\d+, beyond the largest double; scale"):
+        am.expected_score_loss([800.0], [[0.0], [1.0]], [0.0, 0.0], 0.2, loss="poisson")
+
+
+@given(st.floats(-1e4, 1e4), st.one_of(st.floats(0, 0.999), st.floats(0, 1e-12)))  # e^-11355 is denormal
+def test_log_mean_exp(a, p):
+    got = float(log_mean_exp(np.array(a), np.array(p)))
+    a, p = truth.LONG(a), truth.LONG(p)
+    exact = a + np.log(p * np.exp(-a) + (1 - p)) if a > 0 else np.log(p + (1 - p) * np.exp(a))
+    assert got == pytest.approx(float(exact), rel=1e-13, abs=1e-15)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_dense_and_csr_agree_and_blocks_do_not_matter(loss, monkeypatch):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((50, 7)) * (rng.random((50, 7)) < 0.5)
+    w, y = rng.standard_normal(7), targets(loss, rng.integers(0, 2, 50))
+    plain = am.expected_score_loss(w, X, y, 0.3, loss=loss, return_grad=True)
+    csr = am.expected_score_loss(w, sparse.csr_matrix(X), y, 0.3, loss=loss, return_grad=True)
+    monkeypatch.setattr("allmasks.scores.problem._BLOCK_ELEMENTS", 20)
+    blocked = am.expected_score_loss(w, X, y, 0.3, loss=loss, return_grad=True)
+    for other in (csr, blocked):
+        np.testing.assert_allclose(other.per_example, plain.per_example, rtol=1e-12)
+        np.testing.assert_allclose(other.grad["weights"], plain.grad["weights"], rtol=1e-12, atol=1e-14)
+    assert sparse.issparse(csr.grad["X"])
+    np.testing.assert_allclose(csr.grad["X"].toarray()[X != 0], plain.grad["X"][X != 0], rtol=1e-12, atol=1e-15)

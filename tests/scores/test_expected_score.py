@@ -1,0 +1,84 @@
+"""Moments of a dropped-out score under each link, against every mask in extended precision."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+import allmasks as am
+from allmasks.methods import ClosedForm, Delta, Fourier, GaussianMoments, MonteCarlo
+from scores import truth
+from scores.drawn import problems
+
+LINKS = {"identity": lambda s: s, "log": np.exp}
+
+
+@truth.needs_extended
+@pytest.mark.parametrize("link", LINKS)
+@settings(deadline=None, max_examples=50)
+@given(case=problems(rows=3, most_units=9))
+def test_identity_and_log_link(link, case):
+    p = np.broadcast_to(case.p, case.weights.shape)
+    if link == "log":
+        reach = float(np.abs(case.X * case.weights / (1 - p)).sum(axis=1).max())
+        case.weights = case.weights * min(1.0, 20.0 / max(reach, 1e-300))
+    moments = am.expected_score(case.weights, case.given, case.p, link=link, intercept=case.intercept)
+    assert (moments.guarantee, moments.method) == ("exact", ClosedForm())
+    for i, x in enumerate(case.X):
+        mean = truth.mean_over_masks(LINKS[link], case.weights, x, p, case.intercept)
+        variance = truth.mean_over_masks(
+            lambda s, mean=mean: (LINKS[link](s) - mean) ** 2, case.weights, x, p, case.intercept
+        )
+        assert abs(float(moments.mean[i] - mean)) <= moments.mean_error[i]
+        step = 1e-18 * (1 + float(abs(mean)))
+        own = step**2 + 2 * step * float(variance) ** 0.5  # the truth's rounding
+        assert abs(float(moments.variance[i] - variance)) <= moments.variance_error[i] + own
+
+
+def test_a_variance_that_nearly_vanishes_is_not_negative():
+    # By subtraction a true 2e-18 came out as −6e-17.
+    moments = am.expected_score([1e-9], [[1.0]], 0.5)
+    assert 0 <= moments.variance[0] <= moments.variance_error[0]
+    exact = truth.logistic([1e-9], [1.0], 0.5).variance[0]
+    assert abs(float(moments.variance[0] - exact)) <= moments.variance_error[0]
+
+
+def test_a_looser_tolerance_is_bounded():
+    rng = np.random.default_rng(0)
+    w, X = rng.standard_normal(9), rng.standard_normal((5, 9))
+    loose = am.expected_score(w, X, 0.3, method=Fourier(tol=1e-4))
+    exact = am.expected_score(w, X, 0.3)
+    assert (loose.guarantee, exact.guarantee) == ("bounded", "exact")
+    assert (np.abs(loose.mean - exact.mean) <= loose.mean_error).all()
+    assert (np.abs(loose.variance - exact.variance) <= loose.variance_error).all()
+
+
+def test_the_gaussian_approximation_claims_no_error():
+    rng = np.random.default_rng(0)
+    w, X = rng.standard_normal(50) / 20, rng.standard_normal((5, 50))
+    for link in ("logistic", "identity", "log"):
+        near = am.expected_score(w, X, 0.5, link=link, method=GaussianMoments())
+        exact = am.expected_score(w, X, 0.5, link=link)
+        assert near.guarantee == "uncontrolled"
+        assert np.isnan(near.mean_error).all()
+        assert np.isnan(near.variance_error).all()
+        np.testing.assert_allclose(near.mean, exact.mean, rtol=0.05, atol=0.01)
+        np.testing.assert_allclose(near.std, exact.std, rtol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": np.ones((2, 3))}, r"expected_score takes one output, weights of shape \(d,\), got \(2, 3\)"),
+        ({"link": "probit"}, 'link must be "logistic", "identity" or "log", got \'probit\''),
+        ({"method": Delta()}, r"Delta does not apply here: it has no moments for the logistic link.*Enumeration\(\)"),
+        ({"method": MonteCarlo()}, "MonteCarlo does not apply here: it has no moments"),
+        ({"method": ClosedForm()}, "ClosedForm does not apply here: it has no moments for the logistic link"),
+        ({"method": "fourier"}, r"method must be a value of am\.methods, such as .*got 'fourier'"),
+        ({"p": 1.0}, r"must lie in \[0, 1\), got 1\.0"),
+        ({"link": "log", "intercept": 400.0}, r"row 0 .*second moment.*e\^8\d\d, beyond the largest double"),
+    ],
+)
+def test_bad_input(change, message):
+    arguments = {"weights": np.ones(2), "X": np.ones((1, 2)), "p": 0.5, **change}
+    with pytest.raises((ValueError, TypeError), match=message):
+        am.expected_score(**arguments)
