@@ -1,0 +1,147 @@
+"""The logistic loss over all masks beside drawing masks with NumPy: time, error and memory, in one run.
+
+    python benchmarks/scores.py [--rows 10000] [--columns 1000] [--masks 100] [--repeats 3]
+
+Rivals: a fresh mask for every row (what training draws), and masks shared by all rows (one matrix product, the
+fastest that NumPy gets, at the price of errors that do not average out over rows). Each mean is held to the exact one.
+Memory is the peak resident size of a process of its own, above what it held with its inputs made and kernels compiled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from numba import get_num_threads
+from rich.console import Console
+from rich.table import Table
+from scipy import sparse
+
+import allmasks as am
+from allmasks.methods import Fourier
+
+P = 0.5
+
+
+def processor() -> str:
+    """The processor's name, as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.processor()
+
+
+def problem(rows: int, columns: int):
+    """Weights, inputs, targets: scores of a size that classification gives."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal(columns) / np.sqrt(columns)
+    return w, rng.standard_normal((rows, columns)), rng.integers(0, 2, rows).astype(np.float64)
+
+
+def softplus_mean(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Loss of scores (masks, rows), averaged over masks."""
+    return (np.logaddexp(0.0, scores) - y * scores).mean(axis=0)
+
+
+def own_masks(w, X, y, n_masks: int, block: int) -> np.ndarray:
+    """A fresh mask a row and draw; float32 random numbers, a block of rows at a time so that they stay in the cache."""
+    rng = np.random.default_rng(1)
+    out = np.zeros(len(X))
+    bits = np.empty((block, X.shape[1]), np.float32)
+    for lo in range(0, len(X), block):
+        a = X[lo : lo + block] * (w / (1 - P))
+        scores = np.empty((n_masks, len(a)))
+        for m in range(n_masks):
+            kept = rng.random(dtype=np.float32, out=bits[: len(a)]) >= P
+            scores[m] = np.einsum("ij,ij->i", a, kept)
+        out[lo : lo + block] = softplus_mean(scores, y[lo : lo + block])
+    return out
+
+
+def shared_masks(w, X, y, n_masks: int) -> np.ndarray:
+    """The same masks for all rows: one matrix product."""
+    kept = np.random.default_rng(1).random((X.shape[1], n_masks), dtype=np.float32) >= P
+    return softplus_mean((X @ (kept * (w / (1 - P))[:, None])).T, y)
+
+
+def timed(function, repeats: int):
+    """Median seconds, and the last answer; a first call, not counted, warms up."""
+    function()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        answer = function()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times), answer
+
+
+def megabytes_above_inputs(rows: int, columns: int, grad: bool) -> float:
+    """Peak resident memory of one call above what the process held before it, in a process of its own."""
+    command = [sys.executable, __file__, "--rows", str(rows), "--columns", str(columns), "--child", str(int(grad))]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def child(rows: int, columns: int, grad: bool) -> None:
+    """Prints the megabytes of one call."""
+    w, X, y = problem(rows, columns)
+    am.expected_score_loss(w, X[:8], y[:8], P, return_grad=grad)  # compiles
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    am.expected_score_loss(w, X, y, P, return_grad=grad)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=10_000)
+    parser.add_argument("--columns", type=int, default=1_000)
+    parser.add_argument("--masks", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child is not None:
+        child(options.rows, options.columns, bool(options.child))
+        return
+    w, X, y = problem(options.rows, options.columns)
+    exact = am.expected_score_loss(w, X, y, P)
+    console = Console(width=120)
+    console.print(f"{processor()}, {get_num_threads()} threads; {options.rows:,} rows × {options.columns:,}, p = {P}")
+    table = Table("", "seconds", "of the rival's time", "largest error of a row", title=f"medians of {options.repeats}")
+    blocks = (8, 32, 128, 512)
+    quickest = min(blocks, key=lambda b: timed(lambda: own_masks(w, X[:1024], y[:1024], options.masks, b), 1)[0])
+    n = options.masks
+    rival, values = timed(lambda: own_masks(w, X, y, n, quickest), max(1, options.repeats // 2))
+    off = float(np.abs(values - exact.per_example).max())
+    table.add_row(f"NumPy, {n} masks of its own for each row (blocks of {quickest})", f"{rival:.3f}", "1", f"{off:.1e}")
+    seconds, values = timed(lambda: shared_masks(w, X, y, n), options.repeats)
+    off = float(np.abs(values - exact.per_example).max())
+    table.add_row(f"NumPy, {n} masks shared by all rows", f"{seconds:.3f}", f"{seconds / rival:.3f}", f"{off:.1e}")
+    binary, some = (X > 0.5).astype(np.float64), sparse.random(options.rows, options.columns, 0.05, "csr", rng=0)
+    for name, method, rows, grad in (
+        ("expected_score_loss, tol=1e-10", Fourier(tol=1e-10), X, False),
+        ("expected_score_loss, to round-off", Fourier(), X, False),
+        ("the same with the gradient", Fourier(), X, True),
+        ("binary features", Fourier(), binary, False),
+        ("CSR, 5 % stored", Fourier(), some, False),
+        ("CSR, 5 % stored, with the gradient", Fourier(), some, True),
+    ):
+        seconds, result = timed(
+            lambda m=method, r=rows, g=grad: am.expected_score_loss(w, r, y, P, method=m, return_grad=g),
+            options.repeats,
+        )
+        bound = f"{float(result.per_example_error.max()):.1e} ({result.guarantee})"
+        table.add_row(name, f"{seconds:.3f}", f"{seconds / rival:.3f}", bound)
+    console.print(table)
+    for grad in (False, True):
+        used = megabytes_above_inputs(options.rows, options.columns, grad)
+        console.print(f"memory above the inputs{', with the gradient' if grad else ''}: {used:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()
