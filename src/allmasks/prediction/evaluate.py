@@ -119,22 +119,24 @@ class LastOnly:
         site = self.setup.site(self.setup.last.site)
         ((_, hidden),) = self.setup.forward((), observe=site.name)(batch, _no_masks(batch))
         for chunk in source.chunks(batch.examples, _chunk_masks(self.setup, len(batch), site.units), center[0].device):
-            z = _last_linear(self.setup, hidden[0], chunk.kept[site.name], site.p)
+            z = _last_linear(self.setup, hidden, chunk.kept[site.name][None], site.p)[0]
             outputs = [z.reshape(len(z), 1, *center[0].shape)]
             yield _finished(self.setup, outputs, chunk.weight, center, wanted, chunk, batch)
 
 
 def _last_linear(setup: Setup, hidden: Tensor, kept: Tensor, p: float) -> Tensor:
-    """(k, n, outputs) of the last Linear for hidden (n, d) under masks (k, n, d).
+    """(k, j, n, outputs) of the last Linear for hidden (k, n, d) under masks (k, j, n, d).
 
     For each example a product of its masks with the Linear's weights times its activations: the masks are turned into
     numbers but never multiplied, which is most of the work saved.
     """
     assert setup.last is not None
-    weight, bias = setup.last.weight, setup.last.bias
-    scaled = (hidden * (1.0 / (1.0 - p)))[:, :, None] * weight.t()[None].to(hidden.dtype)
-    z = torch.bmm(kept.to(hidden.dtype).transpose(0, 1), scaled).transpose(0, 1)
-    return z if bias is None else z + bias
+    weight, bias = setup.last.weight.to(hidden.dtype), setup.last.bias
+    k, j, n, d = kept.shape
+    scaled = (hidden * (1.0 / (1.0 - p)))[..., None] * weight.t()
+    rows = kept.to(hidden.dtype).transpose(1, 2).reshape(k * n, j, d)
+    z = torch.bmm(rows, scaled.reshape(k * n, d, -1)).reshape(k, n, j, -1).transpose(1, 2)
+    return z if bias is None else z + bias.to(hidden.dtype)
 
 
 @dataclass
@@ -158,12 +160,16 @@ class Nested:
         for chunk in source.chunks(batch.examples, _chunk_masks(self.setup, len(batch)), device):
             for where, hidden in forward(batch, chunk):
                 start = chunk.start + where.start
-                for m in range(len(hidden)):
-                    numbers = (start + m) * self.inner + np.arange(self.inner)
-                    bits = self.sampler.draw(self.seed, site.id, numbers, batch.examples, q)
-                    z = _last_linear(self.setup, hidden[m], torch.from_numpy(bits).to(device), site.p)
-                    part = MaskChunk({}, chunk.weight[where][m : m + 1], start + m)
-                    outputs = [z.reshape(1, self.inner, *center[0].shape)]
+                step = max(1, _CHUNK_BYTES // (4 * self.inner * len(batch) * (site.units + 64)))
+                for lo in range(0, len(hidden), step):
+                    some = hidden[lo : lo + step]
+                    first = (start + lo) * self.inner
+                    numbers = first + np.arange(self.inner * len(some))
+                    bits = torch.from_numpy(self.sampler.draw(self.seed, site.id, numbers, batch.examples, q))
+                    kept = bits.to(device).reshape(len(some), self.inner, *bits.shape[1:])
+                    z = _last_linear(self.setup, some, kept, site.p)
+                    part = MaskChunk({}, chunk.weight[where][lo : lo + step], start + lo)
+                    outputs = [z.reshape(len(some), self.inner, *center[0].shape)]
                     yield _finished(self.setup, outputs, part.weight, center, wanted, part, batch)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +67,7 @@ class Task:
         lead = z.ndim - y.ndim if self.name != "multiclass" else z.ndim - 1 - y.ndim
         if self.name == "regression":
             assert precision is not None
-            terms = 0.5 * (torch.as_tensor(precision).log() - _LOG_TWO_PI) - 0.5 * precision * (z - y.double()) ** 2
+            terms = 0.5 * (math.log(precision) - _LOG_TWO_PI) - 0.5 * precision * (z - y.double()) ** 2
         elif self.name == "binary":
             if self.already:
                 terms = torch.where(y.bool(), z, 1 - z).log()
