@@ -14,7 +14,7 @@ _HOME = {
 }
 """Public estimators and the file of each; loaded when first used."""
 
-__all__ = [*_HOME]  # noqa: PLE0604
+__all__ = [*_HOME]
 
 
 def __getattr__(name: str) -> Any:
