@@ -287,8 +287,9 @@ def warn_if_unfinished(
             sign[: len(codes)] = np.where(codes == k, 1.0, -1.0)
             one_sided |= tasks[0].rows.one_sided(sign, used)
         if one_sided.any():
+            first = int(np.flatnonzero(one_sided)[0])
             warnings.warn(
-                f"{int(one_sided.sum())} of {len(one_sided)} features (first: {int(np.flatnonzero(one_sided)[0])}) speak "
+                f"{int(one_sided.sum())} of {len(one_sided)} features (the first: {first}) speak "
                 f"for one class only, so at alpha=0 no finite weight is best for them: the fit stopped where the "
                 f"gradient was small or max_iter={estimator.max_iter} was reached. Set alpha > 0 for a definite answer",
                 ConvergenceWarning,
