@@ -1,0 +1,307 @@
+"""Logistic regression that minimises the loss of dropout training exactly, in the mean over all 2^d masks."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+from scipy.special import expit
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from allmasks.linear_model.checks import check_number
+from allmasks.linear_model.logistic_objective import LogisticTask
+from allmasks.linear_model.logistic_solver import Solution, solve
+from allmasks.linear_model.rates import feature_rates
+from allmasks.linear_model.rows import Rows
+from allmasks.methods import Fourier
+from allmasks.scores.fourier import logistic_moments
+from allmasks.scores.problem import ScoreProblem
+
+__all__ = ["DropoutLogisticRegression"]
+
+Array = NDArray[np.float64]
+
+
+class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
+    """Logistic regression with dropout on its inputs, fitted to the exact objective.
+
+    Minimises over w and b
+
+        Σᵢ sᵢ E_m log(1 + exp(−ỹᵢ (b + Σⱼ wⱼ xᵢⱼ mⱼ / (1 − pⱼ)))) + α/2 ‖w‖²,   ỹ = ±1, mⱼ ~ Bernoulli(1 − pⱼ),
+
+    where the mean runs over all 2^d masks: it is computed (by one integral over the score's characteristic function),
+    not sampled. Convex. Several classes: one such problem for each class against the rest.
+
+    Parameters
+    ----------
+    p : drop rate in [0, 1), one or one for each feature.
+    alpha : weight of ½‖w‖², 0 or more; the intercept is not penalized. scikit-learn's C is 1/alpha.
+        At 0 a feature seen in one class only has no finite best weight: the fit warns and stops.
+    fit_intercept : whether there is an intercept b. It is never dropped.
+    tol : stop once ‖∇‖₂ is `tol` of its value at w = 0.
+    max_iter : Newton steps at most in each of the two stages.
+    class_weight : None, "balanced", or {class: weight}; multiplies `sample_weight`.
+    warm_start : start from the last solution.
+    verbose : 1 or more prints a line for each step.
+
+    Attributes
+    ----------
+    classes_ : (n_classes,).
+    coef_, intercept_ : (1, d) and (1,) for two classes, else (n_classes, d) and (n_classes,).
+    objective_ : the exact value of the objective at the solution, summed over the classes' problems.
+    gradient_norm_ : norm of its exact gradient.
+    equivalent_penalty_ : shaped as `coef_`: λⱼ = pⱼ/(1−pⱼ) Σᵢ sᵢ σ'(μᵢ) xᵢⱼ². To second order dropout adds
+        ½ Σⱼ λⱼ wⱼ², so λⱼ and alpha multiply the same ½wⱼ² (Wager, Wang & Liang 2013).
+    n_iter_ : Newton steps of each class's problem.
+    n_features_in_, feature_names_in_ : as in scikit-learn.
+
+    Raises
+    ------
+    ValueError : p outside [0, 1), alpha < 0, NaN, fewer than two classes.
+
+    References
+    ----------
+    Wager, Wang & Liang 2013, "Dropout training as adaptive regularization"; Wang & Manning 2013, "Fast dropout
+    training". The exact form is this library's (`allmasks.scores.fourier`).
+
+    Example
+    -------
+    >>> import numpy as np
+    >>> from allmasks.linear_model import DropoutLogisticRegression
+    >>> X = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
+    >>> model = DropoutLogisticRegression(p=0.5, alpha=0.1).fit(X, [1, 1, 0, 0])
+    >>> model.predict([[1.0, 0.5]])
+    array([1])
+    >>> model.predict_proba([[1.0, 0.5]]).shape, model.predict_std([[1.0, 0.5]]).shape
+    ((1, 2), (1,))
+    """
+
+    def __init__(
+        self,
+        p: ArrayLike = 0.5,
+        *,
+        alpha: float = 0.1,
+        fit_intercept: bool = True,
+        tol: float = 1e-6,
+        max_iter: int = 200,
+        class_weight: Any = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+    ) -> None:
+        self.p = p
+        self.alpha = alpha
+        self.fit_intercept = fit_intercept
+        self.tol = tol
+        self.max_iter = max_iter
+        self.class_weight = class_weight
+        self.warm_start = warm_start
+        self.verbose = verbose
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    def fit(
+        self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None, X_unlabeled: Any = None
+    ) -> DropoutLogisticRegression:
+        """Fit to rows X (n, d), dense or CSR, and their classes y (n,).
+
+        Parameters
+        ----------
+        sample_weight : (n,) the sᵢ above; 1 each by default.
+        X_unlabeled : (m, d) rows without a class. What dropout adds to the loss, E log(1 + e^S) − log(1 + e^μ), needs
+            no label; its mean is then taken over all n + m rows (times Σs): exact as a statement about the rows
+            at hand, an estimate of the penalty over the population. The objective is then no longer convex in general.
+        """
+        alpha = check_number("alpha", self.alpha, lowest=0.0)
+        tol = check_number("tol", self.tol, lowest=0.0)
+        max_iter = int(check_number("max_iter", self.max_iter, lowest=0.0))
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C")
+        check_classification_targets(y)
+        rates = feature_rates(self.p, X.shape[1])
+        classes, codes = np.unique(y, return_inverse=True)
+        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        if self.class_weight is not None:
+            weight = weight * compute_sample_weight(self.class_weight, y)
+        present = np.unique(codes[weight > 0])
+        if len(present) < 2:
+            raise ValueError(
+                f"DropoutLogisticRegression needs samples of at least 2 classes, but the rows of positive weight "
+                f"contain only one class: {classes[present] if len(present) else 'none'}"
+            )
+        more = None
+        if X_unlabeled is not None:
+            more = validate_data(self, X_unlabeled, accept_sparse="csr", dtype=X.dtype, reset=False)
+        previous = self._previous(classes, X.shape[1])
+        self.classes_ = classes
+        self._rates = rates
+        targets = [1] if len(classes) == 2 else range(len(classes))
+        tasks = make_tasks(X, [codes == k for k in targets], weight, rates, alpha, bool(self.fit_intercept), more)
+        solutions = []
+        for number, task in enumerate(tasks):
+            report = None
+            if self.verbose:
+                name = classes[list(targets)[number]]
+                report = lambda line, name=name: print(f"[class {name}] {line}", flush=True)  # noqa: E731
+            start = None if previous is None else previous[number]
+            solutions.append(solve(task, start, tol, max_iter, report))
+        self._store(tasks, solutions, X.dtype)
+        warn_if_unfinished(self, tasks, solutions, alpha, codes, targets, weight)
+        return self
+
+    def _previous(self, classes: NDArray[Any], d: int) -> list[Array] | None:
+        if not self.warm_start or not hasattr(self, "coef_"):
+            return None
+        if self.coef_.shape[1] != d or not np.array_equal(self.classes_, classes):
+            return None
+        coef = self.coef_.astype(np.float64)
+        if not self.fit_intercept:
+            return list(coef)
+        return list(np.column_stack([coef, self.intercept_.astype(np.float64)]))
+
+    def _store(self, tasks: list[LogisticTask], solutions: list[Solution], dtype: Any) -> None:
+        split = [task.split(solution.w) for task, solution in zip(tasks, solutions, strict=True)]
+        penalties = []
+        for task, (weights, b) in zip(tasks, split, strict=True):
+            sigma = expit(task.rows.dot(weights) + b)
+            penalties.append(task.spread * task.rows.squares_transposed_dot(task.noisy * sigma * (1.0 - sigma)))
+        self.coef_ = np.array([weights for weights, _ in split], dtype)
+        self.intercept_ = np.array([b for _, b in split], dtype)
+        self.equivalent_penalty_ = np.array(penalties)
+        self.objective_ = float(sum(s.value for s in solutions))
+        self.gradient_norm_ = float(np.linalg.norm([s.gradient_norm for s in solutions]))
+        self.n_iter_ = np.array([s.n_iter for s in solutions], np.int32)
+
+    def decision_function(self, X: Any) -> Array:
+        """The score at the mean mask, μ = b + Σ wⱼ xⱼ: (n,) for two classes, else (n, n_classes)."""
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
+        scores = np.asarray(X @ self.coef_.T) + self.intercept_
+        return scores.ravel() if scores.shape[1] == 1 else scores
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """The class of the largest score, (n,)."""
+        scores = self.decision_function(X)
+        index = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
+        return self.classes_[index]
+
+    def predict_proba(self, X: Any, average: Literal["masks"] | None = None) -> Array:
+        """Probability of each class, (n, n_classes).
+
+        average : None for the weight-scaling rule, σ at the mean mask; "masks" for the exact mean of σ(S) over all
+            2^d thinned models. Of several classes the one-vs-rest probabilities are divided by their sum.
+        """
+        if average not in (None, "masks"):
+            raise ValueError(f'average must be None (weight scaling) or "masks" (exact mean), got {average!r}')
+        if average is None:
+            probability = expit(self.decision_function(X))
+            if probability.ndim == 1:
+                return np.column_stack([1.0 - probability, probability])
+        else:
+            moments = self._moments(X)
+            if len(moments) == 1:
+                return np.column_stack([1.0 - moments[0][:, 2], moments[0][:, 2]])
+            probability = np.column_stack([out[:, 2] for out in moments])
+        total = probability.sum(axis=1, keepdims=True)
+        return np.where(total > 0, probability / np.where(total > 0, total, 1.0), 1.0 / probability.shape[1])
+
+    def predict_log_proba(self, X: Any, average: Literal["masks"] | None = None) -> Array:
+        """Logarithm of `predict_proba`."""
+        return np.log(self.predict_proba(X, average))
+
+    def predict_std(self, X: Any) -> Array:
+        """Exact standard deviation over all masks of σ(S): (n,) for two classes, else (n, n_classes).
+
+        Of several classes: of each one-vs-rest probability before they are divided by their sum.
+        """
+        # Var σ = E σ − E σ' − (E σ)²; the difference is 0 to within rounding where nothing varies.
+        variances = [np.maximum(m[:, 2] - m[:, 3] - m[:, 2] ** 2, 0.0) for m in self._moments(X)]
+        spread = np.sqrt(np.column_stack(variances))
+        return spread.ravel() if spread.shape[1] == 1 else spread
+
+    def _moments(self, X: Any) -> list[Array]:
+        check_is_fitted(self)
+        X = Rows(validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)).X
+        share = np.full(X.shape[0], 1.0 / X.shape[0])
+        out = []
+        for weights, b in zip(self.coef_.astype(np.float64), self.intercept_, strict=True):
+            out.append(logistic_moments(ScoreProblem(weights, X, self._rates, float(b), share), Fourier())[0])
+        return out
+
+
+def make_tasks(
+    X: Any,
+    positives: list[NDArray[np.bool_]],
+    weight: Array,
+    rates: Array,
+    alpha: float,
+    fit_intercept: bool,
+    X_unlabeled: Any = None,
+) -> list[LogisticTask]:
+    """One task for each class's rows; they share the rows."""
+    label_weight, noisy, plain = weight, weight, None
+    if X_unlabeled is not None and X_unlabeled.shape[0]:
+        n, m = X.shape[0], X_unlabeled.shape[0]
+        X = _stack(X, X_unlabeled)
+        label_weight = np.concatenate([weight, np.zeros(m)])
+        total = float(weight.sum())
+        noisy = np.concatenate([weight, np.ones(m)]) * (total / (total + m))
+        plain = label_weight - noisy
+        positives = [np.concatenate([positive, np.zeros(m, bool)]) for positive in positives]
+        assert len(label_weight) == n + m
+    rows = Rows(X)
+    return [
+        LogisticTask(rows, rates, alpha, fit_intercept, label_weight * positive, noisy, plain) for positive in positives
+    ]
+
+
+def _stack(a: Any, b: Any) -> Any:
+    if sparse.issparse(a) or sparse.issparse(b):
+        return sparse.vstack([sparse.csr_matrix(a), sparse.csr_matrix(b)], format="csr")
+    return np.concatenate([a, b])
+
+
+def warn_if_unfinished(
+    estimator: Any,
+    tasks: list[LogisticTask],
+    solutions: list[Solution],
+    alpha: float,
+    codes: NDArray[Any],
+    targets: Any,
+    weight: Array,
+) -> None:
+    """ConvergenceWarning for weights without a finite best value, and for a stop before `tol`."""
+    if alpha == 0.0:
+        one_sided = np.zeros(tasks[0].rows.d, bool)
+        used = np.concatenate([weight > 0, np.zeros(tasks[0].rows.n - len(weight), bool)])
+        for k in targets:
+            sign = np.zeros(len(used))
+            sign[: len(codes)] = np.where(codes == k, 1.0, -1.0)
+            one_sided |= tasks[0].rows.one_sided(sign, used)
+        if one_sided.any():
+            first = int(np.flatnonzero(one_sided)[0])
+            warnings.warn(
+                f"{int(one_sided.sum())} of {len(one_sided)} features (the first: {first}) speak "
+                f"for one class only, so at alpha=0 no finite weight is best for them: the fit stopped where the "
+                f"gradient was small or max_iter={estimator.max_iter} was reached. Set alpha > 0 for a definite answer",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+            return
+    if not all(s.converged for s in solutions):
+        worst = max(s.relative_gradient for s in solutions)
+        warnings.warn(
+            f"{type(estimator).__name__} stopped at a gradient of {worst:.1e} of its value at w = 0, above "
+            f"tol={estimator.tol:g}, after {max(s.n_iter for s in solutions)} steps. Raise max_iter, tol or alpha, "
+            "or scale the features",
+            ConvergenceWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,181 @@
+"""The logistic dropout objective of one class against the rest: exact over all masks, and its Gaussian stand-in.
+
+    f(w, b) = Σᵢ rᵢ E log(1 + e^{Sᵢ}) + Σᵢ tᵢ log(1 + e^{μᵢ}) − Σᵢ sᵢ yᵢ μᵢ + α/2 ‖w‖²
+
+With labelled rows only, r = s and t = 0. With rows that have no label, s = 0 there, and rᵢ weights the penalty
+E log(1 + e^S) − log(1 + e^μ), which needs no label, over all rows while t = s − r takes the rest back.
+
+Both are convex where t = 0: the exact one is a mean of convex losses, and the Gaussian one is the mean of the loss
+under Gaussian instead of Bernoulli noise of the same variance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.special import expit
+
+from allmasks.errors import MethodNotApplicable
+from allmasks.linear_model.curvature import kept_curvature, logistic_density
+from allmasks.linear_model.newton import Curvature
+from allmasks.linear_model.rows import Rows
+from allmasks.methods import Fourier
+from allmasks.scores.fourier import logistic_moments
+from allmasks.scores.problem import ScoreProblem
+
+__all__ = ["ExactLogistic", "GaussianLogistic", "LogisticTask"]
+
+Array = NDArray[np.float64]
+
+_NODES = 20
+
+
+@dataclass(frozen=True)
+class LogisticTask:
+    """Data of one binary problem. `label` = s∘y (n,), `noisy` = r (n,), `plain` = t (n,) or None for 0."""
+
+    rows: Rows
+    p: Array
+    alpha: float
+    fit_intercept: bool
+    label: Array
+    noisy: Array
+    plain: Array | None = None
+
+    @property
+    def spread(self) -> Array:
+        """p / (1 − p): the variance of a kept-or-dropped unit of mean 1."""
+        return self.p / (1.0 - self.p)
+
+    def split(self, w: Array) -> tuple[Array, float]:
+        return (w[:-1], float(w[-1])) if self.fit_intercept else (w, 0.0)
+
+    def join(self, of_weights: Array, of_intercept: float) -> Array:
+        return np.append(of_weights, of_intercept) if self.fit_intercept else of_weights
+
+    def gradient_at_zero(self) -> Array:
+        """At w = 0 every mask gives the score 0."""
+        r = 0.5 * self.noisy - self.label + (0.0 if self.plain is None else 0.5 * self.plain)
+        return self.join(self.rows.transposed_dot(r), float(r.sum()))
+
+    def common(self, weights: Array, mu: Array) -> tuple[float, Array]:
+        """Value, and gradient by row, of what dropout leaves alone: Σ t log(1 + e^μ) − s y μ."""
+        value, slope = -float(self.label @ mu), -self.label
+        if self.plain is not None:
+            value += float(self.plain @ np.logaddexp(0.0, mu))
+            slope = slope + self.plain * expit(mu)
+        return value + 0.5 * self.alpha * float(weights @ weights), slope
+
+
+class GaussianLogistic:
+    """E log(1 + e^{μ + σZ}) in place of the mean over masks ("fast dropout", Wang & Manning 2013)."""
+
+    def __init__(self, task: LogisticTask) -> None:
+        self.task = task
+        nodes, shares = np.polynomial.hermite_e.hermegauss(_NODES)
+        self._nodes, self._shares = nodes, shares / shares.sum()
+
+    def _moments(self, w: Array) -> tuple[Array, float, Array, Array, Array]:
+        weights, b = self.task.split(w)
+        mu = self.task.rows.dot(weights) + b
+        variance = self.task.rows.squares_dot(self.task.spread * weights**2)
+        return weights, b, mu, variance, mu[:, None] + np.sqrt(variance)[:, None] * self._nodes
+
+    def value_and_gradient(self, w: Array) -> tuple[float, Array]:
+        task = self.task
+        weights, _, mu, _, scores = self._moments(w)
+        sigma = expit(scores)
+        value, slope = task.common(weights, mu)
+        # softplus(s) = max(s, 0) − log σ(|s|), from the σ at hand
+        soft = np.maximum(scores, 0.0) - np.log(np.maximum(sigma, 1.0 - sigma))
+        value += float(task.noisy @ (soft @ self._shares))
+        slope = slope + task.noisy * (sigma @ self._shares)
+        second = task.noisy * ((sigma * (1.0 - sigma)) @ self._shares)
+        gradient = task.rows.transposed_dot(slope) + task.alpha * weights
+        gradient += task.spread * weights * task.rows.squares_transposed_dot(second)
+        return value, task.join(gradient, float(slope.sum()))
+
+    def curvature(self, w: Array) -> Curvature:
+        """The Hessian of the Gaussian objective, exactly."""
+        task, rows = self.task, self.task.rows
+        weights, _, mu, _, scores = self._moments(w)
+        sigma = expit(scores)
+        first = sigma * (1.0 - sigma)
+        e2 = task.noisy * (first @ self._shares)
+        e3 = task.noisy * ((first * (1.0 - 2.0 * sigma)) @ self._shares)
+        e4 = task.noisy * ((first * (1.0 - 6.0 * first)) @ self._shares)
+        of_mean = e2
+        if task.plain is not None:
+            at_mean = expit(mu)
+            of_mean = e2 + task.plain * at_mean * (1.0 - at_mean)
+        spread = task.spread
+        ridge = task.alpha + spread * rows.squares_transposed_dot(e2)
+        coupling = spread * weights
+
+        def product(u: Array) -> Array:
+            direction, db = task.split(u)
+            d_mean = rows.dot(direction) + db
+            d_variance = rows.squares_dot(coupling * direction)
+            of_first = of_mean * d_mean + e3 * d_variance
+            of_second = e3 * d_mean + e4 * d_variance
+            out = rows.transposed_dot(of_first) + ridge * direction
+            out += coupling * rows.squares_transposed_dot(of_second)
+            return task.join(out, float(of_first.sum()))
+
+        diagonal = ridge + np.maximum(rows.squares_transposed_dot(of_mean), 0.0)
+        return Curvature(product, task.join(diagonal, max(float(of_mean.sum()), 0.0)))
+
+
+class ExactLogistic:
+    """The objective itself, its curvature approximated (see `curvature.py`)."""
+
+    def __init__(self, task: LogisticTask, tol: float) -> None:
+        self.task = task
+        self.method = Fourier(tol=tol)
+        self._total = float(task.noisy.sum())
+
+    def value_and_gradient(self, w: Array) -> tuple[float, Array]:
+        task = self.task
+        weights, b = task.split(w)
+        share = task.noisy / self._total
+        problem = ScoreProblem(weights, task.rows.X, task.p, b, share)
+        try:
+            out, gradient, _ = logistic_moments(problem, self.method, grads=1)
+        except MethodNotApplicable:
+            # A step so long that a row's scores spread beyond the node budget: the line search shortens it.
+            return np.inf, np.full_like(w, np.nan)
+        mu = out[:, 4]
+        value, slope = task.common(weights, mu)
+        value += float(task.noisy @ (np.logaddexp(0.0, mu) + out[:, 0]))
+        total = self._total * gradient + task.rows.transposed_dot(slope) + task.alpha * weights
+        return value, task.join(total, float(slope.sum() + task.noisy @ out[:, 2]))
+
+    def curvature(self, w: Array) -> Curvature:
+        task, rows = self.task, self.task.rows
+        weights, b = task.split(w)
+        mu = rows.dot(weights) + b
+        variance = rows.squares_dot(task.spread * weights**2)
+        hat, extra = kept_curvature(rows, weights, task.p, mu, variance, task.noisy)
+        root = np.sqrt(task.noisy * logistic_density(mu, variance))
+        extra = extra + task.alpha
+        taken = None
+        if task.plain is not None:
+            at_mean = expit(mu)
+            taken = task.plain * at_mean * (1.0 - at_mean)
+
+        def product(u: Array) -> Array:
+            direction, db = task.split(u)
+            moved = np.asarray(hat @ direction) + root * db
+            out = np.asarray(hat.T @ moved) + extra * direction
+            of_intercept = float(root @ moved)
+            if taken is not None:
+                plain = taken * (rows.dot(direction) + db)
+                out += rows.transposed_dot(plain)
+                of_intercept += float(plain.sum())
+            return task.join(out, of_intercept)
+
+        squares = hat.multiply(hat).sum(axis=0) if sparse.issparse(hat) else np.einsum("ij,ij->j", hat, hat)
+        return Curvature(product, task.join(extra + np.asarray(squares).ravel(), float(root @ root)))

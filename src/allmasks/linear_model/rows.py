@@ -1,0 +1,109 @@
+"""Rows of features and of their squares, as a solver multiplies them: dense in blocks, CSR without densifying."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+__all__ = ["Rows"]
+
+Array = NDArray[np.float64]
+
+_KEPT_SQUARES = 2**22
+"""Up to so many elements the squares of a dense X are kept; beyond, they are formed block by block."""
+
+_BLOCK = 2**18
+
+
+class Rows:
+    """X (n, d) in float64, dense or canonical CSR, and X∘X.
+
+    >>> rows = Rows(np.array([[1.0, 2.0], [0.0, 3.0]]))
+    >>> rows.dot(np.ones(2)), rows.squares_dot(np.ones(2)), rows.squares_transposed_dot(np.ones(2))
+    (array([3., 3.]), array([5., 9.]), array([ 1., 13.]))
+    """
+
+    def __init__(self, X: Any) -> None:
+        if sparse.issparse(X):
+            csr = sparse.csr_matrix(X, dtype=np.float64)
+            if not csr.has_canonical_format:
+                csr = csr.copy()
+                csr.sum_duplicates()
+            if csr.indices.dtype != np.int32 and csr.nnz < 2**31:
+                # One index type, so that the row kernel is compiled once.
+                csr = sparse.csr_matrix(
+                    (csr.data, csr.indices.astype(np.int32), csr.indptr.astype(np.int32)), csr.shape
+                )
+            self.X: Any = csr
+            binary = bool(((csr.data == 1.0) | (csr.data == 0.0)).all())
+            # The same indices, and for binary features the same data.
+            self.squares: Any = csr if binary else sparse.csr_matrix((csr.data**2, csr.indices, csr.indptr), csr.shape)
+            self._sparse = True
+        else:
+            self.X = np.ascontiguousarray(X, np.float64)
+            self.squares = np.square(self.X) if self.X.size <= _KEPT_SQUARES else None
+            self._sparse = False
+
+    @property
+    def n(self) -> int:
+        return int(self.X.shape[0])
+
+    @property
+    def d(self) -> int:
+        return int(self.X.shape[1])
+
+    def dot(self, v: Array) -> Array:
+        """X v."""
+        return np.asarray(self.X @ v)
+
+    def transposed_dot(self, r: Array) -> Array:
+        """Xᵀ r."""
+        return np.asarray(self.X.T @ r)
+
+    def squares_dot(self, v: Array) -> Array:
+        """(X∘X) v."""
+        if self.squares is not None:
+            return np.asarray(self.squares @ v)
+        return np.concatenate([np.square(self.X[rows]) @ v for rows in self._blocks()])
+
+    def squares_transposed_dot(self, r: Array) -> Array:
+        """(X∘X)ᵀ r."""
+        if self.squares is not None:
+            return np.asarray(self.squares.T @ r)
+        total = np.zeros((self.d, *r.shape[1:]))
+        for rows in self._blocks():
+            total += np.square(self.X[rows]).T @ r[rows]
+        return total
+
+    def one_sided(self, sign: Array, used: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Features whose non-zero values, times the row's sign, never change sign over the rows used: (d,) of bool."""
+        x = self.X[used]
+        signs = sign[used]
+        if self._sparse:
+            product = x.data * np.repeat(signs, np.diff(x.indptr))
+            positive = np.bincount(x.indices[product > 0], minlength=self.d) > 0
+            negative = np.bincount(x.indices[product < 0], minlength=self.d) > 0
+        else:
+            positive, negative = np.zeros(self.d, bool), np.zeros(self.d, bool)
+            for rows in self._blocks(len(x)):
+                product = x[rows] * signs[rows, None]
+                positive |= (product > 0).any(axis=0)
+                negative |= (product < 0).any(axis=0)
+        return positive ^ negative
+
+    def blocks(self) -> list[slice]:
+        """Row ranges of bounded size, for temporaries on the pattern of X."""
+        if not self._sparse:
+            return self._blocks()
+        bounds = np.searchsorted(self.X.indptr, np.arange(_BLOCK, self.X.nnz + _BLOCK, _BLOCK))
+        edges = np.unique(np.r_[0, np.minimum(bounds, self.n), self.n])
+        return [slice(int(lo), int(hi)) for lo, hi in pairwise(edges)]
+
+    def _blocks(self, n: int | None = None) -> list[slice]:
+        step = max(1, _BLOCK // max(self.d, 1))
+        end = self.n if n is None else n
+        return [slice(lo, min(lo + step, end)) for lo in range(0, end, step)]
