@@ -38,7 +38,8 @@ def sites(
     found = find_dropout(net, x)
     if json_file != "-":
         _show_sites(found)
-    write_json({"sites": [plain_numbers(site) for site in found]}, json_file)
+    rows = [plain_numbers(site) | dict(zip(_MODES, _modes(site), strict=True)) for site in found]
+    write_json({"sites": rows}, json_file)
 
 
 def _example_input(net: nn.Module, data: str | None, shape: str | None) -> torch.Tensor:
@@ -65,6 +66,26 @@ def _example_input(net: nn.Module, data: str | None, shape: str | None) -> torch
     return torch.zeros(2, first.in_features)
 
 
+_MODES = ("acts_in_train", "acts_in_eval", "missed_by_others")
+
+_FUSED = ("attention", "lstm", "gru", "rnn_tanh", "rnn_relu")
+
+
+def _modes(site: Any) -> tuple[bool, bool, str | None]:
+    """Whether a site drops in train and in eval mode; why tools that switch `nn.Dropout` modules on would miss it."""
+    _, colon, op = str(site.name).partition("#")[0].partition(":")
+    why = None
+    if site.kind in _FUSED:
+        why = "it is inside one fused call, under the flag of a module that is no nn.Dropout"
+    elif site.wakes is not None:
+        why = f"it is not even called in eval mode; {site.wakes} decides by its own training flag"
+    elif not site.controllable and site.shape == ():
+        why = "it only happens in training mode"
+    elif colon:
+        why = f"it is a call of {op}, under its module's flag, and no nn.Dropout module"
+    return site.p != 0, site.always_on, why
+
+
 def _show_sites(found: Sequence[Any]) -> None:
     from rich import box
     from rich.table import Table
@@ -74,9 +95,14 @@ def _show_sites(found: Sequence[Any]) -> None:
         typer.echo("no dropout site was met: this model draws no mask")
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("site", "kind", "p", "shape", "units", "keeps the mean", "controllable"):
+    columns = ("site", "kind", "p", "shape", "units", "keeps the mean", "train", "eval", "controllable")
+    for column in columns:
         table.add_column(column, justify="right" if column in ("p", "units") else "left")
+    missed = []
     for site in found:
+        in_train, in_eval, why = _modes(site)
+        if why is not None:
+            missed.append((site.name, why))
         table.add_row(
             Text(str(site.name)),
             Text(str(site.kind)),
@@ -84,6 +110,12 @@ def _show_sites(found: Sequence[Any]) -> None:
             "×".join(str(n) for n in site.shape) if site.shape else "-",
             str(site.units),
             "yes" if site.mean_preserving else "no",
+            "on" if in_train else "off",
+            "on" if in_eval else "off",
             Text("yes" if site.controllable else f"no: {site.reason}"),
         )
     console().print(table)
+    if missed:
+        typer.echo("Missed by tools that switch nn.Dropout modules to training mode:")
+        for name, why in missed:
+            typer.echo(f"  {name}: {why}")

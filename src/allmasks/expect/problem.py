@@ -15,9 +15,9 @@ from allmasks.errors import MethodNotApplicable, UncontrolledRandomness
 from allmasks.expect.data import Data
 from allmasks.expect.evaluate import Evaluator, Integrated, Plain
 from allmasks.expect.forward import Forward
-from allmasks.expect.model_losses import ModelLoss
+from allmasks.expect.model_losses import CrossEntropy, ModelLoss
 from allmasks.expect.monte_carlo import masks_for_tolerance
-from allmasks.expect.plan import DEFAULT_BUDGET, Option, Plan, choose, sampled_masks
+from allmasks.expect.plan import DEFAULT_BUDGET, MIN_REPLICATES, Option, Plan, choose, sampled_masks
 from allmasks.expect.solve import Job, Solution, solve
 from allmasks.expect.sources import EveryMask, MaskSource, NoMask, SampledMasks
 from allmasks.methods import ClosedForm, Delta, Enumeration, Fourier, GaussianMoments, Method, MonteCarlo
@@ -28,6 +28,9 @@ __all__ = ["INSPECTED_EXAMPLES", "Problem", "Request"]
 
 _CHUNK_BYTES = 64 * 2**20
 """Activations of one chunk of masks are kept near this, about what a core's share of the cache can feed."""
+
+_CONTROL_FIRST = 2**41
+"""First mask of the pilot that fits a control variate's coefficient: beyond every run's and every other pilot's."""
 
 INSPECTED_EXAMPLES = 8
 """Examples with which the model is looked at; enough to tell the example axis from others by its length."""
@@ -130,6 +133,34 @@ class Problem:
         site = next(site for site in sites if site.name == last.site)
         forward = self.forward(before, observe=last.site)
         return Integrated(forward, self.loss, site, last.weight, last.bias, method)
+
+    def controlled(self, sites: tuple[DropoutSite, ...], method: MonteCarlo, seed: int) -> Evaluator:
+        """The loss with the last layer's quadratic form as control variate, its coefficient from a pilot."""
+        from allmasks.expect.controlled import Controlled, fit_coefficient
+
+        last, loss = self.last, self.loss
+        plain = isinstance(loss, CrossEntropy) and loss.weight is None
+        if last is None or last.site not in {site.name for site in sites} or not plain:
+            raise MethodNotApplicable(
+                "MonteCarlo",
+                'control="quadratic" needs the cross-entropy, without class weights, of a Linear fed by a dropout site',
+                "MonteCarlo() without it",
+            )
+        assert isinstance(loss, CrossEntropy)
+        if any(
+            bool((torch.as_tensor(batch.target) == loss.ignore_index).any())
+            for batch in self.data
+            if not torch.as_tensor(batch.target).is_floating_point()
+        ):
+            raise MethodNotApplicable("MonteCarlo", "the control needs targets without ignore_index", "MonteCarlo()")
+        before = tuple(site for site in sites if site.name != last.site)
+        site = next(site for site in sites if site.name == last.site)
+        evaluate = Controlled(self.forward(before, observe=last.site), loss, site, last.weight, last.bias)
+        pilot = SampledMasks(sites, method.sampler, MIN_REPLICATES * method.sampler.block, seed, first=_CONTROL_FIRST)
+        job = self.job(pilot, evaluate, grad=False)
+        with borrowed(self.model):
+            evaluate.coefficient = fit_coefficient(evaluate, self.data, pilot, self.weight, job.chunk_masks)
+        return evaluate
 
     def integrates_last(self, sites: tuple[DropoutSite, ...]) -> bool:
         """Whether the last of these sites feeds a Linear whose loss splits into scores."""
@@ -258,6 +289,8 @@ class Problem:
         else:
             evaluate, sampled = self.plain(sites), sites
         source: MaskSource
+        if isinstance(method, MonteCarlo) and method.control is not None and not chosen.integrates_last:
+            evaluate = self.controlled(sites, method, request.seed)
         if isinstance(method, MonteCarlo):
             n_masks = chosen.n_masks or masks_for_tolerance(self, method, evaluate, sampled, request)
             source = SampledMasks(sampled, method.sampler, n_masks, request.seed)

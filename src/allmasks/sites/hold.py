@@ -66,6 +66,7 @@ class _Hold(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.wake = wake
+        self.meant: bool | None = None  # the training flag of the attention call whose inside is being run
         self.namer = Namer(model)
         self.provide = provide
         self.rates = rates
@@ -89,14 +90,20 @@ class _Hold(TorchFunctionMode):
         """Called in training mode whatever the flag, so that its own dropout call is made and can be answered."""
         positional = list(args)
         if len(positional) > _MHA_TRAINING:
-            positional[_MHA_TRAINING] = True
+            meant, positional[_MHA_TRAINING] = bool(positional[_MHA_TRAINING]), True
         else:
-            kwargs = {**kwargs, "training": True}
-        with self:
-            return _INNER_MHA(*positional, **kwargs)
+            meant, kwargs = bool(kwargs.get("training", True)), {**kwargs, "training": True}
+        around, self.meant = self.meant, meant
+        try:
+            with self:
+                return _INNER_MHA(*positional, **kwargs)
+        finally:
+            self.meant = around
 
     def _answer(self, call: Call) -> Any:
         call.name = self.namer.name(call.op)
+        if self.meant is not None:
+            call.training = self.meant
         kept = self.provide(call)
         if kept is None:
             result = call.identity()

@@ -204,20 +204,16 @@ def _site(
         inner=axis.inner,
         dependent=call.dependent,
         in_place=call.in_place,
-        always_on=not asleep
-        and p > 0
-        and call.training
-        and call.p > 0
-        and call.refusal is None
-        and _flag_ignored(call),
+        always_on=not asleep and p > 0 and _drops_in_eval(plain.seen[name].call),
         wakes=training.who(name) if asleep else None,
         low_keeps=tipping is not None and tipping.low_keeps,
     )
 
 
-def _flag_ignored(call: Call) -> bool:
+def _drops_in_eval(call: Call) -> bool:
     """Functions with a training argument that arrives true in eval mode; attention has none, only its p."""
-    return call.op in ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
+    functions = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
+    return call.training and call.p > 0 and call.refusal is None and call.op in functions
 
 
 def _link(seen: Trace, extract: Callable[[Any], Any]) -> str | None:

@@ -1,0 +1,95 @@
+"""Cross-entropy with the last layer's quadratic form as control variate.
+
+With logits o = h̃W + b under the last site's mask, mean μ over that mask and δ = o − μ, the second-order form
+Q = gᵀδ + ½ δᵀHδ of the loss at μ has the closed-form mean ½ tr(HΣ), Σ = p/(1−p) Σⱼ hⱼ² WⱼWⱼᵀ, given everything below.
+So L − c (Q − ½ tr(HΣ)) has the mean of L for every fixed c; c comes from a pilot with masks of its own, since one that
+is fitted on the run would bias it, and c = 1 can do harm where logits are large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from allmasks.expect.data import Batch
+from allmasks.expect.evaluate import Losses
+from allmasks.expect.forward import Forward
+from allmasks.expect.model_losses import CrossEntropy
+from allmasks.expect.sources import MaskChunk, SampledMasks
+from allmasks.results import Guarantee
+from allmasks.sites import DropoutSite
+
+__all__ = ["Controlled", "fit_coefficient"]
+
+
+@dataclass
+class Controlled:
+    """The loss under each mask less `coefficient` times the quadratic form's deviation from its mean.
+
+    Parameters
+    ----------
+    forward : gives the last site's input under the masks of the sites before it.
+    """
+
+    forward: Forward
+    loss: CrossEntropy
+    site: DropoutSite
+    weight: Tensor
+    bias: Tensor | None
+    coefficient: float = 1.0
+    guarantee: Guarantee = "statistical"
+
+    def __call__(self, batch: Batch, chunk: MaskChunk, *, with_error: bool = True) -> Iterator[Losses]:
+        for where, loss, control in self.parts(batch, chunk):
+            value = loss - self.coefficient * control
+            yield Losses(where, value, torch.zeros_like(value))
+
+    def parts(self, batch: Batch, chunk: MaskChunk) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """(which masks, losses, control variates of mean zero), both (k, n)."""
+        for where, hidden in self.forward(batch, chunk):
+            if not self.forward.sites:
+                where = slice(0, len(chunk))
+            kept = chunk.kept[self.site.name][where].to(hidden.dtype)
+            dropped = F.linear(hidden * kept / (1 - self.site.p), self.weight, self.bias)
+            center = F.linear(hidden, self.weight, self.bias)
+            target = self.loss.check(center[0], batch.target)
+            k, n = dropped.shape[:2]
+            loss = self.loss.per_example(dropped.flatten(end_dim=1), target.repeat(k, *[1] * (target.ndim - 1)))
+            yield where, loss.reshape(k, n), self._control(hidden.double(), center.double(), dropped.double(), target)
+
+    def _control(self, h: Tensor, center: Tensor, dropped: Tensor, target: Tensor) -> Tensor:
+        s = torch.softmax(center, dim=-1)
+        classes = center.shape[-1]
+        t = target.double() if target.is_floating_point() else F.one_hot(target, classes).double()
+        t = t * (1 - self.loss.label_smoothing) + self.loss.label_smoothing / classes
+        delta = dropped - center
+        mean = (s * delta).sum(dim=-1)
+        quadratic = ((s - t) * delta).sum(dim=-1) + 0.5 * ((s * delta**2).sum(dim=-1) - mean**2)
+        # tr(HΣ) = p/(1−p) Σⱼ hⱼ² (Σ_k s_k W_kj² − (Σ_k s_k W_kj)²)
+        w = self.weight.double()
+        spread = s @ w**2 - (s @ w) ** 2
+        trace = self.site.p / (1 - self.site.p) * (h**2 * spread).sum(dim=-1)
+        return quadratic - 0.5 * trace
+
+
+def fit_coefficient(evaluate: Controlled, data: Any, source: SampledMasks, weight: Tensor, chunk_masks: int) -> float:
+    """The c that makes the blocks' weighted mean vary least in the pilot: Cov(L, Q) / Var(Q) between blocks."""
+    sums = torch.zeros(2, source.n_masks, dtype=torch.float64, device=weight.device)
+    with torch.no_grad():
+        for batch in data:
+            share = weight[batch.start : batch.start + len(batch)]
+            for chunk in source.chunks(batch.examples, chunk_masks, weight.device):
+                at = chunk.start - source.first
+                for where, loss, control in evaluate.parts(batch, chunk):
+                    rows = slice(at + where.start, at + where.stop)
+                    sums[0, rows] += loss @ share
+                    sums[1, rows] += control @ share
+    blocks = sums.reshape(2, -1, source.block).mean(dim=2)
+    loss, control = blocks - blocks.mean(dim=1, keepdim=True)
+    scale = float(control @ control)
+    return float(loss @ control) / scale if scale > 0 else 0.0
