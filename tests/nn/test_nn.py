@@ -25,6 +25,7 @@ def test_mean_is_the_input_by_the_drawn_law(p):
     assert abs(kept - biased) > 4.5 * math.sqrt(law.p * (1 - law.p) / n)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, in forward mode
 def test_gradients_of_every_order():
     x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
     for function in (
