@@ -203,18 +203,18 @@ def _span(x, out, inplace, lo, hi, k0, k1, bits, threshold, scale):  # type: ign
 
 
 @njit(cache=True, nogil=True)
-def _serial(x_at, out_at, n, key0, key1, bits, threshold, scale, like):  # type: ignore[no-untyped-def]
+def _serial(x_at, out_at, n, key, bits, threshold, scale, like):  # type: ignore[no-untyped-def]
     x, out = carray(_pointer(x_at, like), n), carray(_pointer(out_at, like), n)
-    _span(x, out, x_at == out_at, 0, n, U(key0), U(key1), bits, U(threshold), scale)
+    _span(x, out, x_at == out_at, 0, n, U(key), U(key >> 32), bits, U(threshold), scale)
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def _parallel(x_at, out_at, n, key0, key1, bits, threshold, scale, like):  # type: ignore[no-untyped-def]
+def _parallel(x_at, out_at, n, key, bits, threshold, scale, like):  # type: ignore[no-untyped-def]
     for task in prange((n + _TASK - 1) // _TASK):
         x, out = carray(_pointer(x_at, like), n), carray(_pointer(out_at, like), n)
         lo = task * _TASK
         hi = min(lo + _TASK, n)
-        _span(x, out, x_at == out_at, lo, hi, U(key0), U(key1), bits, U(threshold), scale)
+        _span(x, out, x_at == out_at, lo, hi, U(key), U(key >> 32), bits, U(threshold), scale)
 
 
 # -- the same with a law for each unit: element e belongs to unit e % units ------------------------------------
@@ -244,27 +244,27 @@ def _span_units(x, out, lo, hi, k0, k1, last, scale):  # type: ignore[no-untyped
 
 
 @njit(cache=True, nogil=True)
-def _serial_units(x_at, out_at, n, key0, key1, last, scale, like):  # type: ignore[no-untyped-def]
+def _serial_units(x_at, out_at, n, key, last, scale, like):  # type: ignore[no-untyped-def]
     x, out = carray(_pointer(x_at, like), n), carray(_pointer(out_at, like), n)
-    _span_units(x, out, 0, n, U(key0), U(key1), last, scale)
+    _span_units(x, out, 0, n, U(key), U(key >> 32), last, scale)
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def _parallel_units(x_at, out_at, n, key0, key1, last, scale, like):  # type: ignore[no-untyped-def]
+def _parallel_units(x_at, out_at, n, key, last, scale, like):  # type: ignore[no-untyped-def]
     for task in prange((n + _TASK - 1) // _TASK):
         x, out = carray(_pointer(x_at, like), n), carray(_pointer(out_at, like), n)
         lo = task * _TASK
-        _span_units(x, out, lo, min(lo + _TASK, n), U(key0), U(key1), last, scale)
+        _span_units(x, out, lo, min(lo + _TASK, n), U(key), U(key >> 32), last, scale)
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def _parallel_words(out, key0, key1):  # type: ignore[no-untyped-def]
+def _parallel_words(out, key):  # type: ignore[no-untyped-def]
     n = len(out)
     for task in prange((n + _TASK - 1) // _TASK):
         w0, w1 = np.empty(_STRIDE, np.uint32), np.empty(_STRIDE, np.uint32)
         lo = task * _TASK
         for start in range(lo, min(lo + _TASK, n), 2 * _STRIDE):
-            _fill(U(key0), U(key1), np.uint64(start // 2), w0, w1)
+            _fill(U(key), U(key >> 32), np.uint64(start // 2), w0, w1)
             for i in range(min(_STRIDE, n - start)):
                 out[start + i] = w0[i]
             for i in range(min(_STRIDE, n - start - _STRIDE)):
@@ -274,29 +274,27 @@ def _parallel_words(out, key0, key1):  # type: ignore[no-untyped-def]
 # -- called from Python ----------------------------------------------------------------------------------------
 
 
-def multiply(
-    x_at: int, out_at: int, n: int, key: tuple[int, int], bits: int, threshold: int, scale: Any, like: Any, threads: int
-) -> None:
+def multiply(x_at: int, out_at: int, n: int, key: int, law: tuple[int, int, Any, Any], threads: int) -> None:
     """out = x * (scale where the element's word < threshold, else 0), for the n numbers at these addresses.
 
     Parameters
     ----------
     x_at, out_at : addresses of contiguous data; equal for in place, otherwise disjoint.
-    bits : 16 or 32 bits decide on an element; 0 < threshold < 2**bits.
-    scale : NumPy scalar, float64 for float64 data, otherwise float32.
-    like : FLOAT32, FLOAT64, BFLOAT16 or FLOAT16: what the addresses point to.
+    key : 64 bits as a signed integer.
+    law : bits, threshold, scale, like.
+        bits : 16 or 32 bits decide on an element; 0 < threshold < 2**bits.
+        scale : NumPy scalar, float64 for float64 data, otherwise float32.
+        like : FLOAT32, FLOAT64, BFLOAT16 or FLOAT16: what the addresses point to.
     threads : how many to use, at most.
     """
     if n < _SERIAL_BELOW or threads < 2 or _forked:
-        _serial(x_at, out_at, n, key[0], key[1], bits, threshold, scale, like)
+        _serial(x_at, out_at, n, key, *law)
         return
     with _Threads(threads):
-        _parallel(x_at, out_at, n, key[0], key[1], bits, threshold, scale, like)
+        _parallel(x_at, out_at, n, key, *law)
 
 
-def multiply_units(
-    x_at: int, out_at: int, n: int, key: tuple[int, int], last: Any, scale: Any, like: Any, threads: int
-) -> None:
+def multiply_units(x_at: int, out_at: int, n: int, key: int, last: Any, scale: Any, like: Any, threads: int) -> None:
     """The same with 32 bits and a law for each unit; element e belongs to unit e % len(last).
 
     Parameters
@@ -305,16 +303,16 @@ def multiply_units(
     scale : array of float64 or float32, as above; 0 where nothing is kept.
     """
     if n < _SERIAL_BELOW or threads < 2 or _forked:
-        _serial_units(x_at, out_at, n, key[0], key[1], last, scale, like)
+        _serial_units(x_at, out_at, n, key, last, scale, like)
         return
     with _Threads(threads):
-        _parallel_units(x_at, out_at, n, key[0], key[1], last, scale, like)
+        _parallel_units(x_at, out_at, n, key, last, scale, like)
 
 
-def fill_words(out: Any, key: tuple[int, int], threads: int) -> None:
+def fill_words(out: Any, key: int, threads: int) -> None:
     """out[e] = the 32-bit word of element e, for a contiguous uint32 array."""
     with _Threads(1 if _forked else threads):
-        _parallel_words(out, key[0], key[1])
+        _parallel_words(out, key)
 
 
 _forked = False

@@ -167,7 +167,7 @@ def alpha_dropout(
 
     >>> import torch
     >>> alpha_dropout(torch.zeros(4), 0.5, True, key=1)
-    tensor([ 0.7791,  0.7791, -0.7791, -0.7791])
+    tensor([ 0.7792,  0.7792, -0.7792, -0.7792])
     """
     return _alpha(alpha_dropout, None, input, p, training, inplace, key, seed)
 

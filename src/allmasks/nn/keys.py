@@ -31,6 +31,17 @@ _TICKETS = 1 << 16
 
 _RANK_STEP = 0x9E3779B97F4A7C15
 
+_DISTRIBUTED = torch.distributed.is_available()
+
+
+class _Word(threading.local):
+    """A tensor to draw into, one a thread: making one takes longer than drawing."""
+
+    def __init__(self) -> None:
+        self.here = torch.empty((), dtype=torch.int64, device="cpu")
+
+
+_word = _Word()
 _lock = threading.Lock()
 _counts: dict[int, int] = {}
 _blocks: dict[int, tuple[int, list[int]]] = {}
@@ -61,8 +72,8 @@ def next_key(seed: int | None) -> int:
 
 def draw_key() -> int:
     """64 bits from torch's CPU generator, another number on each rank of a distributed run."""
-    key = int(torch.empty((), dtype=torch.int64, device="cpu").random_(-(2**63), None).item())
-    if not _same_on_ranks and torch.distributed.is_available() and torch.distributed.is_initialized():
+    key = int(_word.here.random_(-(2**63), None).item())
+    if _DISTRIBUTED and torch.distributed.is_initialized() and not _same_on_ranks:
         key ^= (torch.distributed.get_rank() * _RANK_STEP) & (2**64 - 1)
         key = key - 2**64 if key >= 2**63 else key
     return key
@@ -96,7 +107,7 @@ def _may_be_recomputed() -> bool:
 
 
 def _key(seed: int, count: int) -> int:
-    """`derive_key(seed, count)` as one number."""
+    """`derive_key(seed, count)` as one signed number."""
     block, index = divmod(count, _BLOCK)
     held = _blocks.get(seed)
     if held is None or held[0] != block:
@@ -104,7 +115,7 @@ def _key(seed: int, count: int) -> int:
         low, high = threefry2x32(
             (seed & 0xFFFFFFFF, seed >> 32), counters & np.uint64(0xFFFFFFFF), counters >> np.uint64(32)
         )
-        held = (block, (low.astype(np.uint64) | (high.astype(np.uint64) << np.uint64(32))).tolist())
+        held = (block, (low.astype(np.uint64) | (high.astype(np.uint64) << np.uint64(32))).view(np.int64).tolist())
         _blocks[seed] = held
     return held[1][index]
 

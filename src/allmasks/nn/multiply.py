@@ -26,14 +26,13 @@ def mask_multiply(x: Tensor, key: int, p: float, units: Tensor | None = None) ->
     Parameters
     ----------
     x : any layout; the bits follow the logical order of its elements.
+    key : 64 bits as a signed integer.
     p : 0 < p < 1, used where `units` is None.
     units : (d,) float64 rates from 0 to 1; element e belongs to unit e % d, so d is the size of x's last axes.
     """
-    if x.numel() == 0 or x.device.type == "meta":
-        return torch.empty_like(x)
     kernel = _kernel(x)
     if kernel is None:
-        return x * _noise(x, key, p, units)
+        return torch.empty_like(x) if x.device.type == "meta" else x * _noise(x, key, p, units)
     if x.is_contiguous():
         out = torch.empty_like(x)
         kernel(x, out, key, p, units)
@@ -47,11 +46,9 @@ def mask_multiply(x: Tensor, key: int, p: float, units: Tensor | None = None) ->
 
 def mask_multiply_(x: Tensor, key: int, p: float, units: Tensor | None = None) -> Tensor:
     """The same in place."""
-    if x.numel() == 0 or x.device.type == "meta":
-        return x
     kernel = _kernel(x)
     if kernel is None:
-        return x.mul_(_noise(x, key, p, units))
+        return x if x.device.type == "meta" else x.mul_(_noise(x, key, p, units))
     if not x.is_contiguous():
         dense = x.contiguous()
         kernel(dense, dense, key, p, units)
@@ -62,7 +59,7 @@ def mask_multiply_(x: Tensor, key: int, p: float, units: Tensor | None = None) -
 
 def gaussian_multiply(x: Tensor, key: int, p: float) -> Tensor:
     """x times 1 + √(p/(1 − p)) z, z the standard normal quantile of the element's word."""
-    if x.numel() == 0 or x.device.type == "meta":
+    if x.device.type == "meta":
         return torch.empty_like(x)
     uniform = _uniform(x, key)
     noise = torch.special.ndtri(uniform).mul_((p / (1.0 - p)) ** 0.5).add_(1.0)
@@ -76,7 +73,7 @@ def _uniform(x: Tensor, key: int) -> Tensor:
         from allmasks.kernels import cpu
 
         words = np.empty(n, np.uint32)
-        cpu.fill_words(words, split_key(key), torch.get_num_threads())
+        cpu.fill_words(words, key, torch.get_num_threads())
         signed = torch.from_numpy(words.view(np.int32)).to(torch.float64)
         return torch.where(signed < 0, signed + 2.0**32, signed).add_(0.5).mul_(2.0**-32)
     return anywhere.stream(split_key(key), n, bits=32, device=x.device).double().add_(0.5).mul_(2.0**-32)
@@ -86,32 +83,17 @@ def _uniform(x: Tensor, key: int) -> Tensor:
 
 
 def _kernel(x: Tensor) -> Any:
-    device = x.device.type
     if x.dtype not in _WIDE:
         return None
-    if device == "cpu":
+    if x.is_cpu:
         return _on_cpu
-    if device == "cuda" and _has_triton():
+    if x.is_cuda and _has_triton():
         return _on_gpu
     return None
 
 
 _WIDE = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.float32, torch.float16: np.float32}
 """What each dtype is multiplied in."""
-
-
-@lru_cache(maxsize=1)
-def _cpu_kernels() -> tuple[Any, dict[torch.dtype, Any]]:
-    """The compiled kernels, loaded when first needed, and what an address of each dtype points to."""
-    from allmasks.kernels import cpu
-
-    like = {
-        torch.float32: cpu.FLOAT32,
-        torch.float64: cpu.FLOAT64,
-        torch.bfloat16: cpu.BFLOAT16,
-        torch.float16: cpu.FLOAT16,
-    }
-    return cpu, like
 
 
 @lru_cache(maxsize=1)
@@ -124,23 +106,37 @@ def _has_triton() -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _law(p: float, dtype: torch.dtype) -> tuple[int, int, Any]:
-    """Bits, threshold and the scale as a scalar of the computing type."""
+def _law(p: float, dtype: torch.dtype) -> tuple[Any, tuple[int, int, Any, Any]]:
+    """The compiled kernels, loaded when first needed, and bits, threshold, scale and number type as they take them."""
+    from allmasks.kernels import cpu
+
     law = drawn_law(p)
-    return law.bits, law.threshold, _WIDE[dtype](law.scale)
+    return cpu.multiply, (law.bits, law.threshold, _WIDE[dtype](law.scale), _like(dtype))
+
+
+def _like(dtype: torch.dtype) -> Any:
+    from allmasks.kernels import cpu
+
+    return {
+        torch.float32: cpu.FLOAT32,
+        torch.float64: cpu.FLOAT64,
+        torch.bfloat16: cpu.BFLOAT16,
+        torch.float16: cpu.FLOAT16,
+    }[dtype]
 
 
 def _on_cpu(x: Tensor, out: Tensor, key: int, p: float, units: Tensor | None) -> None:
-    cpu, like = _cpu_kernels()
-    words = (key & 0xFFFFFFFF, (key >> 32) & 0xFFFFFFFF)
-    threads = torch.get_num_threads()
     if units is None:
-        bits, threshold, scale = _law(p, x.dtype)
-        cpu.multiply(x.data_ptr(), out.data_ptr(), x.numel(), words, bits, threshold, scale, like[x.dtype], threads)
+        multiply, law = _law(p, x.dtype)
+        multiply(x.data_ptr(), out.data_ptr(), x.numel(), key, law, torch.get_num_threads())
         return
-    law = unit_law(units.numpy())
-    scales = law.scale_as(_WIDE[x.dtype])
-    cpu.multiply_units(x.data_ptr(), out.data_ptr(), x.numel(), words, law.last, scales, like[x.dtype], threads)
+    from allmasks.kernels import cpu
+
+    by_unit = unit_law(units.numpy())
+    scale = by_unit.scale_as(_WIDE[x.dtype])
+    cpu.multiply_units(
+        x.data_ptr(), out.data_ptr(), x.numel(), key, by_unit.last, scale, _like(x.dtype), torch.get_num_threads()
+    )
 
 
 def _on_gpu(x: Tensor, out: Tensor, key: int, p: float, units: Tensor | None) -> None:

@@ -59,7 +59,10 @@ def _direct(x: Tensor) -> bool:
 
 
 def _key_now(key: Key, seed: int | None) -> int:
-    return keys.next_key(seed) if key is None else int(key)
+    if key is None:
+        return keys.next_key(seed)
+    word = int(key) & (2**64 - 1)
+    return word - 2**64 if word >= 2**63 else word
 
 
 def _key_op(key: Key, seed: int | None) -> Tensor:

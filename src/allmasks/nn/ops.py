@@ -137,7 +137,7 @@ torch.library.register_vmap("allmasks::gaussian", _batched(torch.ops.allmasks.ga
 class _Masked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, key: int, p: float, units: Tensor | None, inplace: bool) -> Tensor:
-        ctx.key, ctx.p, ctx.units, ctx.inplace = key, p, units, inplace
+        ctx.law = key, p, units, inplace
         if inplace:
             ctx.mark_dirty(x)
             return mask_multiply_(x, key, p, units)
@@ -145,12 +145,13 @@ class _Masked(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        return masked_autograd(grad, ctx.key, ctx.p, ctx.units), None, None, None, None
+        key, p, units, _ = ctx.law
+        return masked_autograd(grad, key, p, units), None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-        multiply = mask_multiply_ if ctx.inplace else mask_multiply
-        return multiply(tangent, ctx.key, ctx.p, ctx.units)
+        key, p, units, inplace = ctx.law
+        return (mask_multiply_ if inplace else mask_multiply)(tangent, key, p, units)
 
 
 class _Gaussian(torch.autograd.Function):

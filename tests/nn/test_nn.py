@@ -1,0 +1,146 @@
+"""Layers and functions: moments by the drawn law, every mode of torch, keys, conversion, schedules, bad input."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import allmasks as am
+from allmasks.nn.law import drawn_law
+
+f = am.nn.functional
+
+
+@pytest.mark.parametrize("p", [1e-4, 0.1, 0.3, 0.5, 0.9, 0.999])
+def test_mean_is_the_input_by_the_drawn_law(p):
+    law = drawn_law(p)
+    assert abs(law.p - p) <= 2.0**-17
+    assert law.scale * (1 - law.p) == pytest.approx(1.0, rel=1e-15)
+    n = 2**20
+    kept = float((f.dropout(torch.ones(n), p, key=11) != 0).double().mean())
+    assert abs(kept - (1 - law.p)) < 4.5 * math.sqrt(law.p * (1 - law.p) / n)
+    biased = 1 - law.p - 10 * math.sqrt(law.p * (1 - law.p) / n)
+    assert abs(kept - biased) > 4.5 * math.sqrt(law.p * (1 - law.p) / n)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, in forward mode
+def test_gradients_of_every_order():
+    x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    for function in (
+        lambda t: f.dropout(t, 0.4, key=3),
+        lambda t: f.alpha_dropout(t, 0.4, True, key=3),
+        lambda t: f.gaussian_dropout(t, 0.4, key=3),
+        lambda t: f.dropout(t, torch.tensor([0.1, 0.5, 0.0, 0.9]), key=3),
+    ):
+        assert torch.autograd.gradcheck(function, (x,), check_forward_ad=True)
+        assert torch.autograd.gradgradcheck(function, (x,))
+
+
+@pytest.mark.parametrize("units", [None, torch.full((4,), 0.3, dtype=torch.float64)])
+def test_operators_are_clean(units):
+    x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    torch.library.opcheck(torch.ops.allmasks.masked.default, (x, torch.tensor(5), 0.3, units))
+    torch.library.opcheck(torch.ops.allmasks.gaussian.default, (x, torch.tensor(5), 0.3))
+
+
+def test_nothing_is_kept_for_backward():
+    saved = []
+    x = torch.randn(1000, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        f.dropout(x, 0.5)
+    assert saved == []
+
+
+def test_compiled_draws_the_keys_of_eager():
+    x = torch.ones(8, 6, requires_grad=True)
+    twice = torch.compile(lambda z: f.dropout(f.dropout(z, 0.5), 0.3), fullgraph=True, backend="aot_eager")
+    torch.manual_seed(0)
+    compiled = twice(x)
+    torch.manual_seed(0)
+    assert torch.equal(compiled, f.dropout(f.dropout(x, 0.5), 0.3))
+
+
+@pytest.mark.parametrize("seed", [None, 7])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoint_recomputes_the_same_mask(seed, reentrant):
+    net = nn.Sequential(nn.Linear(6, 6), am.nn.Dropout(0.5, seed=seed), nn.Tanh())
+    grads = []
+    for run in (net, lambda t: checkpoint(net, t, use_reentrant=reentrant)):
+        x = torch.linspace(-1, 1, 24).reshape(4, 6).requires_grad_()
+        am.seed(3)
+        run(x).pow(2).sum().backward()
+        grads.append(x.grad)
+    assert torch.equal(*grads)
+
+
+def test_vmap_follows_its_randomness():
+    ones = torch.ones(3, 64)
+    same = torch.func.vmap(lambda t: f.dropout(t, 0.5), randomness="same")(ones)
+    assert torch.equal(same[0], same[1])
+    different = torch.func.vmap(lambda t: f.dropout(t, 0.5), randomness="different")(ones)
+    assert not torch.equal(different[0], different[1])
+    with pytest.raises(RuntimeError, match="randomness error mode"):
+        torch.func.vmap(lambda t: f.dropout(t, 0.5))(ones)
+
+
+def test_seeded_layers_share_a_stream_and_state_comes_back():
+    am.seed(0)
+    layer, other = am.nn.Dropout(0.5, seed=1), am.nn.Dropout(0.5, seed=1)
+    state = am.rng_state()
+    first, second = layer(torch.ones(200)), other(torch.ones(200))
+    assert not torch.equal(first, second)
+    am.set_rng_state(state)
+    assert torch.equal(first, layer(torch.ones(200)))
+    with pytest.raises(ValueError, match=r"what am\.rng_state"):
+        am.set_rng_state({})
+
+
+def test_convert_keeps_p_and_state_dict():
+    net = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.2), nn.Dropout2d(0.3), nn.AlphaDropout(0.1))
+    ours = am.convert(net)
+    assert [type(m).__module__ for m in ours][1:] == ["allmasks.nn.layers"] * 3
+    assert [m.p for m in list(ours)[1:]] == [0.2, 0.3, 0.1]
+    assert type(net[1]) is nn.Dropout
+    net.load_state_dict(ours.state_dict(), strict=True)
+
+
+def test_exact_methods_refuse_dependent_noise_by_name():
+    x, y = torch.randn(4, 1, 4, 4), torch.tensor([0, 1, 1, 0])
+    blocks = nn.Sequential(am.nn.DropBlock2d(0.3, 2), nn.Flatten(), nn.Linear(16, 2))
+    with pytest.raises(am.MethodNotApplicable, match="drop_block2d"):
+        am.expected_loss(blocks, x, y, "cross_entropy", method=am.methods.Enumeration())
+    noisy = nn.Sequential(am.nn.GaussianDropout(0.3), nn.Flatten(), nn.Linear(16, 2))
+    with pytest.raises(am.UncontrolledRandomness, match="gaussian_dropout"):
+        am.expected_loss(noisy, x, y, "cross_entropy")
+
+
+def test_eval_is_the_identity_and_exports_to_nothing():
+    x = torch.randn(2, 3)
+    layer = am.nn.Dropout(0.5).eval()
+    assert layer(x) is x
+    program = torch.export.export(nn.Sequential(nn.Linear(3, 3), layer).eval(), (x,))
+    assert not any("allmasks" in str(node.target) for node in program.graph.nodes)
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="has to be between 0 and 1"):
+        f.dropout(torch.ones(2), 1.5)
+    with pytest.raises(TypeError, match="needs a floating-point tensor"):
+        f.dropout(torch.ones(2, dtype=torch.int64))
+    x = torch.ones(3, requires_grad=True)
+    f.dropout(x, 1.0).sum().backward()
+    assert x.grad.tolist() == [0.0] * 3
+
+
+def test_rate_scheduler_state():
+    layer = am.nn.Dropout(0.4)
+    schedule = am.nn.RateScheduler(layer, "late", steps=2)
+    assert layer.p == 0.0
+    schedule.step()
+    state = schedule.state_dict()
+    schedule.step()
+    assert layer.p == 0.4
+    schedule.load_state_dict(state)
+    assert layer.p == 0.0
