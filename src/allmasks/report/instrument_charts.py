@@ -161,8 +161,8 @@ def _shares(one: SiteInstruments, i: int, _: Translate) -> Chart:
         ],
         "layout": _layout(
             height=320,
-            xaxis={"title": {"text": _("number of units, most important first")}},
-            yaxis={"title": {"text": _("share of importance (%)")}},
+            xaxis={"title": {"text": _("number of units, most important first")}, "range": [0, len(order)]},
+            yaxis={"title": {"text": _("share of importance (%)")}, "range": [0, 104]},
             legend=True,
         ),
     }
