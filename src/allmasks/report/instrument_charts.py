@@ -216,7 +216,7 @@ def _removal(one: SiteInstruments, i: int, units: str, _: Translate) -> Chart:
         "layout": _layout(
             height=340,
             xaxis={"title": {"text": _("units removed (%)")}},
-            yaxis={"title": {"text": label}},
+            yaxis={"title": {"text": label}} | ({} if found.accuracy is None else {"range": [0, 104]}),
             legend=True,
         ),
     }
