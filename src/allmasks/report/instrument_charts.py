@@ -156,13 +156,19 @@ def _shares(one: SiteInstruments, i: int, _: Translate) -> Chart:
     places = list(range(1, len(order) + 1))
     figure: dict[str, Any] = {
         "data": [
-            _line([0, *places], [0.0, *share.tolist()], "@accent") | {"name": _("this site")},
+            _line([0, *places], [0.0, *share.tolist()], "@accent")
+            | {"name": f"{_('this site')}: {_('share of importance (%)')}"},
             _line([0, places[-1]], [0.0, 100.0], "@muted", dash="dash") | {"name": _("all units alike")},
         ],
         "layout": _layout(
             height=320,
-            xaxis={"title": {"text": _("number of units, most important first")}},
-            yaxis={"title": {"text": _("share of importance (%)")}},
+            xaxis={
+                "title": {"text": _("number of units, most important first")},
+                "range": [0, len(order)],
+                "dtick": -(-len(order) // 8),
+                "tickangle": 0,
+            },
+            yaxis={"range": [0, 104], "ticksuffix": " %"},
             legend=True,
         ),
     }
@@ -210,7 +216,7 @@ def _removal(one: SiteInstruments, i: int, units: str, _: Translate) -> Chart:
         "layout": _layout(
             height=340,
             xaxis={"title": {"text": _("units removed (%)")}},
-            yaxis={"title": {"text": label}},
+            yaxis={"title": {"text": label}} | ({} if found.accuracy is None else {"range": [0, 104]}),
             legend=True,
         ),
     }
