@@ -6,7 +6,10 @@ import math
 from numbers import Real
 from typing import Any
 
-__all__ = ["check_number"]
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["check_grid", "check_number"]
 
 
 def check_number(name: str, value: Any, *, lowest: float) -> float:
@@ -25,3 +28,22 @@ def check_number(name: str, value: Any, *, lowest: float) -> float:
     if not math.isfinite(number) or number < lowest:
         raise ValueError(f"{name} must be finite and at least {lowest:g}, got {value!r}")
     return number
+
+
+def check_grid(name: str, values: ArrayLike, *, below: float = math.inf) -> NDArray[np.float64]:
+    """One or more numbers in [0, below).
+
+    Raises
+    ------
+    ValueError : that names the parameter and the number that does not fit.
+
+    >>> check_grid("ps", [0.1, 0.5], below=1.0)
+    array([0.1, 0.5])
+    """
+    grid = np.atleast_1d(np.asarray(values, np.float64))
+    if grid.ndim != 1 or not grid.size:
+        raise ValueError(f"{name} must be one or more numbers, got {values!r}")
+    bad = ~((grid >= 0.0) & (grid < below))
+    if bad.any():
+        raise ValueError(f"{name} must be in [0, {below:g}), got {grid[bad][0]:g}")
+    return grid

@@ -56,6 +56,7 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
     classes_ : (n_classes,).
     coef_, intercept_ : (1, d) and (1,) for two classes, else (n_classes, d) and (n_classes,).
     objective_ : the exact value of the objective at the solution, summed over the classes' problems.
+    objective_error_ : bound on its numerical error.
     gradient_norm_ : norm of its exact gradient.
     equivalent_penalty_ : shaped as `coef_`: λⱼ = pⱼ/(1−pⱼ) Σᵢ sᵢ σ'(μᵢ) xᵢⱼ². To second order dropout adds
         ½ Σⱼ λⱼ wⱼ², so λⱼ and alpha multiply the same ½wⱼ² (Wager, Wang & Liang 2013).
@@ -137,6 +138,9 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
                 f"DropoutLogisticRegression needs samples of at least 2 classes, but the rows of positive weight "
                 f"contain only one class: {classes[present] if len(present) else 'none'}"
             )
+        if (weight == 0).any():
+            used = weight > 0
+            X, codes, weight = X[used], codes[used], weight[used]
         more = None
         if X_unlabeled is not None:
             more = validate_data(self, X_unlabeled, accept_sparse="csr", dtype=X.dtype, reset=False)
@@ -177,6 +181,7 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         self.intercept_ = np.array([b for _, b in split], dtype)
         self.equivalent_penalty_ = np.array(penalties)
         self.objective_ = float(sum(s.value for s in solutions))
+        self.objective_error_ = float(sum(s.error for s in solutions))
         self.gradient_norm_ = float(np.linalg.norm([s.gradient_norm for s in solutions]))
         self.n_iter_ = np.array([s.n_iter for s in solutions], np.int32)
 

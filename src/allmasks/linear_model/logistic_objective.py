@@ -24,7 +24,7 @@ from allmasks.linear_model.newton import Curvature
 from allmasks.linear_model.rows import Rows
 from allmasks.methods import Fourier
 from allmasks.scores.fourier import logistic_moments
-from allmasks.scores.problem import ScoreProblem
+from allmasks.scores.problem import EPS, ScoreProblem
 
 __all__ = ["ExactLogistic", "GaussianLogistic", "LogisticTask"]
 
@@ -136,6 +136,8 @@ class ExactLogistic:
         self.task = task
         self.method = Fourier(tol=tol)
         self._total = float(task.noisy.sum())
+        self.error = np.nan
+        """Bound on the error of the last value: of each row's mean over masks, and round-off of the sum."""
 
     def value_and_gradient(self, w: Array) -> tuple[float, Array]:
         task = self.task
@@ -150,6 +152,8 @@ class ExactLogistic:
         mu = out[:, 4]
         value, slope = task.common(weights, mu)
         value += float(task.noisy @ (np.logaddexp(0.0, mu) + out[:, 0]))
+        sizes = np.abs(task.label * mu) + task.noisy * np.logaddexp(0.0, mu)
+        self.error = float(task.noisy @ out[:, 1]) + (task.rows.n + task.rows.d + 16) * EPS * float(sizes.sum())
         total = self._total * gradient + task.rows.transposed_dot(slope) + task.alpha * weights
         return value, task.join(total, float(slope.sum() + task.noisy @ out[:, 2]))
 

@@ -25,6 +25,7 @@ class Solution:
 
     w: Array
     value: float
+    error: float
     gradient_norm: float
     relative_gradient: float
     n_iter: int
@@ -51,8 +52,9 @@ def solve(
         )
 
     if scale == 0.0 and start is None:
-        value, _ = ExactLogistic(task, 1e-12).value_and_gradient(w)
-        return Solution(w, value, 0.0, 0.0, 0, True)
+        final = ExactLogistic(task, 1e-12)
+        value, _ = final.value_and_gradient(w)
+        return Solution(w, value, final.error, 0.0, 0.0, 0, True)
     taken = 0
     if start is None and max_iter > 0:
         rough = minimize(GaussianLogistic(task), w, max(_ROUGH, tol) * scale, max_iter, report=teller("Gaussian"))
@@ -60,7 +62,8 @@ def solve(
     # Each row's loss is off by at most `accuracy`, so neither the line search nor the gradient notices.
     accuracy = min(1e-8, max(1e-3 * tol, 1e-13))
     best = minimize(ExactLogistic(task, accuracy), w, tol * scale, max_iter, report=teller("exact"))
-    value, gradient = ExactLogistic(task, 1e-12).value_and_gradient(best.w)
+    final = ExactLogistic(task, 1e-12)
+    value, gradient = final.value_and_gradient(best.w)
     norm = float(np.linalg.norm(gradient))
     relative = norm / scale if scale > 0 else norm
-    return Solution(best.w, value, norm, relative, taken + best.n_iter, best.converged)
+    return Solution(best.w, value, final.error, norm, relative, taken + best.n_iter, best.converged)

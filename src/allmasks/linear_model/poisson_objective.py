@@ -1,0 +1,110 @@
+"""The Poisson dropout objective, its gradient and its Hessian, all exact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from allmasks.linear_model.newton import Curvature
+from allmasks.linear_model.rows import Rows
+from allmasks.scores.closed_form import log_mean_exp
+
+__all__ = ["ExactPoisson"]
+
+Array = NDArray[np.float64]
+
+
+class ExactPoisson:
+    """f = Σ sᵢ (Mᵢ − yᵢ μᵢ) + α/2 ‖w‖², log Mᵢ = b + Σⱼ log(pⱼ + qⱼ e^{aᵢⱼ}), aᵢⱼ = wⱼ xᵢⱼ / qⱼ.
+
+    With the tilt kᵢⱼ = e^{aᵢⱼ} / (pⱼ + qⱼ e^{aᵢⱼ}) ≤ 1/qⱼ of a kept unit and x̂ = k∘x, ∂Mᵢ/∂wⱼ = Mᵢ x̂ᵢⱼ, and the
+    Hessian is Σ sᵢ Mᵢ (x̂ᵢx̂ᵢᵀ + diag(xᵢⱼ² kᵢⱼ (1/qⱼ − kᵢⱼ))) + α.
+    """
+
+    def __init__(self, rows: Rows, y: Array, weight: Array, p: Array, alpha: float, fit_intercept: bool) -> None:
+        self.rows, self.y, self.weight, self.p = rows, y, weight, p
+        self.alpha, self.fit_intercept = alpha, fit_intercept
+
+    def split(self, w: Array) -> tuple[Array, float]:
+        return (w[:-1], float(w[-1])) if self.fit_intercept else (w, 0.0)
+
+    def join(self, of_weights: Array, of_intercept: float) -> Array:
+        return np.append(of_weights, of_intercept) if self.fit_intercept else of_weights
+
+    def gradient_at_zero(self) -> Array:
+        """At w = 0, b = 0 every mask gives e^0 = 1."""
+        r = self.weight * (1.0 - self.y)
+        return self.join(self.rows.transposed_dot(r), float(r.sum()))
+
+    def unbounded(self) -> NDArray[np.bool_]:
+        """Features that occur, with one sign, only in rows of y = 0: their best weight is infinite at alpha = 0."""
+        everywhere = self.rows.one_sided(np.ones(self.rows.n), np.ones(self.rows.n, bool))
+        X = self.rows.X[self.y > 0]
+        counted = np.asarray(abs(X).sum(axis=0)).ravel() > 0
+        return everywhere & ~counted
+
+    def _tilted(self, weights: Array, b: float) -> tuple[Array, Any, Array]:
+        """M (n,), x̂ on the pattern of X, and Σ-ready pieces xᵢⱼ² kᵢⱼ (1/qⱼ − kᵢⱼ) summed with sᵢMᵢ over rows."""
+        X, q = self.rows.X, 1.0 - self.p
+        per_unit = weights / q
+        extra = np.zeros(self.rows.d)
+        log_mean = np.full(self.rows.n, b)
+        hat = np.empty_like(X.data if sparse.issparse(X) else X)
+        for block in self.rows.blocks():
+            if sparse.issparse(X):
+                ends = X.indptr[block.start : block.stop + 1]
+                part = slice(ends[0], ends[-1])
+                columns, x = X.indices[part], X.data[part]
+                row_of = np.repeat(np.arange(block.stop - block.start), np.diff(ends))
+                a = per_unit[columns] * x
+                log_kept = log_mean_exp(a, self.p[columns])
+                log_mean[block] += np.bincount(row_of, log_kept, minlength=block.stop - block.start)
+                k = np.exp(a - log_kept)
+                hat[part] = k * x
+                size = (self.weight[block] * np.exp(log_mean[block]))[row_of]
+                extra += np.bincount(columns, size * x * x * k * np.maximum(1.0 / q[columns] - k, 0.0), self.rows.d)
+            else:
+                x = X[block]
+                a = per_unit * x
+                log_kept = log_mean_exp(a, self.p)
+                log_mean[block] += log_kept.sum(axis=1)
+                k = np.exp(a - log_kept)
+                hat[block] = k * x
+                size = (self.weight[block] * np.exp(log_mean[block]))[:, None]
+                extra += (size * x * x * k * np.maximum(1.0 / q - k, 0.0)).sum(axis=0)
+        if sparse.issparse(X):
+            hat = sparse.csr_matrix((hat, X.indices, X.indptr), X.shape)
+        return np.exp(log_mean), hat, extra
+
+    def value_and_gradient(self, w: Array) -> tuple[float, Array]:
+        weights, b = self.split(w)
+        # A step too long may overflow: its value is then infinite and the line search shortens it.
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, hat, _ = self._tilted(weights, b)
+            mu = self.rows.dot(weights) + b
+            value = float(self.weight @ mean - (self.weight * self.y) @ mu) + 0.5 * self.alpha * float(
+                weights @ weights
+            )
+            gradient = np.asarray(hat.T @ (self.weight * mean)) - self.rows.transposed_dot(self.weight * self.y)
+            gradient = gradient + self.alpha * weights
+            return value, self.join(gradient, float(self.weight @ (mean - self.y)))
+
+    def curvature(self, w: Array) -> Curvature:
+        weights, b = self.split(w)
+        mean, hat, extra = self._tilted(weights, b)
+        size = self.weight * mean
+        extra = extra + self.alpha
+
+        def product(u: Array) -> Array:
+            direction, db = self.split(u)
+            moved = size * (np.asarray(hat @ direction) + db)
+            return self.join(np.asarray(hat.T @ moved) + extra * direction, float(moved.sum()))
+
+        if sparse.issparse(hat):
+            squares = np.asarray(hat.multiply(hat).T @ size)
+        else:
+            squares = np.einsum("ij,ij,i->j", hat, hat, size)
+        return Curvature(product, self.join(extra + squares, float(size.sum())))

@@ -1,0 +1,85 @@
+"""DropoutPoissonRegressor: the minimum of the enumerated objective, and a scikit-learn citizen."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import PoissonRegressor
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from allmasks.linear_model import DropoutPoissonRegressor
+
+
+@parametrize_with_checks([DropoutPoissonRegressor()])
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+def enumerated_gradient(w, b, X, y, p, alpha, weight):
+    """Gradient of Σ s E[e^S − yS] + α/2 ‖w‖², mask by mask."""
+    p = np.broadcast_to(p, len(w))
+    gw, gb = alpha * w, 0.0
+    for bits in itertools.product((0.0, 1.0), repeat=len(w)):
+        m = np.array(bits)
+        chance = np.prod(np.where(m > 0, 1 - p, p))
+        thinned = X * m / (1 - p)
+        r = weight * (np.exp(thinned @ w + b) - y)
+        gw = gw + chance * thinned.T @ r
+        gb += chance * r.sum()
+    return np.append(gw, gb)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9, "each"])
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
+def test_the_enumerated_gradient_vanishes(p, form):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 8)) * (rng.random((40, 8)) < 0.6)
+    y = rng.poisson(np.exp(X[:, 0] * 0.5 + 0.3))
+    weight = rng.uniform(0.5, 2.0, 40)
+    rates = np.linspace(0.0, 0.8, 8) if p == "each" else p
+    model = DropoutPoissonRegressor(rates, alpha=0.5).fit(form(X), y, weight)
+    at = enumerated_gradient(model.coef_, model.intercept_, X, y, rates, 0.5, weight)
+    zero = enumerated_gradient(np.zeros(8), 0.0, X, y, rates, 0.5, weight)
+    assert np.linalg.norm(at) <= 1e-6 * np.linalg.norm(zero)
+    assert model.gradient_norm_ == pytest.approx(np.linalg.norm(at), abs=1e-9 * np.linalg.norm(zero))
+
+
+def test_without_dropout_it_is_poisson_regression():
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(80, 4))
+    y = rng.poisson(np.exp(0.4 * X[:, 0]))
+    ours = DropoutPoissonRegressor(0.0, alpha=2.0, tol=1e-10).fit(X, y)
+    theirs = PoissonRegressor(alpha=2.0 / 80, tol=1e-10, max_iter=1000, solver="newton-cholesky").fit(X, y)
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, rtol=1e-6, atol=1e-8)
+    assert ours.intercept_ == pytest.approx(theirs.intercept_, rel=1e-6, abs=1e-8)
+
+
+def test_mean_over_masks_and_spread():
+    X = np.array([[1.0, -2.0]])
+    model = DropoutPoissonRegressor(0.5, alpha=0.1).fit(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), [1, 2, 4])
+    masks = np.array(list(itertools.product((0.0, 2.0), repeat=2)))
+    values = np.exp((X * masks) @ model.coef_ + model.intercept_)
+    assert model.predict(X, average="masks")[0] == pytest.approx(values.mean(), rel=1e-12)
+    assert model.predict_std(X)[0] == pytest.approx(values.std(), rel=1e-10)
+    with pytest.raises(ValueError, match="average must be None"):
+        model.predict(X, average="all")
+
+
+def test_bad_input_and_edges():
+    X = np.array([[1.0, 0.0], [2.0, 0.0], [0.5, 0.0]])
+    with pytest.raises(ValueError, match=r"y must be 0 or more for a Poisson loss, got -1 in row 1"):
+        DropoutPoissonRegressor().fit(X, [1, -1, 2])
+    with pytest.raises(ValueError, match="p"):
+        DropoutPoissonRegressor(1.0).fit(X, [1, 1, 2])
+    with pytest.raises(ValueError, match="alpha must be finite and at least 0"):
+        DropoutPoissonRegressor(alpha=-1.0).fit(X, [1, 1, 2])
+    model = DropoutPoissonRegressor().fit(X.astype(np.float32), [1, 1, 2])
+    assert model.coef_.dtype == np.float32
+    assert model.coef_[1] == 0.0
+    assert np.isfinite(DropoutPoissonRegressor(1 - 1e-9).fit(X, [1, 1, 2]).coef_).all()
+    with pytest.warns(ConvergenceWarning, match="1 of 1 features occur only in rows with y = 0"):
+        DropoutPoissonRegressor(alpha=0.0).fit([[1.0], [0.0]], [0, 3])
