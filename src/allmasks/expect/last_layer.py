@@ -44,11 +44,14 @@ def expected_score_terms(
     for term in terms:
         bias = term.bias if term.bias is not None else hidden.new_zeros(())
         run = _Run(term.loss, p, term.target.repeat(repeat), method)
-        value = value + _ScoreExpectation.apply(run, hidden, term.weight, bias)
-        error = error + run.error.to(error.device)
+        mass = torch.ones(1, dtype=torch.float64, device=value.device)
+        if term.mass is not None:
+            mass = term.mass.repeat(repeat).to(value.device)
+        value = value + mass * _ScoreExpectation.apply(run, hidden, term.weight, bias)
+        error = error + mass * run.error.to(error.device)
         # How far one relative rounding of each product moves the score, times the loss's slope of at most ~1.
         h, w = hidden.detach().double(), term.weight.detach().double()
-        scale = scale + (h.abs() @ w.abs() + bias.detach().double().abs()) * run.slope_scale.to(scale.device)
+        scale = scale + mass * (h.abs() @ w.abs() + bias.detach().double().abs()) * run.slope_scale.to(scale.device)
         guarantees.append(run.guarantee)
         used = run.method
     assert used is not None

@@ -72,12 +72,16 @@ class ModelLoss:
 
 @dataclass(frozen=True, eq=False)
 class ScoreTerm:
-    """One scalar score S = weight · h + bias whose loss is `loss(S, target)`, a name of `allmasks.losses`."""
+    """One scalar score S = weight · h + bias whose loss is `loss(S, target)`, a name of `allmasks.losses`.
+
+    mass : (n,) what each row's loss is multiplied by; None for 1.
+    """
 
     weight: Tensor
     bias: Tensor | None
     target: Tensor
     loss: str
+    mass: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,20 +230,23 @@ class CrossEntropy(ModelLoss):
         return torch.where(counted, weight[target.clamp(min=0)], 0.0)
 
     def score_terms(self, weight: Tensor, bias: Tensor | None, target: Tensor) -> list[ScoreTerm] | None:
-        # Two classes: log(e^{z0} + e^{z1}) − t·z is the logistic loss of z1 − z0 with target t1.
+        # Two classes: (t0 + t1) log(e^{z0} + e^{z1}) − t·z is t0 + t1 times the logistic loss of z1 − z0 with target
+        # t1 / (t0 + t1). Shares that were rounded, in float32 say, do not add up to 1.
         if len(weight) != 2 or self.weight is not None or bool((target == self.ignore_index).any()):
             return None
         if target.is_floating_point():
-            if target.ndim != 2 or not bool(torch.allclose(target.sum(dim=1), torch.ones_like(target[:, 0]))):
+            if target.ndim != 2 or bool((target < 0).any()):
                 return None
-            share = target[:, 1].double()
+            shares = target.double()
         elif target.ndim == 1:
-            share = target.double()
+            shares = F.one_hot(target, 2).double()
         else:
             return None
-        share = share * (1 - self.label_smoothing) + self.label_smoothing / 2
+        shares = shares * (1 - self.label_smoothing) + self.label_smoothing / 2
+        mass = shares.sum(dim=1)
+        share = torch.where(mass > 0, shares[:, 1] / torch.where(mass > 0, mass, 1.0), 0.0)
         difference = None if bias is None else bias[1] - bias[0]
-        return [ScoreTerm(weight[1] - weight[0], difference, share, "logistic")]
+        return [ScoreTerm(weight[1] - weight[0], difference, share, "logistic", mass)]
 
 
 @dataclass(frozen=True, eq=False)

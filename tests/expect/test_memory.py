@@ -1,0 +1,36 @@
+"""Memory stays where it is however many masks are asked for: measured, in a process of its own."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import json, resource, sys
+import torch
+from torch import nn
+import allmasks as am
+from allmasks.methods import MonteCarlo
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+net = nn.Sequential(nn.Linear(16, 256), nn.ReLU(), nn.Dropout(0.5), nn.Linear(256, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 3))
+x, y = torch.randn(64, 16), torch.randint(0, 3, (64,))
+peaks = []
+for n_masks in (256, 1024, 8192):
+    result = am.expected_loss(net, x, y, "cross_entropy", method=MonteCarlo(n_masks=n_masks))
+    result.value.backward()
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(json.dumps(peaks))
+"""
+
+
+@pytest.mark.slow
+def test_peak_memory_is_flat_in_the_number_of_masks():
+    """Forward and backward: eight times the masks of the second run add less than 24 MB to the process's peak."""
+    pytest.importorskip("resource", reason="peak memory is read from the operating system's accounting")
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+    first, second, last = json.loads(done.stdout)
+    # All of the last run's masks at once would be 8192 × 64 × 320 bits and as many activations: 670 MB.
+    assert last - second < 24, (first, second, last)
