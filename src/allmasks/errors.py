@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["MethodNotApplicable", "UncontrolledRandomness"]
+__all__ = ["MethodNotApplicable", "RankFailed", "UncontrolledRandomness"]
 
 
 class MethodNotApplicable(ValueError):
@@ -21,3 +21,11 @@ class MethodNotApplicable(ValueError):
 
 class UncontrolledRandomness(ValueError):
     """The model draws random numbers that allmasks cannot key, so its answer would not be one number."""
+
+
+class RankFailed(RuntimeError):
+    """Another process of a distributed call raised, so this one has no answer either."""
+
+    def __init__(self, rank: int, size: int, text: str) -> None:
+        self.rank = rank
+        super().__init__(f"rank {rank} of {size} failed: {text}")

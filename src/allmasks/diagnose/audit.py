@@ -109,6 +109,7 @@ def audit(
     batch_size: int | None = None,
     instruments: bool = True,
     progress: bool = True,
+    group: Any = None,
 ) -> Audit:
     """The loss that dropout really minimises on these data, the penalty in it, and which site pays.
 
@@ -121,6 +122,7 @@ def audit(
     instruments : look at each site unit by unit too: penalty, co-adaptation, concentration, robustness, on the
         first 128 examples, at sites of up to 512 units.
     progress : show a progress bar.
+    group : as in `expected_loss`: each rank passes its own shard. Instruments look at each rank's own examples.
 
     Raises
     ------
@@ -137,7 +139,7 @@ def audit(
     began = time.perf_counter()
     x, y = pair(data)
     request = Request(method, n_masks, atol, None, None, seed)
-    problem = prepare(model, x, y, loss, batch_size=batch_size)
+    problem = prepare(model, x, y, loss, batch_size=batch_size, group=group)
     names = [site.name for site in problem.random_sites]
     with torch.no_grad(), progress_bar(progress, "audit") as (start, tick):
         expected = problem.expected(request, grad=False, start=start, tick=tick)
@@ -150,7 +152,8 @@ def audit(
             if len(names) > 1
         }
         convergence = _convergence(problem, seed, tick) if names else ()
-        measured, remarks = measure_sites(problem, seed, tick) if names and instruments else ((), ())
+        looking = names and instruments
+        measured, remarks = problem.group.run(lambda: measure_sites(problem, seed, tick)) if looking else ((), ())
     at_mean = float(expected.weight_scaling_loss)
     per_site = []
     for site in problem.random_sites:
@@ -172,8 +175,8 @@ def audit(
     value, error = float(expected.value), float(expected.error)
     penalty = float(expected.penalty)
     return Audit(
-        model_name=type(model).__name__,
-        n_examples=problem.data.n_examples,
+        model_name=type(problem.model).__name__,
+        n_examples=problem.n_examples,
         loss=problem.loss.name,
         units=problem.loss.units,
         seed=seed,

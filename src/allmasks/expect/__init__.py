@@ -65,6 +65,7 @@ def expected_loss(
     batch_dim: int | None = None,
     batch_size: int | None = None,
     progress: bool = False,
+    group: Any = None,
 ) -> ExpectedLoss:
     """E_m[L]: the model's loss averaged over all dropout masks, with its error and what kind of error that is.
 
@@ -88,6 +89,10 @@ def expected_loss(
     batch_dim : axis of the examples, where it is not 0.
     batch_size : examples in one pass; changes memory and speed, not the answer.
     progress : show a progress bar.
+    group : None for this process alone; "world", or a torch.distributed ProcessGroup, whose ranks all make this call,
+        each with its own shard of the data (`am.shard` gives one). Sums run over all shards, every rank gets the whole
+        result, and masks are keyed by position in all shards together. Gradients flow to a rank's own shard: add
+        them up over ranks.
 
     Returns
     -------
@@ -99,6 +104,7 @@ def expected_loss(
     ValueError : bad values, shapes or targets; the message says what is needed.
     MethodNotApplicable : the method asked for does not apply here; the message names those that do.
     UncontrolledRandomness : the model is random in a way that cannot be keyed.
+    RankFailed : another rank of the group raised; the message says which and what.
 
     Examples
     --------
@@ -121,6 +127,7 @@ def expected_loss(
         example_index=example_index,
         batch_dim=batch_dim,
         batch_size=batch_size,
+        group=group,
     )
     with progress_bar(progress) as (start, tick):
         return problem.expected(request, start=start, tick=tick)

@@ -73,7 +73,13 @@ class Data:
             self._x = tree_map(_tensor, dict(x) if isinstance(x, Mapping) else x)
             self._y = _targets(y)
             self.n_examples = self._check_lengths()
+        self.has_own_keys = example_index is not None
         self.example_index = self._keys(example_index)
+
+    def number_from(self, start: int) -> None:
+        """Key the examples by their positions from `start` on, unless they were given keys of their own."""
+        if not self.has_own_keys:
+            self.example_index = self.example_index + start
 
     @property
     def given(self) -> Any:

@@ -30,12 +30,12 @@ def masks_for_tolerance(
     pilot = SampledMasks(sites, method.sampler, MIN_REPLICATES * block, request.seed, first=PILOT_FIRST)
     solution = solve(problem.job(pilot, evaluate, grad=False))
     assert solution.replicates is not None
-    value = float((problem.weight * solution.per_example).sum())
+    value = float(problem.group.sum((problem.weight * solution.per_example).sum()))
     wanted = max(method.atol or 0.0, (method.rtol or 0.0) * abs(value))
     if wanted == 0:
         raise ValueError(f"rtol={method.rtol} asks for an error of 0 because the value is 0; pass atol as well")
     blocks = blocks_for(solution.replicates.cpu().numpy(), wanted)
-    limit = MAX_SAMPLED_MASKS if request.budget is None else max(request.budget // problem.data.n_examples, 1)
+    limit = MAX_SAMPLED_MASKS if request.budget is None else max(request.budget // problem.n_examples, 1)
     if blocks * block > max(limit, MIN_REPLICATES * block):
         reachable = wanted * math.sqrt(blocks / max(limit // block, 1))
         raise ValueError(

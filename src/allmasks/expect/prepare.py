@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from allmasks.errors import UncontrolledRandomness
 from allmasks.expect.data import Data
+from allmasks.expect.distributed import Group, join, unwrapped
 from allmasks.expect.evaluate import Plain
 from allmasks.expect.forward import extract_output
 from allmasks.expect.model_losses import CallableLoss, model_loss
@@ -32,10 +33,39 @@ def prepare(
     example_index: Any = None,
     batch_dim: int | None = None,
     batch_size: int | None = None,
+    group: Any = None,
 ) -> Problem:
-    """Look at the model once, find its sites, and compute its loss in eval mode."""
+    """Look at the model once, find its sites, and compute its loss in eval mode; `group` as in `expected_loss`."""
+    ranks = join(group)
+    keywords = {"example_index": example_index, "batch_dim": batch_dim, "batch_size": batch_size}
+    problem = ranks.run(lambda: _look(model, x, y, loss, **keywords))
+    problem.group = ranks
+    sizes = ranks.gather(problem.data.n_examples)
+    problem.n_examples = sum(sizes)
+    problem.data.number_from(sum(sizes[: ranks.rank]))
+    ranks.run(lambda: _same_everywhere(ranks, problem))
+    weight = ranks.run(lambda: _evaluate_mean_mask(problem, sample_weight))
+    total = float(ranks.sum(weight.sum()))
+    if not total > 0:
+        raise ValueError("no example has positive weight; at least one is needed")
+    problem.weight = weight / total
+    return problem
+
+
+def _same_everywhere(ranks: Group, problem: Problem) -> None:
+    """Masks are keyed by the sites' names, so every rank must have found the same ones."""
+    own = [(site.name, site.p, site.shape) for site in problem.sites]
+    for rank, sites in enumerate(ranks.gather(own)):
+        if sites != own:
+            raise ValueError(f"the ranks hold different models: rank {ranks.rank} has the sites {own}, {rank} {sites}")
+
+
+def _look(
+    model: nn.Module, x: Any, y: Any, loss: Any, *, example_index: Any, batch_dim: Any, batch_size: Any
+) -> Problem:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    model = unwrapped(model)
     the_loss = model_loss(loss)
     with borrowed(model):
         device = next((t.device for t in itertools.chain(model.parameters(), model.buffers())), None)
@@ -64,7 +94,7 @@ def prepare(
                 extract_output(seen.output)
             except TypeError:
                 extract = _as_it_is
-        problem = Problem(
+        return Problem(
             model=model,
             data=data,
             loss=the_loss,
@@ -75,8 +105,6 @@ def prepare(
             batched=not seen.convolves_after_site,
             notes=tuple(notes),
         )
-        _evaluate_mean_mask(problem, sample_weight)
-    return problem
 
 
 def _tensor_output(output: Any) -> Tensor | None:
@@ -90,11 +118,11 @@ def _as_it_is(output: Any) -> Any:
     return output
 
 
-def _evaluate_mean_mask(problem: Problem, sample_weight: Any) -> None:
-    """The eval-mode loss of each example, and the weights of the mean."""
+def _evaluate_mean_mask(problem: Problem, sample_weight: Any) -> Tensor:
+    """The eval-mode loss of each example, kept; returns what each weighs in the mean."""
     n = problem.data.n_examples
     rows, weights = [], []
-    with torch.no_grad():
+    with torch.no_grad(), borrowed(problem.model):
         forward = problem.forward(())
         evaluate = Plain(forward, problem.loss, problem.output_dim)
         errors = []
@@ -114,9 +142,7 @@ def _evaluate_mean_mask(problem: Problem, sample_weight: Any) -> None:
     if len(problem.weight_scaling) != n:
         raise ValueError(f"the data gave {len(problem.weight_scaling)} examples in all, {n} were announced")
     weight = torch.cat(weights) * _sample_weight(sample_weight, n).to(problem.weight_scaling.device)
-    if not float(weight.sum()) > 0:
-        raise ValueError("no example has positive weight; at least one is needed")
-    problem.weight = weight / weight.sum()
+    return weight
 
 
 def _class_weight(problem: Problem, batch: Any, like: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten
 
 from allmasks.errors import MethodNotApplicable, UncontrolledRandomness
 from allmasks.expect.data import Data
+from allmasks.expect.distributed import ALONE, Group
 from allmasks.expect.evaluate import Evaluator, Integrated, Plain
 from allmasks.expect.forward import Forward
 from allmasks.expect.model_losses import CrossEntropy, ModelLoss
@@ -86,6 +87,8 @@ class Problem:
     weight_scaling: Tensor = field(init=False)
     weight_scaling_error: Tensor = field(init=False)
     notes: tuple[str, ...] = ()
+    group: Group = ALONE
+    n_examples: int = field(init=False)
 
     @property
     def random_sites(self) -> tuple[DropoutSite, ...]:
@@ -114,6 +117,7 @@ class Problem:
             inputs=self.inputs() if grad else (),
             prepare=lambda: borrowed(self.model),
             tick=tick or (lambda done: None),
+            group=self.group,
         )
 
     def plain(self, sites: tuple[DropoutSite, ...]) -> Plain:
@@ -234,7 +238,7 @@ class Problem:
         sites = self._active(only)
         self._refuse_uncontrolled(sites)
         options = self.options(sites, request)
-        n = self.data.n_examples
+        n = self.n_examples
         budget = request.budget or DEFAULT_BUDGET
         if request.method is None or not sites:
             chosen, reasons = choose(options, n, budget, request.n_masks)
@@ -276,7 +280,7 @@ class Problem:
     ) -> ExpectedLoss:
         """E_m[L] over the masks of the sites named in `only` (all random ones by default), others at the mean mask."""
         sites = self._active(only)
-        plan = plan or self.plan(request, only)
+        plan = plan or self.group.run(lambda: self.plan(request, only))
         chosen = plan.chosen
         method: Method = chosen.method
         evaluate: Evaluator
@@ -302,40 +306,38 @@ class Problem:
         return self._result(solution, method, source.n_masks if sampled else 0)
 
     def _result(self, solution: Solution, method: Method, n_masks: int) -> ExpectedLoss:
-        value = (self.weight * solution.per_example).sum()
+        total = self.group.sum
+        value = total((self.weight * solution.per_example).sum())
         if solution.replicates is not None:
             replicates = solution.replicates
             error = replicates.std() / math.sqrt(len(replicates))
         else:
             replicates = None
-            error = (self.weight * solution.per_example_error).sum()
+            error = total((self.weight * solution.per_example_error).sum())
             if solution.guarantee in ("exact", "bounded"):
-                error = (
-                    error
-                    + (self.data.n_examples + 64)
-                    * torch.finfo(torch.float64).eps
-                    * (self.weight * solution.per_example.detach().abs()).sum()
+                error = error + (self.n_examples + 64) * torch.finfo(torch.float64).eps * total(
+                    (self.weight * solution.per_example.detach().abs()).sum()
                 )
-        at_mean = (self.weight * self.weight_scaling).sum()
+        at_mean = total((self.weight * self.weight_scaling).sum())
         return ExpectedLoss(
             value=value,
             error=error,
             guarantee=solution.guarantee,
             method=method,
             n_masks=n_masks,
-            per_example=solution.per_example,
-            per_example_error=solution.per_example_error,
+            per_example=self.group.concatenate(solution.per_example),
+            per_example_error=self.group.concatenate(solution.per_example_error),
             weight_scaling_loss=at_mean,
             penalty=value - at_mean,
-            penalty_error=error + (self.weight * self.weight_scaling_error).sum(),
+            penalty_error=error + total((self.weight * self.weight_scaling_error).sum()),
             replicates=replicates,
             notes=self.notes,
         )
 
     def _nothing_varies(self, method: Method, grad: bool) -> ExpectedLoss:
         solution = solve(self.job(NoMask(), self.plain(()), grad=grad))
-        value = (self.weight * solution.per_example).sum()
-        error = (self.weight * solution.per_example_error).sum()
+        value = self.group.sum((self.weight * solution.per_example).sum())
+        error = self.group.sum((self.weight * solution.per_example_error).sum())
         zero = torch.zeros_like(value.detach())
         return ExpectedLoss(
             value=value,
@@ -343,8 +345,8 @@ class Problem:
             guarantee="exact",
             method=method,
             n_masks=1,
-            per_example=solution.per_example,
-            per_example_error=solution.per_example_error,
+            per_example=self.group.concatenate(solution.per_example),
+            per_example_error=self.group.concatenate(solution.per_example_error),
             weight_scaling_loss=value.detach(),
             penalty=zero,
             penalty_error=zero,

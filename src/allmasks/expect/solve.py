@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from allmasks.expect.data import Batch, Data
+from allmasks.expect.distributed import ALONE, Group
 from allmasks.expect.evaluate import Evaluator
 from allmasks.expect.sources import MaskChunk, MaskSource, SampledMasks
 from allmasks.results import Guarantee, weakest
@@ -31,6 +32,7 @@ class Job:
     inputs : tensors that gradients flow to.
     prepare : context under which the model may be run (it is borrowed).
     tick : called with the number of (mask, example) evaluations done.
+    group : the processes that share the examples; `weight` sums to 1 over all of them.
     """
 
     data: Data
@@ -41,6 +43,7 @@ class Job:
     inputs: tuple[Tensor, ...]
     prepare: Callable[[], Any]
     tick: Callable[[int], None] = lambda done: None
+    group: Group = ALONE
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,20 @@ class _Tally:
         self.job = job
         self.sampled = isinstance(job.source, SampledMasks)
         self.guarantee: Guarantee = "exact"
+        self.replicates: Tensor | None = None
 
     def run(self) -> None:
+        self.job.group.run(self._run)
+        if self.replicates is not None:
+            self.replicates = self.job.group.sum(self.replicates)
+        self.guarantee = weakest(*self.job.group.gather(self.guarantee))
+
+    def _run(self) -> None:
         job, n = self.job, self.job.data.n_examples
         device = job.weight.device
         self.mean = torch.zeros(n, dtype=torch.float64, device=device)
         self.error = torch.zeros(n, dtype=torch.float64, device=device)
-        self.replicates: Tensor | None = None
+        self.replicates = None
         blocks = job.source.n_masks // job.source.block
         if self.sampled:
             self.replicates = torch.zeros(blocks, dtype=torch.float64, device=device)
