@@ -25,7 +25,7 @@ def evidence(
     data: Annotated[str | None, typer.Option(metavar="DIR", help="More data sets: .npz files with X and y.")] = None,
     out: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="Where evidence.html, evidence.json and the finished trials go."),
+        typer.Option(metavar="DIR", help="Where evidence.html, evidence.json, verdicts.md and the finished trials go."),
     ] = None,
     json_file: JsonOption = None,
     lang: Annotated[str, typer.Option(help="Language of the table and the report: en or ko.")] = "en",
@@ -63,11 +63,12 @@ def evidence(
     with ExitStack() as files:
         # Both are complete before either appears under its name.
         if out is not None:
-            from allmasks.files import atomic_path
-            from allmasks.report.evidence import write_evidence
+            from allmasks.files import atomic_path, write_text
+            from allmasks.report.evidence import verdict_table, write_evidence
 
             write_evidence(found, files.enter_context(atomic_path(folder / "evidence.html")), lang=lang)
             write_json(found.to_dict(), str(folder / "evidence.json"))
+            write_text(folder / "verdicts.md", verdict_table(found))
         write_json(found.to_dict(), json_file)
     if out is not None:
         say(f"wrote {folder / 'evidence.html'}")
