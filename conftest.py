@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 from hypothesis import settings
 
-# Compiled kernels are loaded, or compiled, at their first use, which then takes seconds where others take a millisecond.
+# Compiled kernels are loaded, or compiled, at their first use, which then takes seconds and later ones a millisecond.
 settings.register_profile("allmasks", deadline=None)
 settings.load_profile("allmasks")
 
