@@ -9,7 +9,10 @@ import torch
 from torch import nn
 
 from allmasks.diagnose import co_adaptation, concentration, robustness, unit_penalty
-from allmasks.diagnose.concentration import entropy, gini, units_for
+from allmasks.diagnose.co_adaptation import measure_co_adaptation
+from allmasks.diagnose.concentration import entropy, gini, measure_concentration, units_for
+from allmasks.diagnose.multiplied import each_site
+from allmasks.diagnose.paired import quantile
 from diagnose.brute import opened, shapley
 from model_cases import CASES, cross_entropy, generator, seeded
 
@@ -129,9 +132,25 @@ def wide(units=14, seed=0):
     return net, x, torch.arange(20) % 3
 
 
-def test_sampled_shapley_values_are_unbiased_and_their_intervals_cover():
-    """14 units: too many for the exact way, few enough for brute force. 100 seeds of 16 orders, 1400 intervals."""
+def runner():
+    """A site of 14 units: too many for the exact way, few enough for brute force."""
     net, x, y = wide()
+    (run,) = each_site(net, (x, y), "cross_entropy", None)
+    return net, x, y, run
+
+
+def covered(intervals, truth):
+    """Share of intervals, pairs (low, high), in which the truth lies."""
+    return float(np.mean([(low < truth) & (truth < high) for low, high in intervals]))
+
+
+def z_of_mean(values, truth):
+    return (np.mean(values, axis=0) - truth) / (np.std(values, axis=0, ddof=1) / math.sqrt(len(values)))
+
+
+def test_sampled_shapley_values_are_unbiased_and_their_intervals_cover():
+    """60 seeds of 16 pairs of orders, 14 units: 840 intervals."""
+    net, x, y, run = runner()
     loss = opened(net, 2)
 
     def value(by):
@@ -139,34 +158,55 @@ def test_sampled_shapley_values_are_unbiased_and_their_intervals_cover():
             return float(loss(cross_entropy, x, y, by))
 
     truth = np.array(shapley(value, 14))
-    runs = [concentration(net, (x, y), "cross_entropy", n_orders=32, seed=seed)[0] for seed in range(60)]
-    values, errors = np.array([r.shapley for r in runs]), np.array([r.shapley_error for r in runs])
-    assert runs[0].guarantee == "statistical"
-    z = (values.mean(axis=0) - truth) / (values.std(axis=0, ddof=1) / math.sqrt(len(runs)))
-    assert np.abs(z).max() < 4.5
+    found = [measure_concentration(run, n_orders=32, seed=seed) for seed in range(60)]
+    values = np.array([one.shapley for one in found])
+    assert found[0].guarantee == "statistical"
+    assert np.abs(z_of_mean(values, truth)).max() < 4.5
     # The planted bias: importance by ablation alone is not the Shapley value, and the same test sees it.
-    biased = (values.mean(axis=0) - runs[0].ablation) / (values.std(axis=0, ddof=1) / math.sqrt(len(runs)))
-    assert np.abs(biased).max() > 4.5
-    from scipy.stats import t
-
-    covered = np.abs(values - truth) < t.ppf(0.975, 15) * errors
-    assert 0.93 < covered.mean() < 0.97
-    summaries = np.array([[r.gini, r.gini_error] for r in runs])
+    assert np.abs(z_of_mean(values, found[0].ablation)).max() > 4.5
+    assert 0.93 < covered([one.interval() for one in found], truth) < 0.97
+    # Half the orders taken for all of them: errors too small by √2, and the same test sees it.
+    narrow = [(one.shapley - half, one.shapley + half) for one in found for half in [1.5 * one.shapley_error]]
+    assert covered(narrow, truth) < 0.93
+    summaries = np.array([[one.gini, one.gini_error] for one in found])
     assert abs(summaries[:, 0].mean() - gini(truth)) < 0.1 * summaries[:, 1].mean() * 3
     assert summaries[:, 1].mean() == pytest.approx(summaries[:, 0].std(ddof=1), rel=0.35)
 
 
+@pytest.mark.slow
 def test_sampled_interactions_are_unbiased_and_their_intervals_cover():
-    net, x, y = wide()
-    (exact,) = co_adaptation(net, (x, y), "cross_entropy")
-    runs = [co_adaptation(net, (x, y), "cross_entropy", max_pairs=40, seed=seed)[0] for seed in range(150)]
-    assert {r.guarantee for r in runs} == {"statistical"}
-    z = np.array([(r.strength - exact.strength) / r.strength_error for r in runs])
-    assert abs(z.mean()) * math.sqrt(len(z)) / z.std(ddof=1) < 4.5
-    assert 0.88 < (np.abs(z) < 2.02).mean() <= 1
+    """60 of 91 pairs, 2000 seeds: a coverage of 95 % is known to half a point."""
+    *_, run = runner()
+    exact = measure_co_adaptation(run)
+    found = [measure_co_adaptation(run, max_pairs=60, seed=seed) for seed in range(2000)]
+    assert {one.guarantee for one in found} == {"statistical"}
+    strength = np.array([one.strength for one in found])
+    error = np.array([one.strength_error for one in found])
+    assert abs(z_of_mean(strength, exact.strength)) < 4.5
+    share = covered([one.interval() for one in found], exact.strength)
+    assert 0.93 < share < 0.97, share
+    # Three planted mistakes, each of which one of the same two tests sees: one of the pairs is always the strongest;
+    # pairs counted as if drawn with replacement; every value off by a standard error.
+    largest = np.abs(exact.interaction).max() / np.abs(exact.ablation).mean()
+    assert abs(z_of_mean(strength + (largest - strength) / 60, exact.strength)) > 4.5
+    reach = quantile(0.95, 60) * error
+    wide = reach / math.sqrt(1 - 60 / 91)
+    assert covered(zip(strength - wide, strength + wide, strict=True), exact.strength) > 0.97
+    assert covered(zip(strength + error - reach, strength + error + reach, strict=True), exact.strength) < 0.93
+
+
+def test_sampled_interactions_are_those_of_the_pairs_drawn():
+    *_, run = runner()
+    exact, some = measure_co_adaptation(run), measure_co_adaptation(run, max_pairs=40)
     table = {tuple(pair): value for pair, value in zip(exact.pairs.tolist(), exact.interaction, strict=True)}
-    for pair, value in zip(runs[0].pairs.tolist(), runs[0].interaction, strict=True):
+    for pair, value in zip(some.pairs.tolist(), some.interaction, strict=True):
         assert value == pytest.approx(table[tuple(pair)], abs=1e-12)
+    low, high = exact.interval()
+    assert exact.strength - 1e-12 < low < exact.strength < high < exact.strength + 1e-12
+    one = measure_co_adaptation(run, max_pairs=1)
+    assert (one.guarantee, len(one.pairs)) == ("uncontrolled", 1)
+    assert math.isnan(one.strength_error)
+    assert all(map(math.isnan, one.interval()))
 
 
 def test_random_removal_equals_the_mean_over_all_sets():

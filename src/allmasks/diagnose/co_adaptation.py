@@ -15,6 +15,7 @@ from scipy.stats import norm
 from torch import nn
 
 from allmasks.diagnose.multiplied import Multiplied, each_site, generator
+from allmasks.diagnose.paired import quantile
 from allmasks.results import Guarantee, plain_numbers
 from allmasks.sites import DropoutSite
 
@@ -38,7 +39,7 @@ class CoAdaptation:
     interaction_error : (k,) round-off bounds.
     ablation : (units,) L(without i) − L.
     strength, strength_error : mean |I| over all pairs divided by mean |ablation|; the error is that of sampling pairs.
-    guarantee : "exact" where every pair was computed, else "statistical".
+    guarantee : "exact" where every pair was computed, else "statistical"; "uncontrolled" (nan) from a single pair.
     correlation : (units, units) of activations over examples; nan for a constant unit.
     mean_correlation, mean_correlation_error : mean |r| over pairs of units that vary; jackknife over examples.
     effective_rank, effective_rank_error : exp of the entropy of the covariance's normalized eigenvalues (Roy & Vetterli
@@ -61,6 +62,13 @@ class CoAdaptation:
     effective_rank_error: float
     duplicates: tuple[tuple[int, int], ...]
     n_examples: int
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Interval of `strength`: Student's t over the pairs drawn, ± round-off where all were computed."""
+        half = self.strength_error
+        if self.guarantee != "exact":
+            half *= quantile(level, len(self.pairs)) if len(self.pairs) > 1 else math.nan
+        return self.strength - half, self.strength + half
 
     @property
     def order(self) -> list[int]:
@@ -112,26 +120,29 @@ def measure_co_adaptation(run: Multiplied, max_pairs: int = 2048, seed: int = 0)
     units, weight = run.units, run.problem.weight.cpu()
     n_pairs = units * (units - 1) // 2
     pairs = _some_pairs(units, n_pairs, max_pairs, run, seed)
-    single = run.ones(units + 1)
-    single[torch.arange(units), torch.arange(units)] = 0.0
-    losses, errors = run.losses(single, with_error=True)
-    alone, alone_error = losses @ weight, errors @ weight
+    alone, alone_error = run.without_each()
     without = run.ones(len(pairs))
     for column in range(2):
         without[torch.arange(len(pairs)), torch.from_numpy(pairs[:, column])] = 0.0
-    both, both_error = run.losses(without, with_error=True) if len(pairs) else (losses[:0], errors[:0])
+    nothing = torch.zeros(0, run.n_examples, dtype=torch.float64)
+    both, both_error = run.losses(without, with_error=True) if len(pairs) else (nothing, nothing)
     i, j = pairs.T
     interaction = (both @ weight).numpy() - alone[i].numpy() - alone[j].numpy() + float(alone[-1])
     error = (both_error @ weight).numpy() + alone_error[i].numpy() + alone_error[j].numpy() + float(alone_error[-1])
     ablation = (alone[:-1] - alone[-1]).numpy()
     sampled = len(pairs) < n_pairs
+    guarantee: Guarantee = "exact"
     scale = float(np.abs(ablation).mean())
     size = np.abs(interaction)
     strength = float(size.mean()) / scale if scale > 0 and len(size) else math.nan
     strength_error = float(error.mean()) / scale if scale > 0 and len(size) else math.nan
-    if sampled and scale > 0:
+    if sampled and len(size) < 2:
+        strength_error, guarantee = math.nan, "uncontrolled"
+    elif sampled:
+        guarantee = "statistical"
         # Drawn without replacement: the pairs not drawn are all that is uncertain.
-        strength_error += float(size.std(ddof=1)) / scale * math.sqrt((1 - len(size) / n_pairs) / len(size))
+        spread = float(size.std(ddof=1)) / scale if scale > 0 else math.nan
+        strength_error += spread * math.sqrt((1 - len(size) / n_pairs) / len(size))
     h = run.activations().numpy()
     correlation = _correlation(h)
     (rank, corr), (rank_error, corr_error) = _jackknifed(h)
@@ -143,7 +154,7 @@ def measure_co_adaptation(run: Multiplied, max_pairs: int = 2048, seed: int = 0)
         ablation=ablation,
         strength=strength,
         strength_error=strength_error,
-        guarantee="statistical" if sampled else "exact",
+        guarantee=guarantee,
         correlation=correlation,
         mean_correlation=corr,
         mean_correlation_error=corr_error,

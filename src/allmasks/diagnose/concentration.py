@@ -15,6 +15,7 @@ from scipy.stats import t
 from torch import nn
 
 from allmasks.diagnose.multiplied import Multiplied, each_site, generator
+from allmasks.diagnose.paired import quantile
 from allmasks.results import Guarantee, plain_numbers
 from allmasks.sites import DropoutSite
 
@@ -90,6 +91,16 @@ class Concentration:
     n_examples: int
     guarantee: Guarantee
 
+    def interval(self, level: float = 0.95) -> tuple[Array, Array]:
+        """Lower and upper ends, (units,) each, of intervals for the Shapley values.
+
+        Student's t over pairs of orders; where all coalitions were evaluated, the value ± its round-off bound.
+        """
+        half = self.shapley_error
+        if self.n_orders:
+            half = half * quantile(level, self.n_orders // 2)
+        return self.shapley - half, self.shapley + half
+
     @property
     def order(self) -> list[int]:
         """Units, the most important first."""
@@ -134,11 +145,8 @@ def concentration(
 
 def measure_concentration(run: Multiplied, n_orders: int = 64, seed: int = 0) -> Concentration:
     """`concentration` of one site that is ready to run."""
-    units, weight = run.units, run.problem.weight.cpu()
-    single = run.ones(units + 1)
-    single[torch.arange(units), torch.arange(units)] = 0.0
-    losses, errors = run.losses(single, with_error=True)
-    alone, alone_error = losses @ weight, errors @ weight
+    units = run.units
+    alone, alone_error = run.without_each()
     ablation = (alone[:-1] - alone[-1]).numpy()
     ablation_error = (alone_error[:-1] + alone_error[-1]).numpy()
     if units <= EXACT_UNITS:

@@ -112,6 +112,14 @@ class Multiplied:
         """(rows,) weighted mean losses."""
         return self.losses(multipliers)[0] @ self.problem.weight.cpu()
 
+    def without_each(self) -> tuple[Tensor, Tensor]:
+        """(units + 1,) mean losses without each unit alone, the last with all on, and their round-off bounds."""
+        rows = self.ones(self.units + 1)
+        rows[torch.arange(self.units), torch.arange(self.units)] = 0.0
+        losses, errors = self.losses(rows, with_error=True)
+        weight = self.problem.weight.cpu()
+        return losses @ weight, errors @ weight
+
     def accuracies(self, multipliers: Tensor) -> Tensor | None:
         """(rows,) share of examples classified rightly; None where the loss is not that of a classifier."""
         loss = self.problem.loss

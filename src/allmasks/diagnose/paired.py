@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t
 
-__all__ = ["holm", "interval", "p_value", "seed_numbers"]
+__all__ = ["holm", "interval", "p_value", "quantile", "seed_numbers"]
 
 Array = NDArray[np.float64]
 
@@ -24,8 +24,23 @@ def interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float, floa
     if len(x) < 2:
         return mean, math.nan, math.nan, math.nan
     error = float(x.std(ddof=1)) / math.sqrt(len(x))
-    half = float(t.ppf(0.5 + level / 2, len(x) - 1)) * error
+    half = quantile(level, len(x)) * error
     return mean, error, mean - half, mean + half
+
+
+def quantile(level: float, n: int) -> float:
+    """How many standard errors of a mean of n independent values its interval reaches either way (Student's t).
+
+    >>> round(quantile(0.95, 10), 3)
+    2.262
+
+    Raises
+    ------
+    ValueError : a level outside (0, 1).
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, got {level}")
+    return float(t.ppf(0.5 + level / 2, n - 1))
 
 
 def p_value(values: ArrayLike, at: float = 0.0) -> float:

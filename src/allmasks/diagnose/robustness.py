@@ -107,9 +107,7 @@ def measure_robustness(
     """`robustness` of one site that is ready to run."""
     units = run.units
     removed = np.rint(np.asarray(fractions) * units).astype(int)
-    single = run.ones(units)
-    single.fill_diagonal_(0.0)
-    worst = np.argsort(-run.mean_losses(single).numpy(), kind="stable")
+    worst = np.argsort(-run.without_each()[0][:-1].numpy(), kind="stable")
     rng = generator(seed, run.site, 3)
     orders = [rng.permutation(units) for _ in range(n_orders)] + [worst]
     rows = run.ones(len(orders) * len(removed))
