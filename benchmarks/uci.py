@@ -290,7 +290,8 @@ def main() -> None:
     if not 256 <= args.masks <= 1000:
         parser.error("--masks must lie between 256 and 1000")
     console, records = Console(width=140), finished(args.out)
-    console.print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors, {len(records)} done before")
+    processor = platform.processor() or platform.machine()
+    console.print(f"{processor}, {os.cpu_count()} processors, {len(records)} done before")
     todo = [job for job in jobs(args.sets, args.splits) if job.key not in records]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
