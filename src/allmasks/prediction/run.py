@@ -113,8 +113,8 @@ def _no_formula(setup: Setup, likelihood: bool) -> str | None:
         return f"the softmax of {outputs} classes has no formula; two classes have"
     if setup.task.already:
         return "the model's output is no Linear's"
-    if likelihood and (outputs > 1 or setup.task.name == "regression"):
-        return "the likelihood of y is not among what is integrated by formula"
+    if likelihood and outputs > 1:
+        return "the likelihood of y is integrated by formula for one output only"
     return None
 
 
