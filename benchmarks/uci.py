@@ -198,10 +198,20 @@ def fitted(data: Path, job: Job) -> nn.Sequential:
     return fit(X, y, job.p, job.tau, seed=1000 * job.split + 10 * RATES.index(job.p))
 
 
-def predicted(net: nn.Sequential, X: np.ndarray, y: np.ndarray, tau: float, masks: int) -> dict[str, float]:
-    """Root mean squared error and mean log-likelihood by MC dropout."""
+def predicted(
+    net: nn.Sequential, X: np.ndarray, y: np.ndarray, tau: float, masks: int, integrated: bool = False
+) -> dict[str, float]:
+    """Root mean squared error and mean log-likelihood, by MC dropout or with the last layer's masks integrated."""
     target = torch.from_numpy(y)[:, None]
-    found = am.predict(net, inputs(net, X), task="regression", y=target, noise_precision=tau, n_masks=masks)
+    found = am.predict(
+        net,
+        inputs(net, X),
+        task="regression",
+        y=target,
+        noise_precision=tau,
+        n_masks=masks,
+        keep_samples=not integrated,  # kept samples are whole passes: nothing is integrated
+    )
     return {"rmse": rmse(found.mean, target), "ll": float(found.log_likelihood.mean())}
 
 
@@ -225,11 +235,12 @@ def tested(data: Path, job: Job, records: dict[str, dict[str, Any]], masks: int)
     # Nets are a function of their key: the very net that was chosen is fitted again rather than stored.
     net, tau = fitted(data, Job(job.name, job.split, best["p"], best["tau"])), best["tau"]
     x, target = inputs(net, X), torch.from_numpy(y)[:, None]
-    sampled = predicted(net, X, y, tau, masks)
+    sampled, integrated = (predicted(net, X, y, tau, masks, formula) for formula in (False, True))
     with torch.no_grad():
         scaled = net.eval()(x)
     log = 0.5 * np.log(tau / (2 * np.pi)) - 0.5 * tau * float(((scaled - target) ** 2).mean())
     answer = {"p": best["p"], "tau": tau, "rmse": sampled["rmse"], "ll": sampled["ll"]}
+    answer |= {f"integrated_{name}": value for name, value in integrated.items()}
     return answer | {"scaled_rmse": rmse(scaled, target), "scaled_ll": log}
 
 
