@@ -4,9 +4,9 @@
 
 DIR holds uci/*.npz (nothing of it is shipped). Their experiment: dropout, Linear, ReLU on 50 units, dropout, Linear;
 4000 epochs of Adam in batches of 128, L2 of (1e-2)² (1 - p) / (2 N τ) on the weights; of the 12 settings of (p, τ) the
-one with the best log-likelihood on a fifth of the training rows is tested as it stands, without a second fit. Theirs
-are the splits; the rows held out for the choice are drawn here, because theirs are not published, and the inputs' and
-targets' scales are the fitted rows' own, as theirs.
+one with the best log-likelihood on a fifth of the training rows is fitted again on all of them and tested. Theirs are
+the splits; which training rows are held out for the choice is drawn here. The scales of inputs and targets are those of
+the rows fitted.
 
 Training is one compiled loop over a net small enough for the cache, with masks keyed by (net, epoch, row, unit):
 about a second a net. Predictions are `am.predict`'s. With --out every finished net is one line of a file, and a run
@@ -193,8 +193,11 @@ def parts(data: Path, name: str, split: int) -> tuple[np.ndarray, ...]:
     return X[rest[:cut]], y[rest[:cut]], X[rest[cut:]], y[rest[cut:]], X[test], y[test]
 
 
-def fitted(data: Path, job: Job) -> nn.Sequential:
-    X, y, *_ = parts(data, job.name, job.split)
+def fitted(data: Path, job: Job, everything: bool = False) -> nn.Sequential:
+    """The net of a split and a setting, fitted on four fifths of the training rows or on everything."""
+    X, y, X_held, y_held, *_ = parts(data, job.name, job.split)
+    if everything:
+        X, y = np.concatenate([X, X_held]), np.concatenate([y, y_held])
     return fit(X, y, job.p, job.tau, seed=1000 * job.split + 10 * RATES.index(job.p))
 
 
@@ -228,12 +231,11 @@ def validation(data: Path, job: Job, masks: int) -> dict[str, Any]:
 
 
 def tested(data: Path, job: Job, records: dict[str, dict[str, Any]], masks: int) -> dict[str, Any]:
-    """The best setting's net on the test rows, in three ways."""
+    """The best setting, fitted on all training rows and tested in three ways."""
     tried = [records[Job(job.name, job.split, p, tau).key] for p in RATES for tau in PRECISIONS[job.name]]
     best = max(tried, key=lambda r: r["ll"])
     _, _, _, _, X, y = parts(data, job.name, job.split)
-    # Nets are a function of their key: the very net that was chosen is fitted again rather than stored.
-    net, tau = fitted(data, Job(job.name, job.split, best["p"], best["tau"])), best["tau"]
+    net, tau = fitted(data, Job(job.name, job.split, best["p"], best["tau"]), everything=True), best["tau"]
     x, target = inputs(net, X), torch.from_numpy(y)[:, None]
     sampled, integrated = (predicted(net, X, y, tau, masks, formula) for formula in (False, True))
     with torch.no_grad():
