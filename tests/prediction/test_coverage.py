@@ -66,8 +66,7 @@ class OneUnit(nn.Module):
         self.weight[0] = 5.0
 
     def forward(self, x):
-        # All ones, and yet an example's own: a site whose input hangs on no example shares one mask.
-        return torch.tanh((self.drop(1.0 + 0.0 * x) * self.weight).sum(dim=1, keepdim=True))
+        return torch.tanh((self.drop(torch.ones_like(x)) * self.weight).sum(dim=1, keepdim=True))
 
 
 def confident() -> nn.Module:
@@ -79,15 +78,27 @@ def confident() -> nn.Module:
 
 
 @pytest.mark.slow
+@samplers
+@pytest.mark.parametrize("name", COMPARABLE)
+def test_where_intervals_hold_the_flag_is_seldom_raised(name, sampler):
+    make, task = COMPARABLE[name]
+    for masks, limit in ((256, 0.05), (2048, 0.01)):
+        for quantity, covered, reliable in runs(seeded(make, seed=1, scale=2.0), task, sampler, masks):
+            assert float(covered.double().mean(dim=0).min()) > 0.92, quantity
+            assert float((~reliable).double().mean(dim=0).max()) <= limit, (masks, quantity)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("net", "task", "sampler", "masks"),
     [
         (OneUnit(0.5), "regression", Independent(), 2048),
         (OneUnit(0.02), "regression", Independent(), 256),
+        (OneUnit(0.5), "regression", Independent(), 256),
         (confident(), "multiclass", LatinHypercube(), 256),
         (confident(), "multiclass", Independent(), 256),
     ],
-    ids=["one unit, p = .5", "one unit, p = .02", "confident", "confident, independent"],
+    ids=["one unit, p = .5", "one unit, p = .02", "one unit, few masks", "confident", "confident, independent"],
 )
 def test_where_intervals_fail_the_flag_is_raised(net, task, sampler, masks):
     failing = 0

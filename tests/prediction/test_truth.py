@@ -163,6 +163,36 @@ def test_the_likelihood_of_targets():
         assert np.abs(z_scores(found.log_likelihood, expected, error, 64)).max() < 4.5
 
 
+@pytest.mark.parametrize("target", [0.3, -2.0, 30.0])
+@pytest.mark.parametrize("name", ["last only", "below too"])
+def test_the_likelihood_with_the_last_layer_integrated(name, target):
+    make, widths = {"last only": (last_only, (7,)), "below too": (big_last, (3, 5))}[name]
+    net = seeded(lambda: make(1), seed=2, scale=1.5)
+    y = torch.full((4, 1), target, dtype=torch.float64)
+    z, w = every_output(net, widths)
+    logs = (0.5 * np.log(2.5 / (2 * np.pi)) - 1.25 * (z - y) ** 2)[..., 0]
+    expected = torch.logsumexp(w.log()[:, None] + logs, dim=0)
+    method = None if name == "last only" else MonteCarlo(n_masks=4096)
+    found = am.predict(net, X, task="regression", y=y, noise_precision=2.5, method=method)
+    if name == "last only":
+        assert isinstance(found.method, ClosedForm)
+        assert bool(((found.log_likelihood - expected).abs() <= found.log_likelihood_error).all())
+        assert float(found.log_likelihood_error.max()) < 1e-9
+    else:
+        assert found.guarantee == "statistical"
+        assert np.abs(z_scores(found.log_likelihood, expected, found.log_likelihood_error, 64)).max() < 4.5
+
+
+def test_the_likelihood_of_a_binary_head_is_exact():
+    net = seeded(lambda: last_only(1), seed=2, scale=1.5)
+    y = torch.tensor([[0.0], [1.0], [1.0], [0.0]], dtype=torch.float64)
+    z, w = every_output(net, (7,))
+    chance = (w[:, None, None] * torch.where(y.bool(), z.sigmoid(), 1 - z.sigmoid())).sum(0)[:, 0]
+    found = am.predict(net, X, task="binary", y=y)
+    assert found.guarantee == "exact"
+    assert bool(((found.log_likelihood - chance.log()).abs() <= found.log_likelihood_error).all())
+
+
 def test_samples_quantiles_and_their_mean():
     net, _widths, _ = build("two sites, regression")
     result = am.predict(net, X, task="regression", keep_samples=True, n_masks=512, noise_precision=4.0)

@@ -159,3 +159,26 @@ def test_looking_leaves_everything_as_it_was():
         assert torch.equal(v, state[k])
         assert v._version == versions[k] or "running" in k or "batches" in k
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+class OfOnes(nn.Module):
+    """Masks drawn on a tensor that hangs on no example, in the shape of the batch, of one example, or of one row."""
+
+    def __init__(self, lead: str) -> None:
+        super().__init__()
+        self.drop, self.lead = nn.Dropout(0.4), lead
+
+    def forward(self, h):
+        ones = {"batch": torch.ones_like(h), "row": torch.ones_like(h[:1]), "units": torch.ones(h.shape[1:])}
+        return h * self.drop(ones[self.lead])
+
+
+@pytest.mark.parametrize(("lead", "batch_dim"), [("batch", 0), ("row", None), ("units", None)])
+def test_a_mask_drawn_on_ones_is_each_examples_own_where_its_shape_grows(lead, batch_dim):
+    net = OfOnes(lead)
+    (site,) = am.find_dropout(net, x(4, 6))
+    assert (site.batch_dim, site.units, site.controllable) == (batch_dim, 6, True)
+    whole = am.predict(net, x(7, 6), task="regression", n_masks=256)
+    parts = am.predict(net, x(7, 6), task="regression", n_masks=256, batch_size=3)
+    torch.testing.assert_close(parts.mean, whole.mean)
+    assert bool((whole.mean[0] == whole.mean[1]).any()) is False

@@ -16,11 +16,15 @@ from torch import Tensor
 from allmasks.expect.data import Batch
 from allmasks.expect.sources import MaskChunk, MaskSource, SampledMasks
 from allmasks.methods import ClosedForm, Fourier
+from allmasks.prediction.density import log_gaussian_likelihood
 from allmasks.prediction.features import features
 from allmasks.prediction.setup import Setup, _no_masks
 from allmasks.samplers import Sampler
 
 __all__ = ["Evaluator", "Integrated", "LastOnly", "Nested", "Piece", "Whole"]
+
+_ROWS = 2048
+"""Rows whose densities are integrated at once: their complex factors stay in the cache."""
 
 _CHUNK_BYTES = 64 * 2**20
 """Activations of one chunk of masks are kept near this, about what a core's share of the cache can feed."""
@@ -193,7 +197,28 @@ class Integrated:
                     sums, errors = self._sigmoid(hidden, center[0])
                 else:
                     sums, errors = self._linear(hidden, center[0])
-                yield Piece(weight, [sums], [errors])
+                logs = None if wanted.target is None else self._logs(hidden, sums["first"] + center[0], wanted)
+                yield Piece(weight, [sums], [errors], logs=logs)
+
+    def _logs(self, hidden: Tensor, mean: Tensor, wanted: Wanted) -> Tensor:
+        """(k, 1, n) log-likelihoods of the targets, the last layer's masks integrated."""
+        assert self.setup.last is not None
+        assert wanted.target is not None
+        k, n, d = hidden.shape
+        if self.setup.task.classifies:
+            value = mean.reshape(k, n)
+            chance = torch.where(wanted.target.reshape(n).bool(), value, 1 - value)
+            return chance.clamp(min=1e-300).log()[:, None]
+        assert wanted.precision is not None
+        last, p = self.setup.last, self.setup.site(self.setup.last.site).p
+        terms = (hidden.double() * last.weight.detach().double()[0] / (1 - p)).reshape(k * n, d)
+        bias = 0.0 if last.bias is None else float(last.bias.detach()[0])
+        y = wanted.target.reshape(n).double().repeat(k)
+        parts = [
+            log_gaussian_likelihood(a, bias, p, b, wanted.precision)
+            for a, b in zip(terms.split(_ROWS), y.split(_ROWS), strict=True)
+        ]
+        return torch.cat(parts).reshape(k, 1, n)
 
     def _scale(self, hidden: Tensor) -> float:
         """Round-off of the model's own arithmetic, in units of the magnitude of what it adds."""

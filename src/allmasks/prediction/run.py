@@ -22,6 +22,8 @@ from allmasks.prediction.evaluate import Evaluator, Integrated, LastOnly, Nested
 from allmasks.prediction.features import QUANTITIES, likelihood_feature, quantities, within_bounds
 from allmasks.prediction.setup import Setup
 from allmasks.prediction.tally import Tally, jackknife, replicate_sizes
+from allmasks.prediction.task import Task
+from allmasks.prediction.weight import Weight, influences
 from allmasks.results import Guarantee
 from allmasks.sites import DropoutSite
 
@@ -111,8 +113,8 @@ def _no_formula(setup: Setup, likelihood: bool) -> str | None:
         return f"the softmax of {outputs} classes has no formula; two classes have"
     if setup.task.already:
         return "the model's output is no Linear's"
-    if likelihood and (outputs > 1 or setup.task.name == "regression"):
-        return "the likelihood of y is not among what is integrated by formula"
+    if likelihood and outputs > 1:
+        return "the likelihood of y is integrated by formula for one output only"
     return None
 
 
@@ -183,12 +185,15 @@ def _run_batch(
     sizes = replicate_sizes(source.n_masks, source.block) if sampled else np.array([1])
     tallies = [Tally(sizes) for _ in center]
     errors: list[dict[str, Tensor]] = [{} for _ in center]
+    weights = [_weight(setup.task, at_mean) for at_mean in center] if sampled else []
     fit = Tally(sizes)
     reference = torch.full((len(batch),), -math.inf, dtype=torch.float64, device=center[0].device)
     kept: list[list[Tensor]] = [[] for _ in center]
     for piece in route.evaluate(batch, source, center, wanted):
         share = piece.weight if not sampled else torch.ones_like(piece.weight)
         _tally(tallies, errors, piece, share, sampled)
+        for held_weight, leaf in zip(weights, piece.features, strict=False):
+            held_weight.add(leaf)
         for held, values in zip(kept, piece.values, strict=False):
             held.append(values)
         if piece.logs is not None:
@@ -203,9 +208,16 @@ def _run_batch(
     results = Results(center, {}, {}, {}, [torch.cat(held) for held in kept if held])
     for mean, at_mean, error in zip(means, center, errors, strict=True):
         _conclude(results, setup, mean, at_mean, error, outputs[0].dtype, sizes, sampled, only)
+    for i, held_weight in enumerate(weights):
+        for name, flags in results.reliable.items():
+            flags[i] = flags[i] & held_weight.enough(name)
     if likelihood:
         _conclude_likelihood(results, fit.means(), reference, sizes, sampled)
     return results
+
+
+def _weight(task: Task, center: Tensor) -> Weight:
+    return Weight(lambda reference: influences(task, reference, center))
 
 
 def _tally(tallies: list[Tally], errors: list[dict[str, Tensor]], piece: Piece, share: Tensor, sampled: bool) -> None:
@@ -284,7 +296,8 @@ def _conclude_likelihood(
     results: Results, means: dict[str, Tensor], reference: Tensor, sizes: np.ndarray, sampled: bool
 ) -> None:
     if sampled:
-        estimate = jackknife(means, sizes, lambda m: m["density"].clamp(min=1e-300).log())
+        # Likelihoods are not counted mask by mask (their unit changes as larger ones come), so replicates must do.
+        estimate = jackknife(means, sizes, lambda m: m["density"].clamp(min=1e-300).log(), skew=0.9, excess=2.5)
         results.reliable["log_likelihood"] = [estimate.reliable]
         value, error = estimate.value, estimate.error
     else:

@@ -59,6 +59,7 @@ def find_axes(
             axes[name] = "it is called for some inputs only"
             continue
         axes[name] = _axis_of_call(kept[name], n, patterns[name], given.dim if batch_dim is not None else None)
+    axes |= _axes_of_constants(model, given, [name for name, axis in axes.items() if axis == Axis(None)], awake)
     return axes, tuple(
         _output_axis(output, n, found, batch_dim, needed=i == 0)
         for i, (output, found) in enumerate(zip(clean_outputs, outputs, strict=True))
@@ -97,6 +98,16 @@ def _axes_of_draws(model: nn.Module, given: Inputs, names: list[str], awake: fro
         else:
             axes[name] = "no one axis of what it draws counts the examples"
     return axes
+
+
+def _axes_of_constants(
+    model: nn.Module, given: Inputs, names: list[str], awake: frozenset[str]
+) -> dict[str, Axis | str]:
+    """Sites whose input hangs on no example, `dropout(ones_like(x))`: each example's own mask if the shape grows."""
+    try:
+        return _axes_of_draws(model, given, names, awake) if names else {}
+    except Exception:  # a model that insists on its batch size; at that size one mask for all is no less true
+        return {}
 
 
 def _clean_probe(model: nn.Module, given: Inputs, awake: frozenset[str]) -> tuple[Trace, Kept, int]:
