@@ -10,17 +10,16 @@ Compiled code is cached on disk (numba's `cache=True`, `NUMBA_CACHE_DIR`): only 
 
 from __future__ import annotations
 
-import os
-import threading
-from contextlib import nullcontext
+import ctypes
+from functools import lru_cache
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
-from numba import carray, get_num_threads, njit, prange, set_num_threads, types
-from numba.core.config import NUMBA_NUM_THREADS
+from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic, overload
+
+from allmasks.kernels import team
 
 __all__ = ["BFLOAT16", "FLOAT16", "FLOAT32", "FLOAT64", "fill_words", "multiply", "multiply_units"]
 
@@ -208,15 +207,6 @@ def _serial(x_at, out_at, n, key, bits, threshold, scale, like):  # type: ignore
     _span(x, out, x_at == out_at, 0, n, U(key), U(key >> 32), bits, U(threshold), scale)
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _parallel(x_at, out_at, n, key, bits, threshold, scale, like):  # type: ignore[no-untyped-def]
-    for task in prange((n + _TASK - 1) // _TASK):
-        x, out = carray(_pointer(x_at, like), n), carray(_pointer(out_at, like), n)
-        lo = task * _TASK
-        hi = min(lo + _TASK, n)
-        _span(x, out, x_at == out_at, lo, hi, U(key), U(key >> 32), bits, U(threshold), scale)
-
-
 # -- the same with a law for each unit: element e belongs to unit e % units ------------------------------------
 
 
@@ -249,26 +239,80 @@ def _serial_units(x_at, out_at, n, key, last, scale, like):  # type: ignore[no-u
     _span_units(x, out, 0, n, U(key), U(key >> 32), last, scale)
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _parallel_units(x_at, out_at, n, key, last, scale, like):  # type: ignore[no-untyped-def]
-    for task in prange((n + _TASK - 1) // _TASK):
-        x, out = carray(_pointer(x_at, like), n), carray(_pointer(out_at, like), n)
-        lo = task * _TASK
-        _span_units(x, out, lo, min(lo + _TASK, n), U(key), U(key >> 32), last, scale)
+# -- a team's share: each thread takes tasks until none is left ------------------------------------------------
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def _parallel_words(out, key):  # type: ignore[no-untyped-def]
-    n = len(out)
-    for task in prange((n + _TASK - 1) // _TASK):
+class _Block(ctypes.Structure):
+    """What the threads of a team read, each of 64 bits; the first is the next task's number."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("task", "x", "out", "n", "key", "bits", "threshold")),
+        ("scale", ctypes.c_double),
+        *((name, ctypes.c_int64) for name in ("last", "scales", "units")),
+    ]
+
+
+_INT, _UINT32 = np.int64(0), np.uint32(0)
+
+
+# Typed: the numbers that stand for the types are all zero, and equal to a cache that does not look at types.
+@lru_cache(maxsize=8, typed=True)
+def _shares(like: Any) -> Any:
+    """The team's `_span` for numbers like this, compiled once and kept: others hold its address only."""
+    wide = np.float64 if like.dtype == np.float64 else np.float32
+
+    def share(at):  # type: ignore[no-untyped-def]
+        block = carray(_pointer(at, _INT), 11)
+        n, key, threshold = block[3], block[4], U(block[6])
+        scale = wide(carray(_pointer(at, FLOAT64), 11)[7])
+        x, out = carray(_pointer(block[1], like), n), carray(_pointer(block[2], like), n)
+        lo = team.next_task(at) * _TASK
+        while lo < n:
+            hi = min(lo + _TASK, n)
+            _span(x, out, block[1] == block[2], lo, hi, U(key), U(key >> 32), block[5], threshold, scale)
+            lo = team.next_task(at) * _TASK
+
+    return cfunc(types.void(types.int64), cache=True)(share)
+
+
+@lru_cache(maxsize=8, typed=True)
+def _shares_units(like: Any) -> Any:
+    """The same for `_span_units`."""
+    wide = FLOAT64 if like.dtype == np.float64 else FLOAT32
+
+    def share(at):  # type: ignore[no-untyped-def]
+        block = carray(_pointer(at, _INT), 11)
+        n, key, units = block[3], block[4], block[10]
+        x, out = carray(_pointer(block[1], like), n), carray(_pointer(block[2], like), n)
+        last, scale = carray(_pointer(block[8], _UINT32), units), carray(_pointer(block[9], wide), units)
+        lo = team.next_task(at) * _TASK
+        while lo < n:
+            _span_units(x, out, lo, min(lo + _TASK, n), U(key), U(key >> 32), last, scale)
+            lo = team.next_task(at) * _TASK
+
+    return cfunc(types.void(types.int64), cache=True)(share)
+
+
+@lru_cache(maxsize=1)
+def _shares_words() -> Any:
+    """The same for the words themselves."""
+
+    def share(at):  # type: ignore[no-untyped-def]
+        block = carray(_pointer(at, _INT), 11)
+        n, key = block[3], block[4]
+        out = carray(_pointer(block[2], _UINT32), n)
         w0, w1 = np.empty(_STRIDE, np.uint32), np.empty(_STRIDE, np.uint32)
-        lo = task * _TASK
-        for start in range(lo, min(lo + _TASK, n), 2 * _STRIDE):
-            _fill(U(key), U(key >> 32), np.uint64(start // 2), w0, w1)
-            for i in range(min(_STRIDE, n - start)):
-                out[start + i] = w0[i]
-            for i in range(min(_STRIDE, n - start - _STRIDE)):
-                out[start + _STRIDE + i] = w1[i]
+        lo = team.next_task(at) * _TASK
+        while lo < n:
+            for start in range(lo, min(lo + _TASK, n), 2 * _STRIDE):
+                _fill(U(key), U(key >> 32), np.uint64(start // 2), w0, w1)
+                for i in range(min(_STRIDE, n - start)):
+                    out[start + i] = w0[i]
+                for i in range(min(_STRIDE, n - start - _STRIDE)):
+                    out[start + _STRIDE + i] = w1[i]
+            lo = team.next_task(at) * _TASK
+
+    return cfunc(types.void(types.int64), cache=True)(share)
 
 
 # -- called from Python ----------------------------------------------------------------------------------------
@@ -287,11 +331,12 @@ def multiply(x_at: int, out_at: int, n: int, key: int, law: tuple[int, int, Any,
         like : FLOAT32, FLOAT64, BFLOAT16 or FLOAT16: what the addresses point to.
     threads : how many to use, at most.
     """
-    if n < _SERIAL_BELOW or threads < 2 or _forked:
+    if n < _SERIAL_BELOW or threads < 2 or team.forked():
         _serial(x_at, out_at, n, key, *law)
         return
-    with _Threads(threads):
-        _parallel(x_at, out_at, n, key, *law)
+    bits, threshold, scale, like = law
+    block = _Block(0, x_at, out_at, n, key, bits, threshold, scale)
+    team.run(_shares(like).address, ctypes.addressof(block), threads)
 
 
 def multiply_units(x_at: int, out_at: int, n: int, key: int, last: Any, scale: Any, like: Any, threads: int) -> None:
@@ -302,56 +347,14 @@ def multiply_units(x_at: int, out_at: int, n: int, key: int, last: Any, scale: A
     last : uint32 array, the largest word that keeps.
     scale : array of float64 or float32, as above; 0 where nothing is kept.
     """
-    if n < _SERIAL_BELOW or threads < 2 or _forked:
+    if n < _SERIAL_BELOW or threads < 2 or team.forked():
         _serial_units(x_at, out_at, n, key, last, scale, like)
         return
-    with _Threads(threads):
-        _parallel_units(x_at, out_at, n, key, last, scale, like)
+    block = _Block(0, x_at, out_at, n, key, last=last.ctypes.data, scales=scale.ctypes.data, units=len(last))
+    team.run(_shares_units(like).address, ctypes.addressof(block), threads)
 
 
 def fill_words(out: Any, key: int, threads: int) -> None:
     """out[e] = the 32-bit word of element e, for a contiguous uint32 array."""
-    with _Threads(1 if _forked else threads):
-        _parallel_words(out, key)
-
-
-_forked = False
-"""Whether this process was forked from another: GNU OpenMP ends a child that starts threads after its parent did."""
-
-
-def _after_fork() -> None:
-    global _forked
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-_one_at_a_time: Any = None
-"""numba's own thread pool must not be entered by two threads at once; OpenMP and TBB may."""
-
-
-class _Threads:
-    """The number of threads for one call; numba's setting comes back as it was."""
-
-    def __init__(self, wanted: int) -> None:
-        self.wanted = max(1, min(wanted, NUMBA_NUM_THREADS))
-
-    def __enter__(self) -> None:
-        global _one_at_a_time
-        if _one_at_a_time is None:
-            _one_at_a_time = nullcontext() if _pool_is_shared() else threading.Lock()
-        _one_at_a_time.__enter__()
-        self.before = get_num_threads()
-        if self.before != self.wanted:
-            set_num_threads(self.wanted)
-
-    def __exit__(self, *error: Any) -> None:
-        if self.before != self.wanted:
-            set_num_threads(self.before)
-        _one_at_a_time.__exit__(*error)
-
-
-def _pool_is_shared() -> bool:
-    get_num_threads()  # loads the layer
-    return numba.threading_layer() != "workqueue"
+    block = _Block(0, 0, out.ctypes.data, len(out), key)
+    team.run(_shares_words().address, ctypes.addressof(block), 1 if team.forked() else threads)
