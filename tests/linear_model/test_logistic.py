@@ -99,7 +99,9 @@ def test_mean_over_masks_and_spread():
     sigma = expit((X[:, None, :] * masks / 0.6) @ model.coef_[0] + model.intercept_[0])
     mean = sigma @ chance
     np.testing.assert_allclose(model.predict_proba(X, average="masks")[:, 1], mean, rtol=1e-11)
-    np.testing.assert_allclose(model.predict_std(X), np.sqrt((sigma - mean[:, None]) ** 2 @ chance), rtol=1e-8)
+    np.testing.assert_allclose(
+        model.predict_std(X), np.sqrt((sigma - mean[:, None]) ** 2 @ chance), rtol=1e-8, atol=1e-15
+    )
     with pytest.raises(ValueError, match="average must be None"):
         model.predict_proba(X, average="all")
 

@@ -32,6 +32,9 @@ Array = NDArray[np.float64]
 
 _NODES = 20
 
+_COARSE = 1e-5
+"""Tolerance of a row's mean over masks in the first steps."""
+
 
 @dataclass(frozen=True)
 class LogisticTask:
@@ -130,11 +133,17 @@ class GaussianLogistic:
 
 
 class ExactLogistic:
-    """The objective itself, its curvature approximated (see `curvature.py`)."""
+    """The objective itself, its curvature approximated (see `curvature.py`).
 
-    def __init__(self, task: LogisticTask, tol: float) -> None:
+    Far from the minimum a value need not have many digits, and digits cost nodes. So each row's mean over masks is
+    computed to (‖∇f‖/scale)², as of the last gradient, but never coarser than `_COARSE` nor finer than tol: a step
+    lowers f by about that share, and what is cut off is a hundredth of the tolerance. Without a scale it is tol.
+    """
+
+    def __init__(self, task: LogisticTask, tol: float, scale: float = 0.0) -> None:
         self.task = task
-        self.method = Fourier(tol=tol)
+        self._tol, self._scale = tol, scale
+        self.method = Fourier(tol=max(tol, _COARSE) if scale > 0 else tol)
         self._total = float(task.noisy.sum())
         self.error = np.nan
         """Bound on the error of the last value: of each row's mean over masks, and round-off of the sum."""
@@ -155,7 +164,12 @@ class ExactLogistic:
         sizes = np.abs(task.label * mu) + task.noisy * np.logaddexp(0.0, mu)
         self.error = float(task.noisy @ out[:, 1]) + (task.rows.n + task.rows.d + 16) * EPS * float(sizes.sum())
         total = self._total * gradient + task.rows.transposed_dot(slope) + task.alpha * weights
-        return value, task.join(total, float(slope.sum() + task.noisy @ out[:, 2]))
+        total = task.join(total, float(slope.sum() + task.noisy @ out[:, 2]))
+        if self._scale > 0:
+            needed = float(np.linalg.norm(total) / self._scale) ** 2
+            # Digits once gained are kept, so that values stay comparable.
+            self.method = Fourier(tol=max(self._tol, min(self.method.tol, needed)))
+        return value, total
 
     def curvature(self, w: Array) -> Curvature:
         task, rows = self.task, self.task.rows

@@ -59,11 +59,12 @@ def solve(
     if start is None and max_iter > 0:
         rough = minimize(GaussianLogistic(task), w, max(_ROUGH, tol) * scale, max_iter, report=teller("Gaussian"))
         w, taken = rough.w, rough.n_iter
-    # Each row's loss is off by at most `accuracy`, so neither the line search nor the gradient notices.
+    # Each row's loss is off by at most `accuracy` at the end, so neither the line search nor the gradient notices.
     accuracy = min(1e-8, max(1e-3 * tol, 1e-13))
-    best = minimize(ExactLogistic(task, accuracy), w, tol * scale, max_iter, report=teller("exact"))
+    best = minimize(ExactLogistic(task, accuracy, scale), w, tol * scale, max_iter, report=teller("exact"))
     final = ExactLogistic(task, 1e-12)
     value, gradient = final.value_and_gradient(best.w)
     norm = float(np.linalg.norm(gradient))
     relative = norm / scale if scale > 0 else norm
-    return Solution(best.w, value, final.error, norm, relative, taken + best.n_iter, best.converged)
+    taken += best.n_iter
+    return Solution(best.w, value, final.error, norm, relative, taken, best.converged)

@@ -42,30 +42,35 @@ def logistic_moments(
 
     n, d = problem.n, problem.d
     out = np.empty((n, 5))
-    # A fixed number of chunks, so that sums do not depend on the number of threads.
-    chunks = max(1, min(64, n, 2**23 // max(d, 1)))
-    grad_w = np.zeros((chunks, d if grads else 1))
     target = np.zeros(n) if y is None else y
     random_rates = problem.p[problem.p > 0]
     one_rate = len(random_rates) > 0 and bool((random_rates == random_rates[0]).all())
     coef = cumulant_terms(float(random_rates[0])) if one_rate else np.empty(0)
-    common = (problem.per_unit, problem.weights, problem.p, problem.intercept, coef, method.tol, method.max_nodes)
+    settings = (problem.p, problem.intercept, coef, method.tol, method.max_nodes, problem.share, target, grads)
+    grad_w, grad_x = np.zeros(d), np.zeros(1)
     if problem.is_sparse:
         x = problem.X
-        grad_x = np.zeros(len(x.data) if grads > 1 else 1)
-        refused = kernels.sparse_rows(
-            x.data, x.indices, x.indptr, *common, problem.share, target, grads, out, grad_w, grad_x
-        )
+        terms = np.zeros(len(x.data) if grads else 1)
+        chunks = max(1, min(64, n))
+        refused = kernels.sparse_rows(x.data, x.indices, x.indptr, problem.per_unit, *settings, chunks, out, terms)
+        if grads:
+            grad_w = np.bincount(x.indices, x.data * terms, d)
+        if grads > 1:
+            grad_x = problem.weights[x.indices] * terms
     else:
+        # A fixed number of chunks, so that sums do not depend on the number of threads.
+        parts = np.zeros((max(1, min(64, n, 2**23 // max(d, 1))), d if grads else 1))
         grad_x = np.zeros((n, d) if grads > 1 else (1, 1))
-        refused = kernels.dense_rows(problem.X, *common, problem.share, target, grads, out, grad_w, grad_x)
+        refused = kernels.dense_rows(problem.X, problem.per_unit, problem.weights, *settings, out, parts, grad_x)
+        if grads:
+            grad_w = parts.sum(axis=0)
     if refused >= 0:
         raise MethodNotApplicable(
             "Fourier",
             f"row {refused} needs more than max_nodes={method.max_nodes} nodes, its scores spread too far",
             "Fourier(max_nodes=...) with more nodes, Enumeration() for at most 20 units, or MonteCarlo()",
         )
-    return out, grad_w.sum(axis=0), grad_x
+    return out, grad_w, grad_x
 
 
 def fourier_logistic(problem: ScoreProblem, y: Array, method: Fourier, want_grad: bool) -> RowResults:

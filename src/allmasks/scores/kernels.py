@@ -77,11 +77,10 @@ def dense_rows(  # type: ignore[no-untyped-def]
 
 @njit(cache=True, parallel=True)
 def sparse_rows(  # type: ignore[no-untyped-def]
-    data, indices, indptr, per_unit, weights, rates, b, coef, tol, max_nodes, share, y, grads, out, grad_w, grad_x
+    data, indices, indptr, per_unit, rates, b, coef, tol, max_nodes, share, y, grads, chunks, out, terms
 ):
-    """The same for CSR rows; grad_x (stored entries,) follows their pattern."""
+    """The same for CSR rows; terms (stored entries,) are share · (E[σ(S) mⱼ] / qⱼ − y), of which both gradients are."""
     n = len(indptr) - 1
-    chunks = len(grad_w)
     refused = np.full(chunks, -1, np.int64)
     sub_gaussian = _sub_gaussian(rates)
     longest = 0
@@ -117,10 +116,7 @@ def sparse_rows(  # type: ignore[no-untyped-def]
                     g = out[i, 2]
                     if rates[j] != 0.0 and data[first + e] * per_unit[j] != 0.0:
                         g = slopes[e]
-                    g -= y[i]
-                    grad_w[chunk, j] += share[i] * data[first + e] * g
-                    if grads > 1:
-                        grad_x[first + e] = share[i] * weights[j] * g
+                    terms[first + e] = share[i] * (g - y[i])
     for chunk in range(chunks):
         if refused[chunk] >= 0:
             return refused[chunk]

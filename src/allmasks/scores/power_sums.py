@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 from numba import njit
@@ -34,12 +35,17 @@ def cumulant_terms(p: float) -> NDArray[np.float64]:
     >>> cumulant_terms(0.25)[:4]
     array([ 0.      ,  0.75    ,  0.09375 , -0.015625])
     """
+    return np.array(_cumulant_terms(p))
+
+
+@lru_cache(maxsize=64)
+def _cumulant_terms(p: float) -> tuple[float, ...]:
     q = 1 - Fraction(p)
     g = [Fraction(1)] + [q / math.factorial(n) for n in range(1, TERMS + 1)]
     c = [Fraction(0)]
     for n in range(1, TERMS + 1):
         c.append(g[n] - sum((k * c[k] * g[n - k] for k in range(1, n)), Fraction(0)) / n)
-    return np.array([float(v) for v in c])
+    return tuple(float(v) for v in c)
 
 
 @njit(cache=True, error_model="numpy")
