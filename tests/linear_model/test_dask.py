@@ -110,7 +110,7 @@ def test_several_outputs():
     assert lazy.predict(rows()).shape == (N, 2)
 
 
-@pytest.mark.parametrize("class_weight", ["balanced", {"blue": 3.0, "green": 0.0}])
+@pytest.mark.parametrize("class_weight", ["balanced", {"blue": 3.0, "green": 0.5}])
 def test_class_weights(class_weight):
     y = TARGETS["classes"]
     lazy = fresh("classes", class_weight=class_weight).fit(rows(), y, WEIGHT)
@@ -223,3 +223,123 @@ def test_importing_the_estimators_does_not_import_dask():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+# ---- on a cluster of worker processes
+
+LARGE = (500, 40)
+"""Rows and features of each of 20 partitions."""
+
+
+def block(block_info=None, *, rows=LARGE[0], seed=3, storage="dense", die=None):
+    """One partition of features, a function of its number alone."""
+    number = block_info[None]["chunk-location"][0]
+    if die is not None:
+        _die_once(die, number)
+    x = np.random.default_rng([seed, number]).normal(size=(rows, LARGE[1]))
+    return sparse.csr_matrix(np.where(x > 0.8, x, 0.0)) if storage == "csr" else x
+
+
+def target(x, kind):
+    score = np.asarray(x @ np.linspace(-0.5, 0.5, LARGE[1])).ravel()
+    rng = np.random.default_rng(int(abs(score[0]) * 1e6))
+    return score + rng.normal(size=len(score)) if kind == "ridge" else (score + rng.logistic(size=len(score)) > 0) * 1
+
+
+def _die_once(folder, number):
+    """Kill this worker process, as the machine would, in the third pass over partition 11."""
+    import os
+    import signal
+    from pathlib import Path
+
+    if number != 11:
+        return
+    passes = Path(folder) / "passes"
+    with passes.open("a") as file:
+        file.write("x")
+    if passes.stat().st_size == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def generated(count=20, **options):
+    return da.map_blocks(block, chunks=((options.get("rows", LARGE[0]),) * count, LARGE[1]), dtype=float, **options)
+
+
+@pytest.fixture(scope="module")
+def client():
+    from distributed import Client, LocalCluster
+
+    with (
+        dask.config.set({"distributed.admin.large-graph-warning-threshold": "50MB"}),
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ridge", "logistic"])
+@pytest.mark.parametrize("storage", ["dense", "csr"])
+def test_twenty_partitions_on_two_processes_equal_memory(client, kind, storage):
+    x = generated(storage=storage)
+    y = x.map_blocks(target, kind, drop_axis=1, dtype=float)
+    lazy = fresh(kind, tol=1e-9).fit(x, y)
+    here = [block({None: {"chunk-location": (number, 0)}}, storage=storage) for number in range(20)]
+    given = sparse.vstack(here, format="csr") if storage == "csr" else np.concatenate(here)
+    memory = fresh(kind, tol=1e-9).fit(given, np.concatenate([target(one, kind) for one in here]))
+    same(lazy, memory, 1e-10 if kind == "ridge" else 1e-7)
+    np.testing.assert_allclose(lazy.predict(x).compute(), lazy.predict(given), rtol=1e-12)
+
+
+@pytest.mark.slow
+def test_a_worker_killed_on_the_way_changes_nothing(client, tmp_path):
+    def fit(x):
+        return fresh("logistic").fit(x, x.map_blocks(target, "logistic", drop_axis=1, dtype=float))
+
+    undisturbed = fit(generated())
+    before = set(client.run(_pid).values())
+    disturbed = fit(generated(die=str(tmp_path)))
+    client.wait_for_workers(2, timeout=60)
+    assert set(client.run(_pid).values()) != before
+    np.testing.assert_array_equal(disturbed.coef_, undisturbed.coef_)
+    np.testing.assert_array_equal(disturbed.intercept_, undisturbed.intercept_)
+    assert disturbed.objective_ == undisturbed.objective_
+
+
+def _pid():
+    import os
+
+    return os.getpid()
+
+
+@pytest.mark.slow
+def test_data_three_times_the_memory_of_the_workers():
+    from distributed import Client, LocalCluster
+
+    limit, rows, count = 420, 50_000, 80
+    x = generated(count, rows=rows)
+    assert x.nbytes > 3 * limit * 2**20
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=True, memory_limit=f"{limit}MiB", dashboard_address=None
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        model = fresh("ridge").fit(x, x.map_blocks(target, "ridge", drop_axis=1, dtype=float))
+        assert sum(client.run(_spilled).values()) == 0
+    assert np.abs(model.coef_ - np.linspace(-0.5, 0.5, LARGE[1]) / (1 + 0.3 / 0.7)).max() < 0.01
+
+
+def _spilled(dask_worker):
+    return len(getattr(dask_worker.data, "slow", ()) or ())
+
+
+@pytest.mark.slow
+def test_a_search_runs_on_the_cluster_by_joblib(client):
+    import joblib
+
+    search = DropoutLogisticRegressionCV(ps=(0.2, 0.6), alphas=(0.1, 1.0), cv=3)
+    alone = search.fit(X, TARGETS["logistic"]).cv_results_["mean_test_score"]
+    with joblib.parallel_config(backend="dask"):
+        shared = DropoutLogisticRegressionCV(ps=(0.2, 0.6), alphas=(0.1, 1.0), cv=3).fit(X, TARGETS["logistic"])
+    np.testing.assert_allclose(shared.cv_results_["mean_test_score"], alone)
