@@ -48,8 +48,8 @@ def main(out, bad_rank):
     refused = ""
     try:
         am.predict(fully_shard(net(), mesh=init_device_mesh("cpu", (dist.get_world_size(),))), data[0], group="world")
-    except TypeError as problem:
-        refused = str(problem)
+    except TypeError as failure:
+        refused = str(failure)
     if dist.get_rank() == 0:
         sites = [(one.alone, one.alone_error, one.saved, one.saved_error) for one in audit.per_site]
         np.savez(
