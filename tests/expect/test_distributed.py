@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import allmasks as am
-from expect.ranks import net, problem
+from expect.ranks import PREDICTED, net, problem
 
 SCRIPT = Path(__file__).with_name("ranks.py")
 
@@ -35,6 +35,14 @@ def test_ranks_give_what_one_process_gives(n, tmp_path):
     sites = [(site.alone, site.alone_error, site.saved, site.saved_error) for site in audit.per_site]
     np.testing.assert_allclose(found["sites"], sites, rtol=1e-4, atol=1e-6)
     assert found["n"] == 23
+    forecast = am.predict(model, data[0], task="multiclass", n_masks=256, keep_samples=True, y=data[1])
+    for name in PREDICTED:
+        # Each number is a mean of float32 outputs, whose rounding depends on the examples in a batch.
+        wanted = getattr(forecast, name).numpy()
+        np.testing.assert_allclose(found[f"predict_{name}"], wanted, rtol=1e-4, atol=1e-6, err_msg=name)
+    assert found["predict_samples"].shape == (256, 23, 3)
+    assert found["aimed"] == am.predict(model, data[0], task="regression", atol=0.03).n_masks
+    assert "FSDPSequential has its parameters sharded by FSDP" in str(found["refused"])
 
 
 @pytest.mark.slow
@@ -50,3 +58,5 @@ def test_a_rank_that_raises_ends_all(tmp_path):
 def test_a_group_without_torch_distributed_is_refused():
     with pytest.raises(ValueError, match=r"needs torch\.distributed: start the script with torchrun"):
         am.expected_loss(net(), *problem(), "cross_entropy", group="world")
+    with pytest.raises(ValueError, match=r"needs torch\.distributed: start the script with torchrun"):
+        am.predict(net(), problem()[0], group="world")

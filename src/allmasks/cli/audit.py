@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from allmasks.diagnose import Audit
+
 __all__ = ["audit"]
 
 LOSSES = ("squared_error", "logistic", "cross_entropy", "poisson")
@@ -46,41 +48,57 @@ def audit(
     """Measure what dropout costs, and which site pays.
 
     The loss that dropout minimizes and the penalty in it, for your model, or a demo without one."""
-    if lang not in ("en", "ko"):
-        raise ValueError(f"--lang must be en or ko, got {lang!r}")
-    if loss is not None and loss not in LOSSES:
-        raise ValueError(f"--loss must be one of {', '.join(LOSSES)}, got {loss!r}")
-    if masks is not None and atol is not None:
-        raise ValueError("--masks and --atol exclude each other: give the number of masks or the error wanted")
-    if masks is not None and masks < 1:
-        raise ValueError(f"--masks must be at least 1, got {masks}")
-    if atol is not None and not (0 < atol < math.inf):
-        raise ValueError(f"--atol must be positive, got {atol}")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"--batch-size must be at least 1, got {batch_size}")
-    check_seed(seed)
-    if model is None and (weights or data):
-        raise ValueError(f"{'--weights' if weights else '--data'} needs --model FILE.py:FACTORY beside it")
-    if model is not None and data is None:
-        raise ValueError("--model needs --data FILE beside it: .npz with X and y, .csv or .parquet")
-    check_outputs(out, json_file)
+    from allmasks.cli.ranks import processes
 
-    net, examples = _model_and_data(model, weights, data)
-    if loss is None:
-        loss = _choose_loss(net, *examples)
-        say(f"loss: {loss} (chosen from the labels; --loss gives another)")
-    from allmasks.diagnose import audit as run_audit
+    def check() -> None:
+        if lang not in ("en", "ko"):
+            raise ValueError(f"--lang must be en or ko, got {lang!r}")
+        if loss is not None and loss not in LOSSES:
+            raise ValueError(f"--loss must be one of {', '.join(LOSSES)}, got {loss!r}")
+        if masks is not None and atol is not None:
+            raise ValueError("--masks and --atol exclude each other: give the number of masks or the error wanted")
+        if masks is not None and masks < 1:
+            raise ValueError(f"--masks must be at least 1, got {masks}")
+        if atol is not None and not (0 < atol < math.inf):
+            raise ValueError(f"--atol must be positive, got {atol}")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"--batch-size must be at least 1, got {batch_size}")
+        check_seed(seed)
+        if model is None and (weights or data):
+            raise ValueError(f"{'--weights' if weights else '--data'} needs --model FILE.py:FACTORY beside it")
+        if model is not None and data is None:
+            raise ValueError("--model needs --data FILE beside it: .npz with X and y, .csv or .parquet")
+        check_outputs(out, json_file)
 
-    found = run_audit(
-        net,
-        examples,
-        loss,
-        n_masks=masks,
-        atol=atol,
-        seed=seed,
-        batch_size=batch_size,
-        progress=sys.stdout.isatty() and json_file != "-",
-    )
+    with processes(check) as ranks:
+        net, examples = ranks.run(lambda: _model_and_data(model, weights, data, speak=ranks.rank == 0))
+        chosen = loss or ranks.run(lambda: _choose_loss(net, *examples))
+        first, group = ranks.rank == 0, None
+        if first and loss is None:
+            say(f"loss: {chosen} (chosen from the labels; --loss gives another)")
+        from allmasks.diagnose import audit as run_audit
+
+        if ranks.size > 1:
+            from allmasks.expect.distributed import shard
+
+            group = "world"
+            examples = ranks.run(lambda: shard(examples, group))
+        found = run_audit(
+            net,
+            examples,
+            chosen,
+            n_masks=masks,
+            atol=atol,
+            seed=seed,
+            batch_size=batch_size,
+            progress=first and sys.stdout.isatty() and json_file != "-",
+            group=group,
+        )
+        if first:
+            _tell(found, out, json_file, lang)
+
+
+def _tell(found: Audit, out: str | None, json_file: str | None, lang: str) -> None:
     if json_file != "-":
         from allmasks.report.terminal import show
 
@@ -98,12 +116,13 @@ def audit(
 
 
 def _model_and_data(
-    model: str | None, weights: str | None, data: str | None
+    model: str | None, weights: str | None, data: str | None, *, speak: bool
 ) -> tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
     if model is None:
         from allmasks.demo import demo
 
-        say("no --model: a small ReLU net with three dropout sites, trained on scikit-learn's digits")
+        if speak:
+            say("no --model: a small ReLU net with three dropout sites, trained on scikit-learn's digits")
         return demo()
     from allmasks.inputs import load_data, load_model, load_weights
 

@@ -44,6 +44,14 @@ class Group:
         """Every rank's rows, in order of rank; gradients flow to this rank's rows alone."""
         return tensor
 
+    def same(self, what: str, own: Any) -> None:
+        """Every rank's is this; masks are keyed by the sites' names, so all must have found the same ones."""
+        for rank, other in enumerate(self.gather(own)):
+            if other != own:
+                raise ValueError(
+                    f"the ranks hold different models: {what} of rank {self.rank} are {own}, of rank {rank} {other}"
+                )
+
 
 ALONE = Group()
 
@@ -61,13 +69,15 @@ class _Ranks(Group):
         except Exception as problem:
             failure = problem
         told = self.gather(None if failure is None else f"{type(failure).__name__}: {failure}")
-        if failure is not None:
+        first = next((rank for rank, text in enumerate(told) if text is not None), None)
+        if first is None:
+            return result
+        if first == self.rank:
+            assert failure is not None
             failure.add_note(f"raised on rank {self.rank} of {self.size}; examples are counted within its shard")
             raise failure
-        for rank, text in enumerate(told):
-            if text is not None:
-                raise RankFailed(rank, self.size, text)
-        return result
+        # Where several failed, the first one's reason is everyone's.
+        raise RankFailed(first, self.size, str(told[first])) from failure
 
     def sum(self, tensor: Tensor) -> Tensor:
         total = tensor.detach().clone()

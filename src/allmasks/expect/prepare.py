@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from allmasks.errors import UncontrolledRandomness
 from allmasks.expect.data import Data
-from allmasks.expect.distributed import Group, join, unwrapped
+from allmasks.expect.distributed import join, unwrapped
 from allmasks.expect.evaluate import Plain
 from allmasks.expect.forward import extract_output
 from allmasks.expect.model_losses import CallableLoss, model_loss
@@ -43,21 +43,13 @@ def prepare(
     sizes = ranks.gather(problem.data.n_examples)
     problem.n_examples = sum(sizes)
     problem.data.number_from(sum(sizes[: ranks.rank]))
-    ranks.run(lambda: _same_everywhere(ranks, problem))
+    ranks.same("the sites", [(site.name, site.p, site.shape) for site in problem.sites])
     weight = ranks.run(lambda: _evaluate_mean_mask(problem, sample_weight))
     total = float(ranks.sum(weight.sum()))
     if not total > 0:
         raise ValueError("no example has positive weight; at least one is needed")
     problem.weight = weight / total
     return problem
-
-
-def _same_everywhere(ranks: Group, problem: Problem) -> None:
-    """Masks are keyed by the sites' names, so every rank must have found the same ones."""
-    own = [(site.name, site.p, site.shape) for site in problem.sites]
-    for rank, sites in enumerate(ranks.gather(own)):
-        if sites != own:
-            raise ValueError(f"the ranks hold different models: rank {ranks.rank} has the sites {own}, {rank} {sites}")
 
 
 def _look(

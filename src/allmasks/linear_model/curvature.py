@@ -19,7 +19,7 @@ from scipy import sparse
 
 from allmasks.linear_model.rows import Rows
 
-__all__ = ["kept_curvature", "logistic_density"]
+__all__ = ["bordered", "gram", "kept_curvature", "logistic_density"]
 
 Array = NDArray[np.float64]
 
@@ -42,6 +42,25 @@ def logistic_density(mean: Array, variance: Array) -> Array:
         inverse = 1.0 / (variance + scale**-2)
         total += share / np.sqrt(2.0 * np.pi) * np.sqrt(inverse) * np.exp(square * inverse)
     return total
+
+
+def gram(A: Any, weight: Array, B: Any) -> Array:
+    """Aᵀ diag(weight) B, (d, d), both dense or both CSR.
+
+    >>> gram(np.eye(2), np.array([1.0, 2.0]), np.ones((2, 2)))
+    array([[1., 1.],
+           [2., 2.]])
+    """
+    if sparse.issparse(A):
+        return np.asarray((A.T @ sparse.diags_array(weight) @ B).toarray())
+    return np.asarray(A.T @ (weight[:, None] * B))
+
+
+def bordered(of_weights: Array, of_both: Array, of_intercept: float, fit_intercept: bool) -> Array:
+    """The Hessian in (w, b) from its blocks; without intercept that in w alone."""
+    if not fit_intercept:
+        return of_weights
+    return np.block([[of_weights, of_both[:, None]], [of_both[None, :], np.array([[of_intercept]])]])
 
 
 def kept_curvature(rows: Rows, weights: Array, p: Array, mu: Array, variance: Array, r: Array) -> tuple[Any, Array]:

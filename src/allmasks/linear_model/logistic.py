@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +19,8 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from allmasks.linear_model.checks import check_number
 from allmasks.linear_model.logistic_objective import LogisticTask
-from allmasks.linear_model.logistic_solver import Solution, solve
+from allmasks.linear_model.logistic_solver import Solution, Task, solve
+from allmasks.linear_model.partitions import chunkwise, is_lazy
 from allmasks.linear_model.rates import feature_rates
 from allmasks.linear_model.rows import Rows
 from allmasks.methods import Fourier
@@ -113,7 +116,7 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
     def fit(
         self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None, X_unlabeled: Any = None
     ) -> DropoutLogisticRegression:
-        """Fit to rows X (n, d), dense or CSR, and their classes y (n,).
+        """Fit to rows X (n, d), dense or CSR, and their classes y (n,); both may be Dask collections.
 
         Parameters
         ----------
@@ -125,6 +128,8 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         alpha = check_number("alpha", self.alpha, lowest=0.0)
         tol = check_number("tol", self.tol, lowest=0.0)
         max_iter = int(check_number("max_iter", self.max_iter, lowest=0.0))
+        if is_lazy(X, y, sample_weight):
+            return self._fit_lazy(X, y, sample_weight, X_unlabeled, alpha, tol, max_iter)
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C")
         check_classification_targets(y)
         rates = feature_rates(self.p, X.shape[1])
@@ -144,11 +149,39 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         more = None
         if X_unlabeled is not None:
             more = validate_data(self, X_unlabeled, accept_sparse="csr", dtype=X.dtype, reset=False)
-        previous = self._previous(classes, X.shape[1])
-        self.classes_ = classes
-        self._rates = rates
         targets = [1] if len(classes) == 2 else range(len(classes))
         tasks = make_tasks(X, [codes == k for k in targets], weight, rates, alpha, bool(self.fit_intercept), more)
+        solutions = self._solve(tasks, classes, targets, rates, X.dtype, tol, max_iter)
+        one_sided = one_sided_features(tasks[0].rows, codes, targets, weight) if alpha == 0.0 else None
+        warn_if_unfinished(self, solutions, one_sided)
+        return self
+
+    def _fit_lazy(
+        self, X: Any, y: Any, sample_weight: Any, X_unlabeled: Any, alpha: float, tol: float, max_iter: int
+    ) -> DropoutLogisticRegression:
+        from allmasks.linear_model.partitioned import logistic_problem
+
+        rates = functools.partial(feature_rates, self.p)
+        problem = logistic_problem(self, X, y, sample_weight, X_unlabeled, rates, alpha)
+        solutions = self._solve(
+            problem.tasks, problem.classes, problem.targets, rates(self.n_features_in_), problem.dtype, tol, max_iter
+        )
+        warn_if_unfinished(self, solutions, problem.one_sided() if alpha == 0.0 else None, stacklevel=4)
+        return self
+
+    def _solve(
+        self,
+        tasks: Sequence[Task],
+        classes: NDArray[Any],
+        targets: Sequence[int],
+        rates: Array,
+        dtype: Any,
+        tol: float,
+        max_iter: int,
+    ) -> list[Solution]:
+        previous = self._previous(classes, len(rates))
+        self.classes_ = classes
+        self._rates = rates
         solutions = []
         for number, task in enumerate(tasks):
             report = None
@@ -157,9 +190,8 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
                 report = lambda line, name=name: print(f"[class {name}] {line}", flush=True)  # noqa: E731
             start = None if previous is None else previous[number]
             solutions.append(solve(task, start, tol, max_iter, report))
-        self._store(tasks, solutions, X.dtype)
-        warn_if_unfinished(self, tasks, solutions, alpha, codes, targets, weight)
-        return self
+        self._store(tasks, solutions, np.dtype(dtype))
+        return solutions
 
     def _previous(self, classes: NDArray[Any], d: int) -> list[Array] | None:
         if not self.warm_start or not hasattr(self, "coef_"):
@@ -171,12 +203,9 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
             return list(coef)
         return list(np.column_stack([coef, self.intercept_.astype(np.float64)]))
 
-    def _store(self, tasks: list[LogisticTask], solutions: list[Solution], dtype: Any) -> None:
+    def _store(self, tasks: Sequence[Task], solutions: list[Solution], dtype: Any) -> None:
         split = [task.split(solution.w) for task, solution in zip(tasks, solutions, strict=True)]
-        penalties = []
-        for task, (weights, b) in zip(tasks, split, strict=True):
-            sigma = expit(task.rows.dot(weights) + b)
-            penalties.append(task.spread * task.rows.squares_transposed_dot(task.noisy * sigma * (1.0 - sigma)))
+        penalties = [task.equivalent_penalty(solution.w) for task, solution in zip(tasks, solutions, strict=True)]
         self.coef_ = np.array([weights for weights, _ in split], dtype)
         self.intercept_ = np.array([b for _, b in split], dtype)
         self.equivalent_penalty_ = np.array(penalties)
@@ -185,6 +214,7 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         self.gradient_norm_ = float(np.linalg.norm([s.gradient_norm for s in solutions]))
         self.n_iter_ = np.array([s.n_iter for s in solutions], np.int32)
 
+    @chunkwise
     def decision_function(self, X: Any) -> Array:
         """The score at the mean mask, μ = b + Σ wⱼ xⱼ: (n,) for two classes, else (n, n_classes)."""
         check_is_fitted(self)
@@ -192,12 +222,14 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         scores = np.asarray(X @ self.coef_.T) + self.intercept_
         return scores.ravel() if scores.shape[1] == 1 else scores
 
+    @chunkwise
     def predict(self, X: Any) -> NDArray[Any]:
         """The class of the largest score, (n,)."""
         scores = self.decision_function(X)
         index = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
         return self.classes_[index]
 
+    @chunkwise
     def predict_proba(self, X: Any, average: Literal["masks"] | None = None) -> Array:
         """Probability of each class, (n, n_classes).
 
@@ -218,10 +250,12 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         total = probability.sum(axis=1, keepdims=True)
         return np.where(total > 0, probability / np.where(total > 0, total, 1.0), 1.0 / probability.shape[1])
 
+    @chunkwise
     def predict_log_proba(self, X: Any, average: Literal["masks"] | None = None) -> Array:
         """Logarithm of `predict_proba`."""
         return np.log(self.predict_proba(X, average))
 
+    @chunkwise
     def predict_std(self, X: Any) -> Array:
         """Exact standard deviation over all masks of σ(S): (n,) for two classes, else (n, n_classes).
 
@@ -274,33 +308,34 @@ def _stack(a: Any, b: Any) -> Any:
     return np.concatenate([a, b])
 
 
+def one_sided_features(rows: Rows, codes: NDArray[Any], targets: Any, weight: Array) -> NDArray[np.bool_]:
+    """Features that speak for one class only, in the labelled rows, which come first."""
+    one_sided = np.zeros(rows.d, bool)
+    used = np.concatenate([weight > 0, np.zeros(rows.n - len(weight), bool)])
+    for k in targets:
+        sign = np.zeros(len(used))
+        sign[: len(codes)] = np.where(codes == k, 1.0, -1.0)
+        one_sided |= rows.one_sided(sign, used)
+    return one_sided
+
+
 def warn_if_unfinished(
-    estimator: Any,
-    tasks: list[LogisticTask],
-    solutions: list[Solution],
-    alpha: float,
-    codes: NDArray[Any],
-    targets: Any,
-    weight: Array,
+    estimator: Any, solutions: list[Solution], one_sided: NDArray[np.bool_] | None, *, stacklevel: int = 3
 ) -> None:
-    """ConvergenceWarning for weights without a finite best value, and for a stop before `tol`."""
-    if alpha == 0.0:
-        one_sided = np.zeros(tasks[0].rows.d, bool)
-        used = np.concatenate([weight > 0, np.zeros(tasks[0].rows.n - len(weight), bool)])
-        for k in targets:
-            sign = np.zeros(len(used))
-            sign[: len(codes)] = np.where(codes == k, 1.0, -1.0)
-            one_sided |= tasks[0].rows.one_sided(sign, used)
-        if one_sided.any():
-            first = int(np.flatnonzero(one_sided)[0])
-            warnings.warn(
-                f"{int(one_sided.sum())} of {len(one_sided)} features (the first: {first}) speak "
-                f"for one class only, so at alpha=0 no finite weight is best for them: the fit stopped where the "
-                f"gradient was small or max_iter={estimator.max_iter} was reached. Set alpha > 0 for a definite answer",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
-            return
+    """ConvergenceWarning for weights without a finite best value, and for a stop before `tol`.
+
+    one_sided : features that speak for one class only, looked for where alpha = 0.
+    """
+    if one_sided is not None and one_sided.any():
+        first = int(np.flatnonzero(one_sided)[0])
+        warnings.warn(
+            f"{int(one_sided.sum())} of {len(one_sided)} features (the first: {first}) speak "
+            f"for one class only, so at alpha=0 no finite weight is best for them: the fit stopped where the "
+            f"gradient was small or max_iter={estimator.max_iter} was reached. Set alpha > 0 for a definite answer",
+            ConvergenceWarning,
+            stacklevel=stacklevel,
+        )
+        return
     if not all(s.converged for s in solutions):
         worst = max(s.relative_gradient for s in solutions)
         warnings.warn(
@@ -308,5 +343,5 @@ def warn_if_unfinished(
             f"tol={estimator.tol:g}, after {max(s.n_iter for s in solutions)} steps. Raise max_iter, tol or alpha, "
             "or scale the features",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )

@@ -17,6 +17,7 @@ from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from allmasks.linear_model.checks import check_grid
 from allmasks.linear_model.logistic import DropoutLogisticRegression
+from allmasks.linear_model.partitions import refuse_lazy
 
 __all__ = ["DropoutLogisticRegressionCV"]
 
@@ -96,6 +97,7 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
         sample_weight : (n,), in the fits and in the scores.
         X_unlabeled : rows without a class that every fit takes, see `DropoutLogisticRegression.fit`.
         """
+        refuse_lazy("DropoutLogisticRegressionCV", X, y, sample_weight)
         rates = np.unique(check_grid("ps", self.ps, below=1.0))
         alphas = np.unique(check_grid("alphas", self.alphas))[::-1]
         X, targets = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C")

@@ -19,7 +19,7 @@ from scipy import sparse
 from scipy.special import expit
 
 from allmasks.errors import MethodNotApplicable
-from allmasks.linear_model.curvature import kept_curvature, logistic_density
+from allmasks.linear_model.curvature import bordered, gram, kept_curvature, logistic_density
 from allmasks.linear_model.newton import Curvature
 from allmasks.linear_model.rows import Rows
 from allmasks.methods import Fourier
@@ -58,6 +58,25 @@ class LogisticTask:
 
     def join(self, of_weights: Array, of_intercept: float) -> Array:
         return np.append(of_weights, of_intercept) if self.fit_intercept else of_weights
+
+    @property
+    def size(self) -> int:
+        """Unknowns: weights and intercept."""
+        return self.rows.d + bool(self.fit_intercept)
+
+    def gaussian(self) -> GaussianLogistic:
+        """The stand-in that a fit begins with."""
+        return GaussianLogistic(self)
+
+    def exact(self, tol: float, scale: float = 0.0) -> ExactLogistic:
+        """The objective itself, each row's mean over masks to within `tol`; `scale`: see `ExactLogistic`."""
+        return ExactLogistic(self, tol, scale)
+
+    def equivalent_penalty(self, w: Array) -> Array:
+        """p/(1 − p) Σᵢ rᵢ σ'(μᵢ) xᵢⱼ², (d,)."""
+        weights, b = self.split(w)
+        sigma = expit(self.rows.dot(weights) + b)
+        return self.spread * self.rows.squares_transposed_dot(self.noisy * sigma * (1.0 - sigma))
 
     def gradient_at_zero(self) -> Array:
         """At w = 0 every mask gives the score 0."""
@@ -128,8 +147,16 @@ class GaussianLogistic:
             out += coupling * rows.squares_transposed_dot(of_second)
             return task.join(out, float(of_first.sum()))
 
+        def matrix() -> Array:
+            X, squares = rows.X, np.square(rows.X) if rows.squares is None else rows.squares
+            across = gram(X, e3, squares) * coupling
+            out = gram(X, of_mean, X) + across + across.T + coupling[:, None] * gram(squares, e4, squares) * coupling
+            out[np.diag_indices_from(out)] += ridge
+            both = rows.transposed_dot(of_mean) + coupling * rows.squares_transposed_dot(e3)
+            return bordered(out, both, float(of_mean.sum()), task.fit_intercept)
+
         diagonal = ridge + np.maximum(rows.squares_transposed_dot(of_mean), 0.0)
-        return Curvature(product, task.join(diagonal, max(float(of_mean.sum()), 0.0)))
+        return Curvature(product, task.join(diagonal, max(float(of_mean.sum()), 0.0)), matrix)
 
 
 class ExactLogistic:
@@ -195,5 +222,14 @@ class ExactLogistic:
                 of_intercept += float(plain.sum())
             return task.join(out, of_intercept)
 
+        def matrix() -> Array:
+            out = gram(hat, np.ones(rows.n), hat)
+            out[np.diag_indices_from(out)] += extra
+            both, of_intercept = np.asarray(hat.T @ root), float(root @ root)
+            if taken is not None:
+                out += gram(rows.X, taken, rows.X)
+                both, of_intercept = both + rows.transposed_dot(taken), of_intercept + float(taken.sum())
+            return bordered(out, both, of_intercept, task.fit_intercept)
+
         squares = hat.multiply(hat).sum(axis=0) if sparse.issparse(hat) else np.einsum("ij,ij->j", hat, hat)
-        return Curvature(product, task.join(extra + np.asarray(squares).ravel(), float(root @ root)))
+        return Curvature(product, task.join(extra + np.asarray(squares).ravel(), float(root @ root)), matrix)

@@ -4,19 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from allmasks.linear_model.logistic_objective import ExactLogistic, GaussianLogistic, LogisticTask
-from allmasks.linear_model.newton import minimize
+from allmasks.linear_model.newton import Objective, minimize
 
-__all__ = ["Solution", "solve"]
+__all__ = ["ExactObjective", "Solution", "Task", "solve"]
 
 Array = NDArray[np.float64]
 
 _ROUGH = 1e-2
 """Relative gradient at which the stand-in has told what it can: its minimum is about so far from the exact one."""
+
+
+class ExactObjective(Objective, Protocol):
+    """An objective that bounds the error of its last value."""
+
+    error: float
+
+
+class Task(Protocol):
+    """One binary problem, wherever its rows are."""
+
+    @property
+    def size(self) -> int: ...
+
+    def gradient_at_zero(self) -> Array: ...
+
+    def gaussian(self) -> Objective: ...
+
+    def exact(self, tol: float, scale: float = 0.0) -> ExactObjective: ...
+
+    def split(self, w: Array) -> tuple[Array, float]: ...
+
+    def equivalent_penalty(self, w: Array) -> Array: ...
 
 
 @dataclass(frozen=True)
@@ -33,7 +56,7 @@ class Solution:
 
 
 def solve(
-    task: LogisticTask,
+    task: Task,
     start: Array | None,
     tol: float,
     max_iter: int,
@@ -41,7 +64,7 @@ def solve(
 ) -> Solution:
     """Minimise until ‖∇f‖₂ ≤ tol ‖∇f(0)‖₂; `start` skips the Gaussian stage."""
     scale = float(np.linalg.norm(task.gradient_at_zero()))
-    w = np.zeros(task.rows.d + task.fit_intercept) if start is None else start
+    w = np.zeros(task.size) if start is None else start
 
     def teller(stage: str) -> Callable[[int, float, float], None] | None:
         if report is None:
@@ -52,17 +75,17 @@ def solve(
         )
 
     if scale == 0.0 and start is None:
-        final = ExactLogistic(task, 1e-12)
+        final = task.exact(1e-12)
         value, _ = final.value_and_gradient(w)
         return Solution(w, value, final.error, 0.0, 0.0, 0, True)
     taken = 0
     if start is None and max_iter > 0:
-        rough = minimize(GaussianLogistic(task), w, max(_ROUGH, tol) * scale, max_iter, report=teller("Gaussian"))
+        rough = minimize(task.gaussian(), w, max(_ROUGH, tol) * scale, max_iter, report=teller("Gaussian"))
         w, taken = rough.w, rough.n_iter
     # Each row's loss is off by at most `accuracy` at the end, so neither the line search nor the gradient notices.
     accuracy = min(1e-8, max(1e-3 * tol, 1e-13))
-    best = minimize(ExactLogistic(task, accuracy, scale), w, tol * scale, max_iter, report=teller("exact"))
-    final = ExactLogistic(task, 1e-12)
+    best = minimize(task.exact(accuracy, scale), w, tol * scale, max_iter, report=teller("exact"))
+    final = task.exact(1e-12)
     value, gradient = final.value_and_gradient(best.w)
     norm = float(np.linalg.norm(gradient))
     relative = norm / scale if scale > 0 else norm

@@ -26,10 +26,14 @@ _CG_STEPS = 200
 
 @dataclass(frozen=True)
 class Curvature:
-    """H as a product with a vector, and its diagonal (which preconditions)."""
+    """H as a product with a vector, and its diagonal (which preconditions).
+
+    matrix : forms H itself, where that is possible.
+    """
 
     product: Callable[[Array], Array]
     diagonal: Array
+    matrix: Callable[[], Array] | None = None
 
 
 class Objective(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from allmasks.linear_model.checks import check_number
 from allmasks.linear_model.newton import minimize
+from allmasks.linear_model.partitions import chunkwise, is_lazy
 from allmasks.linear_model.poisson_objective import ExactPoisson
 from allmasks.linear_model.rates import feature_rates
 from allmasks.linear_model.rows import Rows
@@ -99,10 +101,16 @@ class DropoutPoissonRegressor(RegressorMixin, BaseEstimator):
         return tags
 
     def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> DropoutPoissonRegressor:
-        """Fit to rows X (n, d), dense or CSR, and counts (or rates) y (n,), 0 or more."""
+        """Fit to rows X (n, d), dense or CSR, and counts (or rates) y (n,), 0 or more; both may be Dask collections."""
         alpha = check_number("alpha", self.alpha, lowest=0.0)
         tol = check_number("tol", self.tol, lowest=0.0)
         max_iter = int(check_number("max_iter", self.max_iter, lowest=0.0))
+        if is_lazy(X, y, sample_weight):
+            from allmasks.linear_model.partitioned import poisson_problem
+
+            of = functools.partial(feature_rates, self.p)
+            lazy, mean, dtype = poisson_problem(self, X, y, sample_weight, of, alpha)
+            return self._solve(lazy, mean, of(self.n_features_in_), np.dtype(dtype), alpha, tol, max_iter)
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", y_numeric=True)
         y = np.asarray(y, np.float64)
         if (y < 0).any():
@@ -113,14 +121,18 @@ class DropoutPoissonRegressor(RegressorMixin, BaseEstimator):
             raise ValueError("sample_weight must be positive for at least one row")
         if (weight == 0).any():
             X, y, weight = X[weight > 0], y[weight > 0], weight[weight > 0]
-        rows = Rows(X)
-        objective = ExactPoisson(rows, y, weight, rates, alpha, bool(self.fit_intercept))
+        objective = ExactPoisson(Rows(X), y, weight, rates, alpha, bool(self.fit_intercept))
+        return self._solve(objective, float(np.average(y, weights=weight)), rates, dtype, alpha, tol, max_iter)
+
+    def _solve(
+        self, objective: Any, mean: float, rates: Array, dtype: Any, alpha: float, tol: float, max_iter: int
+    ) -> DropoutPoissonRegressor:
         scale = float(np.linalg.norm(objective.gradient_at_zero()))
-        w = np.zeros(rows.d + bool(self.fit_intercept))
-        if self.warm_start and hasattr(self, "coef_") and len(self.coef_) == rows.d:
+        w = np.zeros(len(rates) + bool(self.fit_intercept))
+        if self.warm_start and hasattr(self, "coef_") and len(self.coef_) == len(rates):
             w = objective.join(self.coef_.astype(np.float64), float(self.intercept_))
-        elif self.fit_intercept and (y > 0).any():
-            w[-1] = np.log(np.average(y, weights=weight))
+        elif self.fit_intercept and mean > 0:
+            w[-1] = np.log(mean)
         report = None
         if self.verbose:
             report = lambda k, value, norm: print(  # noqa: E731
@@ -133,29 +145,29 @@ class DropoutPoissonRegressor(RegressorMixin, BaseEstimator):
         self.objective_ = best.value
         self.gradient_norm_ = float(np.linalg.norm(best.gradient))
         self.n_iter_ = best.n_iter
-        mean = np.exp(rows.dot(weights) + b)
-        self.equivalent_penalty_ = rates / (1.0 - rates) * rows.squares_transposed_dot(weight * mean)
+        self.equivalent_penalty_ = objective.equivalent_penalty(best.w)
         self._rates = rates
         self._warn(objective, best.converged, self.gradient_norm_ / scale if scale else 0.0, alpha)
         return self
 
-    def _warn(self, objective: ExactPoisson, converged: bool, relative: float, alpha: float) -> None:
+    def _warn(self, objective: Any, converged: bool, relative: float, alpha: float) -> None:
         unbounded = objective.unbounded() if alpha == 0.0 else np.zeros(1, bool)
         if unbounded.any():
             warnings.warn(
                 f"{int(unbounded.sum())} of {len(unbounded)} features occur only in rows with y = 0, with one sign: at "
                 "alpha=0 no finite weight is best for them. Set alpha > 0 for a definite answer",
                 ConvergenceWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         elif not converged:
             warnings.warn(
                 f"DropoutPoissonRegressor stopped at a gradient of {relative:.1e} of its value at w = 0, above "
                 f"tol={self.tol:g}, after {self.n_iter_} steps. Raise max_iter, tol or alpha, or scale the features",
                 ConvergenceWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
+    @chunkwise
     def predict(self, X: Any, average: Literal["masks"] | None = None) -> Array:
         """Expected count, (n,): e^μ (weight scaling), or with average="masks" the exact mean of e^S over all masks."""
         if average not in (None, "masks"):
@@ -166,6 +178,7 @@ class DropoutPoissonRegressor(RegressorMixin, BaseEstimator):
             return self._moments(X).mean
         return np.exp(np.asarray(X @ self.coef_) + self.intercept_)
 
+    @chunkwise
     def predict_std(self, X: Any) -> Array:
         """Exact standard deviation of e^S over all masks, (n,)."""
         check_is_fitted(self)

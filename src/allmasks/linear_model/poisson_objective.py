@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from allmasks.linear_model.curvature import bordered, gram
 from allmasks.linear_model.newton import Curvature
 from allmasks.linear_model.rows import Rows
 from allmasks.scores.closed_form import log_mean_exp
@@ -41,10 +42,18 @@ class ExactPoisson:
 
     def unbounded(self) -> NDArray[np.bool_]:
         """Features that occur, with one sign, only in rows of y = 0: their best weight is infinite at alpha = 0."""
-        everywhere = self.rows.one_sided(np.ones(self.rows.n), np.ones(self.rows.n, bool))
-        X = self.rows.X[self.y > 0]
-        counted = np.asarray(abs(X).sum(axis=0)).ravel() > 0
-        return everywhere & ~counted
+        positive, negative = self.rows.signs(np.ones(self.rows.n), np.ones(self.rows.n, bool))
+        return (positive ^ negative) & ~self.counted()
+
+    def counted(self) -> NDArray[np.bool_]:
+        """Features that occur in a row of y > 0."""
+        return np.asarray(abs(self.rows.X[self.y > 0]).sum(axis=0)).ravel() > 0
+
+    def equivalent_penalty(self, w: Array) -> Array:
+        """p/(1 − p) Σᵢ sᵢ e^{μᵢ} xᵢⱼ², (d,)."""
+        weights, b = self.split(w)
+        mean = np.exp(self.rows.dot(weights) + b)
+        return self.p / (1.0 - self.p) * self.rows.squares_transposed_dot(self.weight * mean)
 
     def _tilted(self, weights: Array, b: float) -> tuple[Array, Any, Array]:
         """M (n,), x̂ on the pattern of X, and Σ-ready pieces xᵢⱼ² kᵢⱼ (1/qⱼ − kᵢⱼ) summed with sᵢMᵢ over rows."""
@@ -103,8 +112,13 @@ class ExactPoisson:
             moved = size * (np.asarray(hat @ direction) + db)
             return self.join(np.asarray(hat.T @ moved) + extra * direction, float(moved.sum()))
 
+        def matrix() -> Array:
+            out = gram(hat, size, hat)
+            out[np.diag_indices_from(out)] += extra
+            return bordered(out, np.asarray(hat.T @ size), float(size.sum()), self.fit_intercept)
+
         if sparse.issparse(hat):
             squares = np.asarray(hat.multiply(hat).T @ size)
         else:
             squares = np.einsum("ij,ij,i->j", hat, hat, size)
-        return Curvature(product, self.join(extra + squares, float(size.sum())))
+        return Curvature(product, self.join(extra + squares, float(size.sum())), matrix)

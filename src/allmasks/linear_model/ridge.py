@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from allmasks.linear_model.moments import Moments
+from allmasks.linear_model.partitions import chunkwise, is_lazy, refuse_lazy
 from allmasks.linear_model.quadratic import Centered, Solution, solve_penalized
 from allmasks.linear_model.rates import feature_rates
 
@@ -52,12 +53,14 @@ class RidgePrediction(MultiOutputMixin, RegressorMixin, BaseEstimator):
         tags.input_tags.sparse = True
         return tags
 
+    @chunkwise
     def predict(self, X: Any) -> NDArray[Any]:
         """X w + b, (n,) or (n, k): for this model both the weight-scaling prediction and the exact mean over masks."""
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
         return np.asarray(X @ self.coef_.T + self.intercept_)
 
+    @chunkwise
     def predict_std(self, X: Any) -> NDArray[Any]:
         """The exact standard deviation of the prediction over all masks, √(Σⱼ pⱼ/(1 − pⱼ) wⱼ² xⱼ²): (n,) or (n, k)."""
         check_is_fitted(self)
@@ -133,7 +136,7 @@ class DropoutRidge(RidgePrediction):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, X_unlabeled: Any = None) -> DropoutRidge:
-        """Fit to rows X (n, d), dense or sparse, and targets y (n,) or (n, k).
+        """Fit to rows X (n, d), dense or sparse, and targets y (n,) or (n, k); both may be Dask collections.
 
         Parameters
         ----------
@@ -147,6 +150,8 @@ class DropoutRidge(RidgePrediction):
         ------
         ValueError : p outside [0, 1) or of the wrong length, alpha below 0, and what scikit-learn refuses.
         """
+        if is_lazy(X, y, sample_weight):
+            return self._fit_lazy(X, y, sample_weight, X_unlabeled)
         X, y = validate_data(
             self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32), multi_output=True, y_numeric=True
         )
@@ -171,6 +176,22 @@ class DropoutRidge(RidgePrediction):
         self._moments = None
         return self
 
+    def _fit_lazy(self, X: Any, y: Any, sample_weight: Any, X_unlabeled: Any) -> DropoutRidge:
+        from allmasks.linear_model.partitioned import lazy_moments, lazy_squares
+        from allmasks.linear_model.partitions import Partitions
+
+        check_alpha(self.alpha)
+        data = Partitions.of(self, X, y, sample_weight)
+        feature_rates(self.p, data.n_features)
+        total = lazy_moments(data)
+        squares = total.squares
+        if X_unlabeled is not None:
+            more, n = lazy_squares(Partitions.of(self, X_unlabeled, None, reset=False, labeled=False))
+            squares = (squares + more) * (total.weight / (total.weight + n))
+        self._fit_moments(total, squares, np.dtype(data.dtype), data.y_ndim)
+        self._moments = None
+        return self
+
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> DropoutRidge:
         """Take more rows and fit to all seen so far, from their sufficient statistics (a d × d matrix).
 
@@ -181,6 +202,7 @@ class DropoutRidge(RidgePrediction):
         ------
         ValueError : as `fit`; and where the number of features or outputs changes.
         """
+        refuse_lazy("partial_fit", X, y, sample_weight)
         seen: Moments | None = getattr(self, "_moments", None)
         X, y = validate_data(
             self,
@@ -192,7 +214,8 @@ class DropoutRidge(RidgePrediction):
             y_numeric=True,
             reset=seen is None,
         )
-        rates, alpha = feature_rates(self.p, X.shape[1]), check_alpha(self.alpha)
+        feature_rates(self.p, X.shape[1])
+        check_alpha(self.alpha)
         targets = np.asarray(y, np.float64).reshape(len(y), -1)
         batch = Moments.of(X, targets, row_weights(sample_weight, X))
         if seen is not None and batch.y_mean.shape != seen.y_mean.shape:
@@ -201,17 +224,22 @@ class DropoutRidge(RidgePrediction):
             )
         total = batch if seen is None else seen + batch
         self._moments = total
+        self._fit_moments(total, total.squares, X.dtype, y.ndim)
+        return self
+
+    def _fit_moments(self, total: Moments, squares: Array, dtype: Any, y_ndim: int) -> None:
+        """squares : Σᵢ sᵢ xᵢⱼ² that the penalty takes."""
+        rates, alpha = feature_rates(self.p, len(squares)), check_alpha(self.alpha)
         moments = total if self.fit_intercept else total.raw()
         self._rates = rates
-        self.equivalent_penalty_ = rates / (1.0 - rates) * total.squares
+        self.equivalent_penalty_ = rates / (1.0 - rates) * squares
         penalty = self.equivalent_penalty_ + alpha
         solution = moments.solve(penalty)
         gradient = -2.0 * (moments.cross - moments.gram @ solution.coef) + 2.0 * penalty[:, None] * solution.coef
         error = moments.residual(solution.coef)
         sizes = np.sqrt(total.squares) @ np.abs(solution.coef) + np.sqrt(np.diag(moments.raw().y_gram))
         size = float(np.square(sizes).sum())
-        self._finish(solution, error, penalty, gradient, size, total.n_rows, X.dtype, y.ndim)
-        return self
+        self._finish(solution, error, penalty, gradient, size, total.n_rows, dtype, y_ndim)
 
     def _finish(
         self,

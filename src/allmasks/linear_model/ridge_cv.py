@@ -10,6 +10,7 @@ from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
 from sklearn.utils.validation import validate_data
 
+from allmasks.linear_model.partitions import refuse_lazy
 from allmasks.linear_model.quadratic import Centered
 from allmasks.linear_model.rate_path import rate_path
 from allmasks.linear_model.rates import feature_rates
@@ -86,6 +87,7 @@ class DropoutRidgeCV(RidgePrediction):
         ------
         ValueError : an empty grid, p outside [0, 1), alpha below 0, and what scikit-learn refuses.
         """
+        refuse_lazy("DropoutRidgeCV", X, y, sample_weight)
         X, y = validate_data(
             self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32), multi_output=True, y_numeric=True
         )

@@ -81,6 +81,11 @@ class Rows:
 
     def one_sided(self, sign: Array, used: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Features whose non-zero values, times the row's sign, never change sign over the rows used: (d,) of bool."""
+        positive, negative = self.signs(sign, used)
+        return positive ^ negative
+
+    def signs(self, sign: Array, used: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Features with a value, times the row's sign, above 0 in a row used, and with one below: (d,) of bool each."""
         x = self.X[used]
         signs = sign[used]
         if self._sparse:
@@ -93,7 +98,7 @@ class Rows:
                 product = x[rows] * signs[rows, None]
                 positive |= (product > 0).any(axis=0)
                 negative |= (product < 0).any(axis=0)
-        return positive ^ negative
+        return positive, negative
 
     def blocks(self) -> list[slice]:
         """Row ranges of bounded size, for temporaries on the pattern of X."""

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from allmasks.expect import progress_bar
+from allmasks.expect.distributed import join, unwrapped
 from allmasks.expect.problem import Request
 from allmasks.methods import Method, MonteCarlo
 from allmasks.prediction.result import Prediction
-from allmasks.prediction.run import Results, choose_route, drawn, masks_for_tolerance, run, unseen
+from allmasks.prediction.run import Results, Route, choose_route, drawn, masks_for_tolerance, over_ranks, run, unseen
 from allmasks.prediction.setup import Setup, inert_sites, look
 from allmasks.sites import borrowed
 
@@ -41,6 +42,7 @@ def predict(
     y: Any = None,
     noise_precision: float | None = None,
     class_dim: int | None = None,
+    group: Any = None,
 ) -> Prediction:
     """Mean and spread of a model's predictions over all its dropout masks, each with its error.
 
@@ -69,6 +71,9 @@ def predict(
     y : targets; then also log p(y), the log of the mean likelihood. True takes those of a data loader.
     noise_precision : τ; a regression's y has variance 1/τ about the prediction (Gal & Ghahramani 2016).
     class_dim : axis of the classes; by default 1, and the last one of `.logits`.
+    group : None for this process alone; "world" or a torch.distributed ProcessGroup, whose ranks all make this call,
+        each with its own shard of x and y (`am.shard` gives one). Every rank gets the prediction of all examples, in
+        order of rank; masks are keyed by position in all shards together.
 
     Returns
     -------
@@ -80,6 +85,7 @@ def predict(
         mask, which is named so that it can be replayed with `am.thinned`.
     MethodNotApplicable : the method asked for does not apply here.
     UncontrolledRandomness : some randomness of the model cannot be keyed.
+    RankFailed : another rank of the group raised; the message says which and what.
 
     References
     ----------
@@ -101,38 +107,55 @@ def predict(
     if noise_precision is not None and not noise_precision > 0:
         raise ValueError(f"noise_precision must be positive, got {noise_precision}")
     likelihood = y is not None
+    ranks = join(group)
+    model = ranks.run(lambda: unwrapped(model))
     with progress_bar(progress) as (start, tick), torch.no_grad(), borrowed(model):
-        setup = look(
-            model,
-            x,
-            None if y is True else y,
-            task=task,
-            class_dim=class_dim,
-            example_index=example_index,
-            batch_dim=batch_dim,
-            batch_size=batch_size,
+        setup = ranks.run(
+            lambda: look(
+                model,
+                x,
+                None if y is True else y,
+                task=task,
+                class_dim=class_dim,
+                example_index=example_index,
+                batch_dim=batch_dim,
+                batch_size=batch_size,
+            )
         )
-        _check_likelihood(setup, likelihood, noise_precision)
-        route = choose_route(setup, request, samples=keep_samples, likelihood=likelihood)
+        sizes = ranks.gather(setup.data.n_examples)
+        setup.n_examples = sum(sizes)
+        setup.data.number_from(sum(sizes[: ranks.rank]))
+        ranks.same("the sites", [(site.name, site.p, site.shape) for site in setup.sites])
+        ranks.same("the task", setup.task.name)
+
+        def chosen() -> Route:
+            _check_likelihood(setup, likelihood, noise_precision)
+            return choose_route(setup, request, samples=keep_samples, likelihood=likelihood)
+
+        route = ranks.run(chosen)
         masks = 0
         if isinstance(route.method, MonteCarlo) and route.sites:
             settled = route.method
             if settled.atol is not None or settled.rtol is not None:
-                masks = masks_for_tolerance(setup, route, request, tick)
+                masks = masks_for_tolerance(setup, route, request, tick, ranks)
             else:
                 masks = drawn(route, None)
         source = route.source(masks, request.seed)
         start(source.n_masks * setup.data.n_examples)
-        results = run(
-            setup,
-            route,
-            source,
-            precision=noise_precision,
-            likelihood=likelihood,
-            samples=keep_samples,
-            tick=tick,
+        own = ranks.run(
+            lambda: run(
+                setup,
+                route,
+                source,
+                precision=noise_precision,
+                likelihood=likelihood,
+                samples=keep_samples,
+                tick=tick,
+            )
         )
-        inert = inert_sites(setup)
+        results = over_ranks(own, ranks)
+        # Asked of the first examples, which the first rank has.
+        inert = ranks.gather(ranks.run(lambda: inert_sites(setup)))[0]
     doubtful = unseen(route, masks) if route.guarantee == "statistical" else ()
     notes = list(setup.notes)
     if doubtful:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from allmasks.errors import MethodNotApplicable
 from allmasks.expect.data import Batch
+from allmasks.expect.distributed import ALONE, Group
 from allmasks.expect.plan import DEFAULT_BUDGET, MAX_SAMPLED_MASKS, MIN_REPLICATES, sampled_masks
 from allmasks.expect.problem import Request
 from allmasks.expect.sources import EveryMask, MaskSource, NoMask, SampledMasks
@@ -27,7 +28,7 @@ from allmasks.prediction.weight import Weight, influences
 from allmasks.results import Guarantee
 from allmasks.sites import DropoutSite
 
-__all__ = ["Results", "Route", "choose_route", "masks_for_tolerance", "run"]
+__all__ = ["Results", "Route", "choose_route", "masks_for_tolerance", "over_ranks", "run"]
 
 _PILOT_FIRST = 2**40
 _CONFIDENCE = 0.9
@@ -72,7 +73,7 @@ def choose_route(setup: Setup, request: Request, *, samples: bool, likelihood: b
         raise MethodNotApplicable(asked.name, needs, "method=None, Enumeration() or MonteCarlo()")
     bits = sum(site.law.random_units for site in sites)
     listing = asked if isinstance(asked, Enumeration) else Enumeration()
-    fits = 2**bits <= max((request.budget or DEFAULT_BUDGET) // setup.data.n_examples, request.n_masks or 0)
+    fits = 2**bits <= max((request.budget or DEFAULT_BUDGET) // setup.n_examples, request.n_masks or 0)
     if isinstance(asked, Enumeration) or (asked is None and not samples and fits):
         if samples:
             raise MethodNotApplicable("Enumeration", "keep_samples=False: its masks are no sample", "MonteCarlo()")
@@ -329,23 +330,50 @@ def _joined(parts: list[Results]) -> Results:
     )
 
 
-def masks_for_tolerance(setup: Setup, route: Route, request: Request, tick: Callable[[int], None]) -> int:
+def over_ranks(results: Results, ranks: Group) -> Results:
+    """The results of every rank's examples, in order of rank."""
+
+    def joined(tensors: list[Tensor]) -> list[Tensor]:
+        return [ranks.concatenate(tensor) for tensor in tensors]
+
+    def fit(values: Tensor | None) -> Tensor | None:
+        return None if values is None else ranks.concatenate(values)
+
+    return Results(
+        center=joined(results.center),
+        value={name: joined(tensors) for name, tensors in results.value.items()},
+        error={name: joined(tensors) for name, tensors in results.error.items()},
+        reliable={name: joined(tensors) for name, tensors in results.reliable.items()},
+        samples=[ranks.concatenate(tensor.movedim(1, 0)).movedim(0, 1) for tensor in results.samples],
+        log_likelihood=fit(results.log_likelihood),
+        log_likelihood_error=fit(results.log_likelihood_error),
+    )
+
+
+def masks_for_tolerance(
+    setup: Setup, route: Route, request: Request, tick: Callable[[int], None], ranks: Group = ALONE
+) -> int:
     """Masks with which every standard error of the mean is at most max(atol, rtol · |mean|): a pilot decides once."""
     method = route.method
     assert isinstance(method, MonteCarlo)
     block = method.sampler.block
     pilot = route.source(MIN_REPLICATES * block, request.seed, first=_PILOT_FIRST)
-    found = run(setup, route, pilot, only=("mean",), tick=tick)
-    excess = 0.0
-    for mean, error in zip(found.value["mean"], found.error["mean"], strict=True):
-        wanted = torch.clamp((method.rtol or 0.0) * mean.abs(), min=method.atol or 0.0)
-        if bool((wanted == 0).any()):
-            raise ValueError(f"rtol={method.rtol} asks for an error of 0 where a mean is 0; pass atol as well")
-        excess = max(excess, float((error / wanted).max()))
+
+    def worst() -> float:
+        found = run(setup, route, pilot, only=("mean",), tick=tick)
+        excess = 0.0
+        for mean, error in zip(found.value["mean"], found.error["mean"], strict=True):
+            wanted = torch.clamp((method.rtol or 0.0) * mean.abs(), min=method.atol or 0.0)
+            if bool((wanted == 0).any()):
+                raise ValueError(f"rtol={method.rtol} asks for an error of 0 where a mean is 0; pass atol as well")
+            excess = max(excess, float((error / wanted).max()))
+        return excess
+
+    excess = max(ranks.gather(ranks.run(worst)))
     # The pilot knows each variance to ~25 %: its upper confidence limit keeps the promise.
     degrees = MIN_REPLICATES - 1
     blocks = math.ceil(MIN_REPLICATES * excess**2 * degrees / float(chi2.ppf(1 - _CONFIDENCE, degrees)))
-    limit = MAX_SAMPLED_MASKS if request.budget is None else max(request.budget // setup.data.n_examples, 1)
+    limit = MAX_SAMPLED_MASKS if request.budget is None else max(request.budget // setup.n_examples, 1)
     if blocks * block > max(limit, MIN_REPLICATES * block):
         raise ValueError(
             f"that tolerance would take about {blocks * block:.2g} masks for each example, over the limit of "

@@ -33,6 +33,7 @@ class Setup:
     ----------
     sites : the random ones.
     dims : example axis of each tensor of the output; None: that tensor depends on no single example.
+    n_examples : of all ranks together.
     last : the site before a final Linear, where the output is that Linear's; else None.
     """
 
@@ -47,6 +48,7 @@ class Setup:
     spec: Any
     leaves: list[Any]
     notes: tuple[str, ...]
+    n_examples: int
 
     def outputs(self, output: Any) -> list[Tensor]:
         """The output's tensors that depend on examples, their axis first."""
@@ -181,6 +183,7 @@ def look(
         spec=spec,
         leaves=leaves,
         notes=tuple(notes),
+        n_examples=data.n_examples,
     )
 
 
