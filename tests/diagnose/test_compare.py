@@ -39,6 +39,27 @@ def test_each_arm_at_the_strength_that_validation_chooses():
     json.dumps(found.to_dict(), allow_nan=False)
 
 
+@pytest.mark.parametrize("when", ["early", "late", "always"])
+def test_dropout_for_a_part_of_training_is_an_arm_of_its_own(when):
+    """Masks help in one half of training and hurt in the other; the arms differ in nothing but that half."""
+    worth = {"early": (-0.2, 0.1), "late": (0.1, -0.2), "always": (-0.2, -0.2)}[when]
+    asked = set()
+
+    def halves(seed, p=0.0, start=0.0, until=1.0):
+        asked.add((start, until))
+        covered = max(0.0, min(until, 0.5) - start), max(0.0, until - max(start, 0.5))
+        gain = sum(w * 2 * c for w, c in zip(worth, covered, strict=True)) * (p > 0) * (1 - (p - 0.35) ** 2)
+        loss = 1 + gain + 0.05 * draw(seed, 2) + 0.002 * draw(seed, int(1e3 * p), int(10 * start), int(10 * until))
+        return Outcome(validation=loss, test=loss)
+
+    found = am.compare(halves, ["none", "dropout", "early dropout", "late dropout"], seeds=8)
+    assert asked == {(0.0, 1.0), (0.0, 0.5), (0.5, 1.0)}
+    assert found.winner == {"early": "early dropout", "late": "late dropout", "always": "dropout"}[when]
+    if when != "always":
+        share = {"early": {"until": 0.5}, "late": {"start": 0.5}}[when]
+        assert found[found.winner].setting == {"p": 0.35} | share
+
+
 def test_the_choice_does_not_look_at_test_data():
     def tempted(seed, s=0):
         return Outcome(validation=float(s) + 0.01 * draw(seed, s), test=-10.0 * s)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allmasks.report.text import clean, explanation, glossary, notes, number, translator, with_error
+from allmasks.report.notes import notes
+from allmasks.report.text import clean, explanation, glossary, number, translator, with_error
 from allmasks.results import GUARANTEES
 from report.cases import make_audit, make_site
 from report.messages import CATALOG, source_messages

@@ -14,13 +14,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from allmasks.report.charts import all_charts
+from allmasks.report.notes import notes
 from allmasks.report.text import (
     clean,
     explanation,
     glossary,
     guarantee_words,
     method_words,
-    notes,
     number,
     translator,
     with_error,

@@ -13,13 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from allmasks.report.instrument_charts import summary_rows
+from allmasks.report.notes import notes
 from allmasks.report.text import (
     Translate,
     clean,
     explanation,
     guarantee_words,
     method_words,
-    notes,
     number,
     translator,
     with_error,

@@ -22,7 +22,6 @@ __all__ = [
     "glossary",
     "guarantee_words",
     "method_words",
-    "notes",
     "number",
     "translator",
     "with_error",
@@ -46,15 +45,6 @@ _GUARANTEE_WORDS = {
     "uncontrolled": N_("approximation with unknown error"),
 }
 _UNITS = (N_("nats"), N_("target units squared"), N_("loss"))
-# Sentences of `allmasks.expect`, known here so that they can be said in another language.
-_NOTES = (
-    N_("The loader shuffles or drops examples; all examples were taken, in the data set's own order."),
-    N_(
-        "No dropout was found, so E_m[L] is the loss in eval mode. Hand-written dropout is seen once it is registered "
-        "with am.register_dropout."
-    ),
-)
-_MEAN_NOTE = N_("{site} ({kind}) does not keep the mean: eval mode is not the loss at its mean mask.")
 _GUARANTEE_NAMES = (N_("exact"), N_("bounded"), N_("estimated"), N_("statistical"), N_("uncontrolled"))
 
 
@@ -95,15 +85,6 @@ def method_words(method: Method) -> str:
     values = {field.name: getattr(method, field.name) for field in fields(method)}
     shown = ", ".join(f"{name}={value!r}" for name, value in values.items() if value is not None)
     return clean(f"{method.name}({shown})" if shown else method.name)
-
-
-def notes(audit: Audit, _: Translate) -> list[str]:
-    """What the audit noted, translated where the sentence is known."""
-    known = {
-        _MEAN_NOTE.format(site=site.name, kind=site.kind): _(_MEAN_NOTE).format(site=site.name, kind=site.kind)
-        for site in audit.sites
-    }
-    return [clean(known.get(note, _(note) if note else note)) for note in audit.notes]
 
 
 def glossary(_: Translate) -> list[tuple[str, str]]:
