@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from allmasks.errors import RankFailed
-
 if TYPE_CHECKING:
     from allmasks.expect.distributed import Group
 
@@ -39,11 +37,13 @@ def processes(check: Callable[[], None]) -> Iterator[Group]:
     import torch.distributed as dist
 
     dist.init_process_group("gloo")
+    ranks = join("world")
     try:
-        ranks = join("world")
         ranks.run(check)
         yield ranks
-    except RankFailed:
+    except Exception:
+        if ranks.failed in (None, ranks.rank):
+            raise
         time.sleep(_GRACE)
         raise typer.Exit(2) from None
     finally:

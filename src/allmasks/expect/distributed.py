@@ -27,6 +27,8 @@ class Group:
 
     rank = 0
     size = 1
+    failed: int | None = None
+    """The first rank on which the last work raised."""
 
     def run(self, work: Callable[[], T]) -> T:
         """Do local work; if it raises on any rank, every rank raises, and none waits for one that is gone."""
@@ -69,15 +71,13 @@ class _Ranks(Group):
         except Exception as problem:
             failure = problem
         told = self.gather(None if failure is None else f"{type(failure).__name__}: {failure}")
-        first = next((rank for rank, text in enumerate(told) if text is not None), None)
-        if first is None:
-            return result
-        if first == self.rank:
-            assert failure is not None
+        self.failed = next((rank for rank, text in enumerate(told) if text is not None), None)
+        if failure is not None:
             failure.add_note(f"raised on rank {self.rank} of {self.size}; examples are counted within its shard")
             raise failure
-        # Where several failed, the first one's reason is everyone's.
-        raise RankFailed(first, self.size, str(told[first])) from failure
+        if self.failed is not None:
+            raise RankFailed(self.failed, self.size, str(told[self.failed]))
+        return result
 
     def sum(self, tensor: Tensor) -> Tensor:
         total = tensor.detach().clone()

@@ -189,14 +189,14 @@ def _read(X: Any, y: Any, weight: Any, dtype: Any, check: bool) -> Part | None:
 
 def _is_frame(data: Any) -> bool:
     """A dataframe or series: partitions of rows whose sizes Dask does not know."""
-    return hasattr(data, "map_partitions") and hasattr(data, "divisions")
+    return hasattr(type(data), "map_partitions") and hasattr(type(data), "divisions")
 
 
 def _blocks(name: str, data: Any) -> tuple[list[Any], tuple[float, ...]]:
     """Delayed blocks of rows, and how many rows each has (nan where Dask does not know)."""
     if _is_frame(data):
         return data.to_delayed(), (np.nan,) * data.npartitions
-    if not hasattr(data, "numblocks"):
+    if not hasattr(type(data), "numblocks"):
         raise TypeError(f"{name} must be a Dask array or dataframe, got {type(data).__module__}.{type(data).__name__}")
     _one_block_of_columns(name, data)
     return data.to_delayed().ravel().tolist(), data.chunks[0]
@@ -256,7 +256,7 @@ def _stand_in(X: Any) -> Any:
         if odd:
             raise ValueError(f"the columns {', '.join(odd)} of X are not numbers: encode or drop them")
         return X._meta.reindex([0], fill_value=0).astype(X._meta.dtypes)
-    if not hasattr(X, "numblocks"):
+    if not hasattr(type(X), "numblocks"):
         raise TypeError(f"X must be a Dask array or dataframe, got {type(X).__module__}.{type(X).__name__}")
     if X.ndim != 2 or np.isnan(X.shape[1]):
         raise ValueError(f"X must be 2-D with a known number of features, got a Dask array of shape {X.shape}")
