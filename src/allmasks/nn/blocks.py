@@ -1,4 +1,4 @@
-"""DropBlock's geometry: where blocks start, how many reach each position, and the rate that drops a fraction p."""
+"""DropBlock and its geometry: where blocks start, how many reach a position, and the rate that drops a fraction p."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from allmasks.nn.law import drawn_law
+from allmasks.nn.noise import Key, check_input, check_rate, masked_ones, nothing, overridable
 
-__all__ = ["BlockLaw", "block_law", "blocks_kept"]
+__all__ = ["BlockLaw", "block_law", "blocks_kept", "drop_block2d"]
 
 
 @dataclass(frozen=True)
@@ -70,3 +71,43 @@ def blocks_kept(free: Tensor, law: BlockLaw, dtype: torch.dtype) -> Tensor:
     dropped = F.max_pool2d(reached, law.size, stride=1)
     scale = torch.from_numpy(1.0 / law.kept_probability()).to(device=free.device, dtype=dtype)
     return (1.0 - dropped).to(dtype) * scale
+
+
+@overridable
+def drop_block2d(
+    input: Tensor,
+    p: float = 0.5,
+    block_size: int = 7,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    key: Key = None,
+    seed: int | None = None,
+) -> Tensor:
+    """Zero square blocks of each feature map, (N, C, H, W), so that a fraction p of it is expected to go.
+
+    Blocks lie inside the map and start at each place independently with a probability γ that makes the expected
+    dropped fraction exactly p; the paper's γ is its first order. Position i is reached by n_i blocks and so is kept
+    with probability k_i = (1 − γ)^n_i; kept elements are scaled by 1/k_i.
+    Mean: the input (the paper's scale, by the fraction that happens to be kept, has no such mean). Variance:
+    (1 − k_i)/k_i · input². Elements near each other are dropped together, so methods that need independent units
+    refuse it.
+
+    Raises
+    ------
+    ValueError : p outside [0, 1], an input without four axes, a block_size below 1.
+
+    References
+    ----------
+    Ghiasi, Lin & Le (2018), "DropBlock: a regularization method for convolutional networks".
+    """
+    check_rate(p)
+    check_input(input)
+    law = block_law(tuple(input.shape), block_size, float(p))
+    if not training or p == 0.0:
+        return input
+    if p == 1.0:
+        return nothing(input, inplace)
+    kept = masked_ones(input, law.seeds_of(input), law.gamma, None, key, seed)
+    factor = blocks_kept(kept != 0, law, input.dtype)
+    return input.mul_(factor) if inplace else input * factor

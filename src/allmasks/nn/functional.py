@@ -8,19 +8,17 @@ ever.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from allmasks.masks import alpha_constants
 from allmasks.nn import noise
-from allmasks.nn.blocks import block_law, blocks_kept
+from allmasks.nn.blocks import drop_block2d
 from allmasks.nn.law import drawn_law
-from allmasks.nn.noise import Key, check_input, check_rate, rates_of_units
+from allmasks.nn.noise import Key, check_input, check_rate, nothing, overridable, rates_of_units
+from allmasks.nn.shapes import channel_mask_shape, example_mask_shape, feature_mask_shape, locked_mask_shape
 
 __all__ = [
     "alpha_dropout",
@@ -37,6 +35,7 @@ __all__ = [
 ]
 
 
+@overridable
 def dropout(
     input: Tensor,
     p: float | Tensor = 0.5,
@@ -81,10 +80,6 @@ def dropout(
     >>> torch.equal(dropout(x, 0.5, key=1), dropout(x, 0.5, key=1))
     True
     """
-    if has_torch_function_unary(input):
-        return handle_torch_function(
-            dropout, (input,), input, p=p, training=training, inplace=inplace, key=key, seed=seed
-        )
     check_rate(p)
     check_input(input)
     if not training:
@@ -94,10 +89,11 @@ def dropout(
     if p == 0.0:
         return input
     if p == 1.0:
-        return _nothing(input, inplace)
+        return nothing(input, inplace)
     return noise.masked(input, float(p), None, inplace, key, seed)
 
 
+@overridable
 def dropout1d(
     input: Tensor,
     p: float | Tensor = 0.5,
@@ -117,9 +113,10 @@ def dropout1d(
     tensor([[[2., 2., 2.],
              [2., 2., 2.]]])
     """
-    return _channels(dropout1d, input, p, training, inplace, key, seed)
+    return _channels("dropout1d", input, p, training, inplace, key, seed)
 
 
+@overridable
 def dropout2d(
     input: Tensor,
     p: float | Tensor = 0.5,
@@ -130,9 +127,10 @@ def dropout2d(
     seed: int | None = None,
 ) -> Tensor:
     """Dropout of whole channels of (N, C, H, W); see `dropout1d`. As torch does, (N, C, L) is taken with a warning."""
-    return _channels(dropout2d, input, p, training, inplace, key, seed)
+    return _channels("dropout2d", input, p, training, inplace, key, seed)
 
 
+@overridable
 def dropout3d(
     input: Tensor,
     p: float | Tensor = 0.5,
@@ -143,9 +141,10 @@ def dropout3d(
     seed: int | None = None,
 ) -> Tensor:
     """Dropout of whole channels of (N, C, D, H, W) or (C, D, H, W); see `dropout1d`."""
-    return _channels(dropout3d, input, p, training, inplace, key, seed)
+    return _channels("dropout3d", input, p, training, inplace, key, seed)
 
 
+@overridable
 def alpha_dropout(
     input: Tensor,
     p: float = 0.5,
@@ -169,9 +168,10 @@ def alpha_dropout(
     >>> alpha_dropout(torch.zeros(4), 0.5, True, key=1)
     tensor([ 0.7792,  0.7792, -0.7792, -0.7792])
     """
-    return _alpha(alpha_dropout, None, input, p, training, inplace, key, seed)
+    return _alpha(False, input, p, training, inplace, key, seed)
 
 
+@overridable
 def feature_alpha_dropout(
     input: Tensor,
     p: float = 0.5,
@@ -182,9 +182,10 @@ def feature_alpha_dropout(
     seed: int | None = None,
 ) -> Tensor:
     """`alpha_dropout` of whole channels: one bit for each (example, channel)."""
-    return _alpha(feature_alpha_dropout, 2, input, p, training, inplace, key, seed)
+    return _alpha(True, input, p, training, inplace, key, seed)
 
 
+@overridable
 def gaussian_dropout(
     input: Tensor, p: float = 0.5, training: bool = True, *, key: Key = None, seed: int | None = None
 ) -> Tensor:
@@ -204,8 +205,6 @@ def gaussian_dropout(
     >>> gaussian_dropout(torch.ones(3), 0.2, key=1).round(decimals=3)
     tensor([0.8510, 1.6900, 1.1790])
     """
-    if has_torch_function_unary(input):
-        return handle_torch_function(gaussian_dropout, (input,), input, p=p, training=training, key=key, seed=seed)
     check_rate(p)
     check_input(input)
     if not training or p == 0.0:
@@ -215,6 +214,7 @@ def gaussian_dropout(
     return noise.gaussian(input, float(p), key, seed)
 
 
+@overridable
 def locked_dropout(
     input: Tensor,
     p: float | Tensor = 0.5,
@@ -238,31 +238,12 @@ def locked_dropout(
     Gal & Ghahramani (2016), "A theoretically grounded application of dropout in recurrent neural networks"; Merity,
     Keskar & Socher (2018), "Regularizing and optimizing LSTM language models".
     """
-    if has_torch_function_unary(input):
-        return handle_torch_function(
-            locked_dropout,
-            (input,),
-            input,
-            p=p,
-            training=training,
-            inplace=inplace,
-            batch_first=batch_first,
-            key=key,
-            seed=seed,
-        )
     check_rate(p)
     check_input(input)
     return _shared(input, locked_mask_shape(input, batch_first), p, training, inplace, key, seed)
 
 
-def locked_mask_shape(input: Tensor, batch_first: bool) -> tuple[int, ...]:
-    """The mask's shape: the time axis has length 1."""
-    if input.ndim not in (2, 3):
-        raise ValueError(f"locked_dropout takes (T, N, D), (N, T, D) or (T, D), got shape {tuple(input.shape)}")
-    time = 1 if batch_first and input.ndim == 3 else 0
-    return tuple(1 if axis == time else n for axis, n in enumerate(input.shape))
-
-
+@overridable
 def drop_path(
     input: Tensor,
     p: float = 0.5,
@@ -287,16 +268,12 @@ def drop_path(
             [0., 0.],
             [0., 0.]])
     """
-    if has_torch_function_unary(input):
-        return handle_torch_function(
-            drop_path, (input,), input, p=p, training=training, inplace=inplace, key=key, seed=seed
-        )
     check_rate(p)
     check_input(input)
-    shape = tuple(input.shape[:1]) + (1,) * (input.ndim - 1)
-    return _shared(input, shape, p, training, inplace, key, seed)
+    return _shared(input, example_mask_shape(input), p, training, inplace, key, seed)
 
 
+@overridable
 def drop_connect(
     weight: Tensor, p: float = 0.5, training: bool = True, *, key: Key = None, seed: int | None = None
 ) -> Tensor:
@@ -308,68 +285,10 @@ def drop_connect(
     ----------
     Wan, Zeiler, Zhang, LeCun & Fergus (2013), "Regularization of neural networks using DropConnect".
     """
-    if has_torch_function_unary(weight):
-        return handle_torch_function(drop_connect, (weight,), weight, p=p, training=training, key=key, seed=seed)
     return dropout(weight, p, training, False, key=key, seed=seed)
 
 
-def drop_block2d(
-    input: Tensor,
-    p: float = 0.5,
-    block_size: int = 7,
-    training: bool = True,
-    inplace: bool = False,
-    *,
-    key: Key = None,
-    seed: int | None = None,
-) -> Tensor:
-    """Zero square blocks of each feature map, (N, C, H, W), so that a fraction p of it is expected to go.
-
-    Blocks lie inside the map and start at each place independently with a probability γ that makes the expected
-    dropped fraction exactly p; the paper's γ is its first order. Position i is reached by n_i blocks and so is kept
-    with probability k_i = (1 − γ)^n_i; kept elements are scaled by 1/k_i.
-    Mean: the input (the paper's scale, by the fraction that happens to be kept, has no such mean). Variance:
-    (1 − k_i)/k_i · input². Elements near each other are dropped together, so methods that need independent units
-    refuse it.
-
-    Raises
-    ------
-    ValueError : p outside [0, 1], an input without four axes, a block_size below 1.
-
-    References
-    ----------
-    Ghiasi, Lin & Le (2018), "DropBlock: a regularization method for convolutional networks".
-    """
-    if has_torch_function_unary(input):
-        return handle_torch_function(
-            drop_block2d,
-            (input,),
-            input,
-            p=p,
-            block_size=block_size,
-            training=training,
-            inplace=inplace,
-            key=key,
-            seed=seed,
-        )
-    check_rate(p)
-    check_input(input)
-    law = block_law(tuple(input.shape), block_size, float(p))
-    if not training or p == 0.0:
-        return input
-    if p == 1.0:
-        return _nothing(input, inplace)
-    kept = noise.masked_ones(input, law.seeds_of(input), law.gamma, None, key, seed)
-    factor = blocks_kept(kept != 0, law, input.dtype)
-    return input.mul_(factor) if inplace else input * factor
-
-
 # -- shared by several -----------------------------------------------------------------------------------------
-
-
-def _nothing(x: Tensor, inplace: bool) -> Tensor:
-    """p = 1: zeros, whose gradient is zero and not NaN."""
-    return x.mul_(0.0) if inplace else x * 0.0
 
 
 def _shared(
@@ -391,31 +310,13 @@ def _shared(
         if p == 0.0:
             return x
         if p == 1.0:
-            return _nothing(x, inplace)
+            return nothing(x, inplace)
         factor = noise.masked_ones(x, shape, float(p), None, key, seed)
     return x.mul_(factor) if inplace else x * factor
 
 
-def channel_mask_shape(name: str, input: Tensor) -> tuple[int, ...]:
-    """One bit a channel: (N, C, 1, …), or (C, 1, …) where torch's function of this name takes one example."""
-    wanted = {"dropout1d": (2, 3), "dropout2d": (3, 4), "dropout3d": (4, 5)}[name]
-    if input.ndim not in wanted:
-        text = f"{name} takes {wanted[0]}-D or {wanted[1]}-D input, got shape {tuple(input.shape)}"
-        if input.ndim < 2 or name == "dropout1d":
-            raise ValueError(text)
-        warnings.warn(f"{text}; the first two axes are taken as example and channel", stacklevel=4)
-    if name == "dropout2d" and input.ndim == 3:
-        warnings.warn(
-            "dropout2d takes a 3-D input as (N, C, L), as torch does; use dropout1d for that, or add an axis to one "
-            "(C, H, W) example",
-            stacklevel=4,
-        )
-    leading = 1 if input.ndim == wanted[0] and name != "dropout2d" else 2
-    return tuple(input.shape[:leading]) + (1,) * (input.ndim - leading)
-
-
 def _channels(
-    function: Callable[..., Tensor],
+    name: str,
     input: Tensor,
     p: float | Tensor,
     training: bool,
@@ -423,18 +324,13 @@ def _channels(
     key: Key,
     seed: int | None,
 ) -> Tensor:
-    if has_torch_function_unary(input):
-        return handle_torch_function(
-            function, (input,), input, p=p, training=training, inplace=inplace, key=key, seed=seed
-        )
     check_rate(p)
     check_input(input)
-    return _shared(input, channel_mask_shape(function.__name__, input), p, training, inplace, key, seed)
+    return _shared(input, channel_mask_shape(name, input), p, training, inplace, key, seed)
 
 
 def _alpha(
-    function: Callable[..., Tensor],
-    axes: int | None,
+    whole_channels: bool,
     input: Tensor,
     p: float,
     training: bool,
@@ -442,27 +338,22 @@ def _alpha(
     key: Key,
     seed: int | None,
 ) -> Tensor:
-    if has_torch_function_unary(input):
-        return handle_torch_function(
-            function, (input,), input, p=p, training=training, inplace=inplace, key=key, seed=seed
-        )
     check_rate(p)
     check_input(input)
     if not training or p == 0.0:
         return input
     if p == 1.0:
-        return _nothing(input, inplace)
+        return nothing(input, inplace)
     drawn = drawn_law(float(p))
     constants = alpha_constants(drawn.p)
     floor = constants.scale * constants.dropped + constants.shift
     result: Any
-    if axes is None:
+    if not whole_channels:
         # a (m (x − α′)) + (a α′ + b) is a x + b where m = 1 and a α′ + b where m = 0: no mask is needed but the keyed.
         centered = noise.masked(input - constants.dropped, float(p), None, False, key, seed)
         result = centered * (constants.scale / drawn.scale) + floor
     else:
-        shape = tuple(input.shape[:axes]) + (1,) * (input.ndim - axes)
-        kept = noise.masked_ones(input, shape, float(p), None, key, seed) != 0
+        kept = noise.masked_ones(input, feature_mask_shape(input), float(p), None, key, seed) != 0
         factor = kept.to(input.dtype) * constants.scale
         result = input * factor + torch.where(kept, constants.shift, floor).to(input.dtype)
     return input.copy_(result) if inplace else result

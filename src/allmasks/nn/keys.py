@@ -74,7 +74,7 @@ def draw_key() -> int:
     """64 bits from torch's CPU generator, another number on each rank of a distributed run."""
     key = int(_word.here.random_(-(2**63), None).item())
     if _DISTRIBUTED and torch.distributed.is_initialized() and not _same_on_ranks:
-        key ^= (torch.distributed.get_rank() * _RANK_STEP) & (2**64 - 1)
+        key = (key ^ (torch.distributed.get_rank() * _RANK_STEP)) & (2**64 - 1)
         key = key - 2**64 if key >= 2**63 else key
     return key
 

@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from allmasks.nn import keys
 from allmasks.nn.ops import CPU, call_number, gaussian_autograd, key_tensor, masked_autograd
 
-__all__ = ["Key", "check_input", "check_rate", "gaussian", "masked", "masked_ones", "rates_of_units"]
+__all__ = [
+    "Key",
+    "check_input",
+    "check_rate",
+    "gaussian",
+    "masked",
+    "masked_ones",
+    "nothing",
+    "overridable",
+    "rates_of_units",
+]
 
 Key = int | Tensor | None
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 """Tensors whose memory is what it seems; subclasses (fake, distributed) take the operators."""
+
+
+P = ParamSpec("P")
+
+
+def overridable(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Let an active mode, or a subclass of Tensor, see the call: that is how sites are found and handed masks."""
+
+    @wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        first: Any = args[0] if args else kwargs.get("input", kwargs.get("weight"))
+        if has_torch_function_unary(first):
+            return handle_torch_function(called, (first,), *args, **kwargs)  # type: ignore[no-any-return, unused-ignore]
+        return function(*args, **kwargs)
+
+    return called
 
 
 def check_rate(p: Any) -> None:
@@ -35,6 +63,11 @@ def check_input(x: Any) -> None:
         raise TypeError(f"dropout needs a floating-point tensor, got {x.dtype}; convert it with .float() first")
     if x.layout != torch.strided:
         raise TypeError(f"dropout needs a dense tensor, got layout {x.layout}; apply it to the values")
+
+
+def nothing(x: Tensor, inplace: bool) -> Tensor:
+    """p = 1: zeros, whose gradient is zero and not NaN."""
+    return x.mul_(0.0) if inplace else x * 0.0
 
 
 def rates_of_units(p: Tensor, shape: Sequence[int]) -> Tensor:

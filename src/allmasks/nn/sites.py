@@ -8,6 +8,7 @@ from torch import Tensor
 
 from allmasks.nn import functional as f
 from allmasks.nn.blocks import block_law, blocks_kept
+from allmasks.nn.shapes import channel_mask_shape, example_mask_shape, feature_mask_shape, locked_mask_shape
 from allmasks.sites.calls import PARSERS, Call, elementwise
 
 __all__: list[str] = []
@@ -41,7 +42,7 @@ def _channels(kind: str) -> Any:
     def parse(
         input: Tensor, p: Any = 0.5, training: bool = True, inplace: bool = False, *, key: Any = None, seed: Any = None
     ) -> Call:
-        return _call(kind, f.channel_mask_shape(kind, input), input, p, training, inplace)
+        return _call(kind, channel_mask_shape(kind, input), input, p, training, inplace)
 
     return parse
 
@@ -49,8 +50,7 @@ def _channels(kind: str) -> Any:
 def _feature_alpha(
     input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False, *, key: Any = None, seed: Any = None
 ) -> Call:
-    shape = tuple(input.shape[:2]) + (1,) * (input.ndim - 2)
-    return _call("feature_alpha_dropout", shape, input, p, training, inplace)
+    return _call("feature_alpha_dropout", feature_mask_shape(input), input, p, training, inplace)
 
 
 def _locked(
@@ -63,14 +63,13 @@ def _locked(
     key: Any = None,
     seed: Any = None,
 ) -> Call:
-    return _call("locked_dropout", f.locked_mask_shape(input, batch_first), input, p, training, inplace)
+    return _call("locked_dropout", locked_mask_shape(input, batch_first), input, p, training, inplace)
 
 
 def _path(
     input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, key: Any = None, seed: Any = None
 ) -> Call:
-    shape = tuple(input.shape[:1]) + (1,) * (input.ndim - 1)
-    return _call("drop_path", shape, input, p, training, inplace)
+    return _call("drop_path", example_mask_shape(input), input, p, training, inplace)
 
 
 def _connect(weight: Tensor, p: float = 0.5, training: bool = True, *, key: Any = None, seed: Any = None) -> Call:
