@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from allmasks.expect import progress_bar
 from allmasks.expect.problem import Request
 from allmasks.methods import Method, MonteCarlo
+from allmasks.prediction.allocate import allocate
 from allmasks.prediction.result import Prediction
 from allmasks.prediction.run import Results, choose_route, drawn, masks_for_tolerance, run, unseen
 from allmasks.prediction.setup import Setup, inert_sites, look
@@ -41,6 +42,7 @@ def predict(
     y: Any = None,
     noise_precision: float | None = None,
     class_dim: int | None = None,
+    consistent: bool = False,
 ) -> Prediction:
     """Mean and spread of a model's predictions over all its dropout masks, each with its error.
 
@@ -69,6 +71,8 @@ def predict(
     y : targets; then also log p(y), the log of the mean likelihood. True takes those of a data loader.
     noise_precision : τ; a regression's y has variance 1/τ about the prediction (Gal & Ghahramani 2016).
     class_dim : axis of the classes; by default 1, and the last one of `.logits`.
+    consistent : whether all examples share each mask, so that each kept sample is one thinned network's prediction for
+        all of them; each example's errors are as good, but they are no longer independent between examples.
 
     Returns
     -------
@@ -100,6 +104,8 @@ def predict(
     request = Request(method, n_masks, atol, rtol, budget, seed)
     if noise_precision is not None and not noise_precision > 0:
         raise ValueError(f"noise_precision must be positive, got {noise_precision}")
+    if consistent and example_index is not None:
+        raise ValueError("consistent=True gives all examples one key; leave example_index out")
     likelihood = y is not None
     with progress_bar(progress) as (start, tick), torch.no_grad(), borrowed(model):
         setup = look(
@@ -112,8 +118,10 @@ def predict(
             batch_dim=batch_dim,
             batch_size=batch_size,
         )
+        setup.consistent = consistent
         _check_likelihood(setup, likelihood, noise_precision)
         route = choose_route(setup, request, samples=keep_samples, likelihood=likelihood)
+        route = allocate(setup, route, request.seed)
         masks = 0
         if isinstance(route.method, MonteCarlo) and route.sites:
             settled = route.method
