@@ -169,3 +169,29 @@ def test_quantities_ask_for_what_they_need(net):
         result.interval(quantity="median")
     assert result.to_dict()["task"] == "multiclass"
     assert "largest gap" in repr(result)
+
+
+def test_consistent_masks_are_one_thinned_network_for_all(net):
+    result = am.predict(net, X, keep_samples=True, consistent=True, n_masks=256, seed=3)
+    one = am.thinned(net, X, seed=3, mask=17, example_index=0)
+    with torch.no_grad():
+        torch.testing.assert_close(result.samples[17].float(), one(X).softmax(-1), rtol=1e-4, atol=1e-5)
+    parts = am.predict(net, X, keep_samples=True, consistent=True, n_masks=256, seed=3, batch_size=5)
+    torch.testing.assert_close(parts.samples, result.samples, rtol=1e-4, atol=1e-6)
+    assert bool(((result.mean - am.predict(net, X, n_masks=2048).mean).abs() < 6 * result.mean_error).all())
+    with pytest.raises(ValueError, match="leave example_index out"):
+        am.predict(net, X, consistent=True, example_index=range(23))
+
+
+def test_scripted_parts_are_refused_by_name():
+    import warnings
+
+    class Inner(nn.Module):
+        def forward(self, h):
+            return nn.functional.dropout(h, 0.5, self.training)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net = nn.Sequential(nn.Linear(6, 4), torch.jit.script(Inner()), nn.Linear(4, 2))
+    with pytest.raises((ValueError, am.UncontrolledRandomness), match="1"):
+        am.predict(net, X)

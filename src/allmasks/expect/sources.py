@@ -118,7 +118,10 @@ class SampledMasks:
             for site in self.sites:
                 # A site without an example axis shares one mask among all; it is keyed as example 0.
                 keys = np.zeros(1, np.int64) if site.batch_dim is None else examples
-                bits = self.sampler.draw(self.seed, site.id, numbers, keys, site.law.keep_prob)
-                kept[site.name] = torch.from_numpy(bits).to(device)
+                # Examples that share one key share its bits: drawn once.
+                shared = len(keys) > 1 and bool((keys == keys[0]).all())
+                bits = self.sampler.draw(self.seed, site.id, numbers, keys[:1] if shared else keys, site.law.keep_prob)
+                held = torch.from_numpy(bits).to(device)
+                kept[site.name] = held.expand(-1, len(keys), -1) if shared else held
             weight = torch.full((len(numbers),), 1.0 / self.n_masks, dtype=torch.float64, device=device)
             yield MaskChunk(kept, weight, int(numbers[0]))

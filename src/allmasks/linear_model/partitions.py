@@ -139,13 +139,13 @@ def _work(
     work: Callable[..., Any], shared: tuple[Any, ...], number: int, X: Any, y: Any, weight: Any, dtype: Any, check: bool
 ) -> Any:
     # Dask's own threads share out the partitions, so each takes one for itself.
-    from allmasks.kernels.cpu import _Threads as Threads
+    from allmasks.scores.threads import one_thread
 
     try:
         part = _read(X, y, weight, dtype, check)
         if part is None:
             return None
-        with Threads(1):
+        with one_thread():
             return work(part, *shared)
     except ValueError as problem:
         raise ValueError(f"partition {number}: {problem}") from None
@@ -289,7 +289,7 @@ def _rows_of(
 ) -> NDArray[Any]:
     if X.shape[0] == 0:
         return empty
-    from allmasks.kernels.cpu import _Threads as Threads
+    from allmasks.scores.threads import one_thread
 
-    with Threads(1):
+    with one_thread():
         return np.asarray(getattr(model, name)(X, *args, **keywords))

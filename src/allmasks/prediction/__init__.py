@@ -15,6 +15,7 @@ from allmasks.expect import progress_bar
 from allmasks.expect.distributed import join, unwrapped
 from allmasks.expect.problem import Request
 from allmasks.methods import Method, MonteCarlo
+from allmasks.prediction.allocate import allocate
 from allmasks.prediction.result import Prediction
 from allmasks.prediction.run import Results, Route, choose_route, drawn, masks_for_tolerance, over_ranks, run, unseen
 from allmasks.prediction.setup import Setup, inert_sites, look
@@ -42,6 +43,7 @@ def predict(
     y: Any = None,
     noise_precision: float | None = None,
     class_dim: int | None = None,
+    consistent: bool = False,
     group: Any = None,
 ) -> Prediction:
     """Mean and spread of a model's predictions over all its dropout masks, each with its error.
@@ -71,6 +73,8 @@ def predict(
     y : targets; then also log p(y), the log of the mean likelihood. True takes those of a data loader.
     noise_precision : τ; a regression's y has variance 1/τ about the prediction (Gal & Ghahramani 2016).
     class_dim : axis of the classes; by default 1, and the last one of `.logits`.
+    consistent : whether all examples share each mask, so that each kept sample is one thinned network's prediction for
+        all of them; each example's errors are as good, but they are no longer independent between examples.
     group : None for this process alone; "world" or a torch.distributed ProcessGroup, whose ranks all make this call,
         each with its own shard of x and y (`am.shard` gives one). Every rank gets the prediction of all examples, in
         order of rank; masks are keyed by position in all shards together.
@@ -106,6 +110,8 @@ def predict(
     request = Request(method, n_masks, atol, rtol, budget, seed)
     if noise_precision is not None and not noise_precision > 0:
         raise ValueError(f"noise_precision must be positive, got {noise_precision}")
+    if consistent and example_index is not None:
+        raise ValueError("consistent=True gives all examples one key; leave example_index out")
     likelihood = y is not None
     ranks = join(group)
     model = ranks.run(lambda: unwrapped(model))
@@ -122,6 +128,7 @@ def predict(
                 batch_size=batch_size,
             )
         )
+        setup.consistent = consistent
         sizes = ranks.gather(setup.data.n_examples)
         setup.n_examples = sum(sizes)
         setup.data.number_from(sum(sizes[: ranks.rank]))
@@ -132,7 +139,7 @@ def predict(
             _check_likelihood(setup, likelihood, noise_precision)
             return choose_route(setup, request, samples=keep_samples, likelihood=likelihood)
 
-        route = ranks.run(chosen)
+        route = allocate(setup, ranks.run(chosen), request.seed, ranks)
         masks = 0
         if isinstance(route.method, MonteCarlo) and route.sites:
             settled = route.method

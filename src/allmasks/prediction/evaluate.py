@@ -169,7 +169,11 @@ class Nested:
                     some = hidden[lo : lo + step]
                     first = (start + lo) * self.inner
                     numbers = first + np.arange(self.inner * len(some))
-                    bits = torch.from_numpy(self.sampler.draw(self.seed, site.id, numbers, batch.examples, q))
+                    keys = batch.examples
+                    shared = len(keys) > 1 and bool((keys == keys[0]).all())
+                    bits = torch.from_numpy(
+                        self.sampler.draw(self.seed, site.id, numbers, keys[:1] if shared else keys, q)
+                    ).expand(-1, len(keys), -1)
                     kept = bits.to(device).reshape(len(some), self.inner, *bits.shape[1:])
                     z = _last_linear(self.setup, some, kept, site.p)
                     part = MaskChunk({}, chunk.weight[where][lo : lo + step], start + lo)

@@ -28,9 +28,9 @@ from allmasks.prediction.weight import Weight, influences
 from allmasks.results import Guarantee
 from allmasks.sites import DropoutSite
 
-__all__ = ["Results", "Route", "choose_route", "masks_for_tolerance", "over_ranks", "run"]
+__all__ = ["PILOT_FIRST", "Results", "Route", "choose_route", "masks_for_tolerance", "over_ranks", "run"]
 
-_PILOT_FIRST = 2**40
+PILOT_FIRST = 2**40
 _CONFIDENCE = 0.9
 _INNER_MASKS = 8
 _RARE = 20.0
@@ -174,6 +174,7 @@ def _run_batch(
     only: tuple[str, ...],
     tick: Callable[[int], None],
 ) -> Results:
+    batch = setup.keyed(batch)
     outputs = setup.in_eval(batch)
     center = [setup.task.value(leaf) for leaf in outputs]
     target = None
@@ -357,7 +358,7 @@ def masks_for_tolerance(
     method = route.method
     assert isinstance(method, MonteCarlo)
     block = method.sampler.block
-    pilot = route.source(MIN_REPLICATES * block, request.seed, first=_PILOT_FIRST)
+    pilot = route.source(MIN_REPLICATES * block, request.seed, first=PILOT_FIRST)
 
     def worst() -> float:
         found = run(setup, route, pilot, only=("mean",), tick=tick)

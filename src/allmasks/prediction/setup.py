@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -35,6 +36,7 @@ class Setup:
     dims : example axis of each tensor of the output; None: that tensor depends on no single example.
     n_examples : of all ranks together.
     last : the site before a final Linear, where the output is that Linear's; else None.
+    consistent : whether all examples share each mask.
     """
 
     model: nn.Module
@@ -49,6 +51,11 @@ class Setup:
     leaves: list[Any]
     notes: tuple[str, ...]
     n_examples: int
+    consistent: bool = False
+
+    def keyed(self, batch: Batch) -> Batch:
+        """The batch with the keys its masks are drawn by: each example's own, or one for all."""
+        return replace(batch, examples=np.zeros_like(batch.examples)) if self.consistent else batch
 
     def outputs(self, output: Any) -> list[Tensor]:
         """The output's tensors that depend on examples, their axis first."""

@@ -1,0 +1,53 @@
+"""Nested masks, allotted by a pilot: where the variance arises, unbiased, and the same for every batch size."""
+
+import pytest
+import torch
+from torch import nn
+
+import allmasks as am
+from allmasks.methods import Enumeration, MonteCarlo
+from model_cases import generator, seeded
+
+X = torch.randn(4, 3, generator=generator(4), dtype=torch.float64)
+
+
+def net(below: float, last: float) -> nn.Module:
+    def make():
+        layers = [nn.Dropout(below), nn.Linear(3, 120), nn.Tanh(), nn.Linear(120, 5), nn.Tanh(), nn.Dropout(last)]
+        return nn.Sequential(*layers, nn.Linear(5, 3))
+
+    return seeded(make, seed=2, scale=1.5)
+
+
+def inner(model, **more):
+    from allmasks.expect.problem import Request
+    from allmasks.prediction.allocate import allocate
+    from allmasks.prediction.run import choose_route
+    from allmasks.prediction.setup import look
+
+    options = {"task": "multiclass", "class_dim": None, "example_index": None, "batch_dim": None, "batch_size": None}
+    with torch.no_grad():
+        setup = look(model, X, None, **{**options, **more})
+        request = Request(MonteCarlo(n_masks=256), None, None, None, None, 0)
+        return allocate(setup, choose_route(setup, request, samples=False, likelihood=False), 0).inner
+
+
+def test_the_last_layer_gets_more_masks_where_its_share_is_larger():
+    small, large = inner(net(0.5, 0.05)), inner(net(0.02, 0.6))
+    assert small < large, (small, large)
+    assert inner(net(0.02, 0.6), batch_size=1) == large
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rates", [(0.5, 0.05), (0.02, 0.6)])
+def test_allotted_masks_are_unbiased(rates):
+    model = net(*rates)
+    exact = am.predict(model, X, task="multiclass", method=Enumeration())
+    runs, x = 100, X[:1].repeat(100, 1)
+    many = am.predict(model, x, task="multiclass", method=MonteCarlo(n_masks=256))
+    for quantity in ("mean", "expected_entropy"):
+        values, truth = getattr(many, quantity), getattr(exact, quantity)[0]
+        z = (values.mean(dim=0) - truth) / (values.std(dim=0) / runs**0.5)
+        assert float(z.abs().max()) < 4.5, (quantity, z)
+    biased = many.mean * 1.02
+    assert float(((biased.mean(dim=0) - exact.mean[0]) / (biased.std(dim=0) / runs**0.5)).abs().max()) > 4.5
