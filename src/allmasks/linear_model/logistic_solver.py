@@ -19,6 +19,10 @@ _ROUGH = 1e-2
 """Relative gradient at which the stand-in has told what it can: its minimum is about so far from the exact one."""
 
 
+_KEEP = 0.2
+"""A step that divides the gradient by five shows a curvature good enough for the next step too."""
+
+
 @dataclass(frozen=True)
 class Solution:
     """Weights and intercept, and the exact objective and gradient there (tolerance 1e-12 of each row)."""
@@ -61,7 +65,9 @@ def solve(
         w, taken = rough.w, rough.n_iter
     # Each row's loss is off by at most `accuracy` at the end, so neither the line search nor the gradient notices.
     accuracy = min(1e-8, max(1e-3 * tol, 1e-13))
-    best = minimize(ExactLogistic(task, accuracy, scale), w, tol * scale, max_iter, report=teller("exact"))
+    best = minimize(
+        ExactLogistic(task, accuracy, scale), w, tol * scale, max_iter, keep_below=_KEEP, report=teller("exact")
+    )
     final = ExactLogistic(task, 1e-12)
     value, gradient = final.value_and_gradient(best.w)
     norm = float(np.linalg.norm(gradient))
