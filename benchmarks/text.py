@@ -1,6 +1,9 @@
 """Dropout against L2 on text: accuracy over folds, fit times, and sampled masks at equal exact objective.
 
     python benchmarks/text.py --data DIR [--out text.json] [--sets rts subj cr athr books …] [--folds 10] [--no-sampled]
+    python benchmarks/text.py --data DIR --out text.json --times 5
+
+The second, after the first: fit times alone, of the first fold at the settings it chose, the two taking turns.
 
 DIR holds text/, amazon/ and wide/ (see the README of the data; nothing of it is shipped). Features: binary, whitespace
 tokens and pairs of neighbors. Each outer fold chooses C, or (p, alpha), by 5-fold cross-validation on its training rows
@@ -220,6 +223,34 @@ def summary(records: dict[str, Any]) -> Table:
     return table
 
 
+def fit_times(X: Any, y: np.ndarray, record: dict[str, Any], repeats: int) -> dict[str, tuple[float, float]]:
+    """Medians of (wall, processor) seconds at the fold's choice; processor seconds count both threads."""
+    rivals = {
+        "L2": lambda: LogisticRegression(tol=same_tolerance(X, y), max_iter=20000, **record["l2_choice"]),
+        "dropout": lambda: DropoutLogisticRegression(tol=TOL, **record["dropout_choice"]),
+    }
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in rivals}
+    for _ in range(repeats):
+        for name, make in rivals.items():
+            start = time.process_time()
+            _, wall = timed(make(), X, y)
+            seconds[name].append((wall, time.process_time() - start))
+    return {name: tuple(np.median(values, axis=0)) for name, values in seconds.items()}  # type: ignore[misc]
+
+
+def times_table(records: dict[str, Any], names: list[str], data: Path, repeats: int, console: Console) -> None:
+    for name in names:
+        record = records.get(f"{name}/fold00")
+        if record is None:
+            continue
+        X, y, _, _ = next(splits(name, data, 1))
+        wall, processor = zip(*fit_times(X, y, record, repeats).values(), strict=True)
+        console.print(
+            f"{name}: L2 {wall[0]:.3f} s, dropout {wall[1]:.3f} s, ratio {wall[1] / wall[0]:.1f}; "
+            f"processor seconds {processor[0]:.3f}, {processor[1]:.3f}, ratio {processor[1] / processor[0]:.1f}"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -227,6 +258,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--folds", type=int, default=10, help="outer folds to run at most")
     parser.add_argument("--no-sampled", action="store_true", help="leave the sampled masks out")
+    parser.add_argument("--times", type=int, default=0, metavar="N", help="only fit times: medians of N, needs --out")
     args = parser.parse_args()
     records: dict[str, Any] = json.loads(args.out.read_text()) if args.out and args.out.exists() else {}
     console = Console(width=140)
@@ -245,6 +277,9 @@ def main() -> None:
         # Compiled once, before anything is timed.
         DropoutLogisticRegression().fit(tiny, [0, 1, 1])
         DropoutLogisticRegression().fit(tiny.toarray(), [0, 1, 1])
+    if args.times:
+        times_table(records, args.sets, args.data, args.times, console)
+        return
     for name in args.sets:
         for fold, (X, y, X_test, y_test) in enumerate(splits(name, args.data, args.folds)):
             if fold >= args.folds:

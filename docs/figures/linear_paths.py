@@ -2,7 +2,7 @@
 
     pip install 'allmasks[figures]' && python docs/figures/linear_paths.py
 
-writes linear_paths.svg and rare_features.svg beside this file.
+writes linear_paths.svg, rare_features.svg and logistic_paths.svg beside this file.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
-from sklearn.datasets import load_diabetes
-from sklearn.linear_model import Ridge
+from sklearn.datasets import load_breast_cancer, load_diabetes
+from sklearn.linear_model import LogisticRegression, Ridge
 
-from allmasks.linear_model import DropoutRidge
+from allmasks.linear_model import DropoutLogisticRegression, DropoutRidge
 
 HERE = Path(__file__).parent
 COLORS = ["#0b6fa4", "#c8551b", "#3a8f5c", "#8a5aa8", "#b08a00", "#5b6770", "#c2417c", "#2aa3a3", "#7a4b2a", "#444444"]
@@ -48,6 +48,28 @@ def paths() -> None:
     figure.update_xaxes(title_text="α", type="log", row=1, col=2)
     figure.update_yaxes(title_text="coefficient × standard deviation", row=1, col=1)
     finished(figure, "linear_paths.svg", 420)
+
+
+def logistic_paths() -> None:
+    """The first ten breast-cancer measurements, standardized: logistic loss, over p at a little L2, and over α."""
+    X, y = load_breast_cancer(return_X_y=True)
+    names = load_breast_cancer().feature_names[:10]
+    X = (X[:, :10] - X[:, :10].mean(axis=0)) / X[:, :10].std(axis=0)
+    rates = np.linspace(0.0, 0.95, 39)
+    alphas = np.logspace(-1, 4, 40)
+    over_p = np.array([DropoutLogisticRegression(p, alpha=0.1).fit(X, y).coef_[0] for p in rates])
+    over_alpha = np.array([LogisticRegression(C=1 / a, tol=1e-8, max_iter=5000).fit(X, y).coef_[0] for a in alphas])
+    figure = make_subplots(1, 2, shared_yaxes=True, subplot_titles=("dropout, over p (α = 0.1)", "L2, over α"))
+    for j, name in enumerate(names):
+        line = {"color": COLORS[j], "width": 1.6}
+        figure.add_scatter(x=rates, y=over_p[:, j], name=name, line=line, legendgroup=name, row=1, col=1)
+        figure.add_scatter(
+            x=alphas, y=over_alpha[:, j], name=name, line=line, legendgroup=name, showlegend=False, row=1, col=2
+        )
+    figure.update_xaxes(title_text="p", row=1, col=1)
+    figure.update_xaxes(title_text="α", type="log", row=1, col=2)
+    figure.update_yaxes(title_text="coefficient", row=1, col=1)
+    finished(figure, "logistic_paths.svg", 420)
 
 
 def rare_features() -> None:
@@ -84,3 +106,4 @@ def rare_features() -> None:
 if __name__ == "__main__":
     paths()
     rare_features()
+    logistic_paths()

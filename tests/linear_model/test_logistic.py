@@ -60,12 +60,13 @@ def test_the_enumerated_gradient_vanishes(p, form, alpha):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
-def test_the_enumerated_gradient_vanishes_for_14_binary_features(p):
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
+def test_the_enumerated_gradient_vanishes_for_14_binary_features(form, p):
     rng = np.random.default_rng(3)
     X = (rng.random((60, 14)) < 0.3).astype(float)
     y = (X[:, 0] + rng.random(60) > 0.7).astype(int)
     one = np.ones(60)
-    model = DropoutLogisticRegression(p, alpha=0.1, fit_intercept=False).fit(sparse.csr_matrix(X), y)
+    model = DropoutLogisticRegression(p, alpha=0.1, fit_intercept=False).fit(form(X), y)
     _, at = enumerated(model.coef_[0], 0.0, X, y, p, 0.1, one)
     _, zero = enumerated(np.zeros(14), 0.0, X, y, p, 0.1, one)
     assert model.intercept_[0] == 0.0

@@ -14,37 +14,40 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from allmasks.linear_model import DropoutPoissonRegressor
 
 
-@parametrize_with_checks([DropoutPoissonRegressor()])
+@parametrize_with_checks([DropoutPoissonRegressor(), DropoutPoissonRegressor(0.2, alpha=1.0)])
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
 
 
-def enumerated_gradient(w, b, X, y, p, alpha, weight):
-    """Gradient of Σ s E[e^S − yS] + α/2 ‖w‖², mask by mask."""
+def enumerated(w, b, X, y, p, alpha, weight):
+    """Value and gradient of Σ s E[e^S − yS] + α/2 ‖w‖², mask by mask."""
     p = np.broadcast_to(p, len(w))
-    gw, gb = alpha * w, 0.0
+    value, gw, gb = alpha / 2 * w @ w, alpha * w, 0.0
     for bits in itertools.product((0.0, 1.0), repeat=len(w)):
         m = np.array(bits)
         chance = np.prod(np.where(m > 0, 1 - p, p))
         thinned = X * m / (1 - p)
-        r = weight * (np.exp(thinned @ w + b) - y)
+        score = thinned @ w + b
+        value += chance * weight @ (np.exp(score) - y * score)
+        r = weight * (np.exp(score) - y)
         gw = gw + chance * thinned.T @ r
         gb += chance * r.sum()
-    return np.append(gw, gb)
+    return value, np.append(gw, gb)
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9, "each"])
 @pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
-def test_the_enumerated_gradient_vanishes(p, form):
+def test_the_enumerated_vanishes(p, form):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(40, 8)) * (rng.random((40, 8)) < 0.6)
     y = rng.poisson(np.exp(X[:, 0] * 0.5 + 0.3))
     weight = rng.uniform(0.5, 2.0, 40)
     rates = np.linspace(0.0, 0.8, 8) if p == "each" else p
     model = DropoutPoissonRegressor(rates, alpha=0.5).fit(form(X), y, weight)
-    at = enumerated_gradient(model.coef_, model.intercept_, X, y, rates, 0.5, weight)
-    zero = enumerated_gradient(np.zeros(8), 0.0, X, y, rates, 0.5, weight)
+    value, at = enumerated(model.coef_, model.intercept_, X, y, rates, 0.5, weight)
+    _, zero = enumerated(np.zeros(8), 0.0, X, y, rates, 0.5, weight)
     assert np.linalg.norm(at) <= 1e-6 * np.linalg.norm(zero)
+    assert abs(model.objective_ - value) <= model.objective_error_ < 1e-9 * abs(value)
     assert model.gradient_norm_ == pytest.approx(np.linalg.norm(at), abs=1e-9 * np.linalg.norm(zero))
 
 
@@ -56,6 +59,14 @@ def test_without_dropout_it_is_poisson_regression():
     theirs = PoissonRegressor(alpha=2.0 / 80, tol=1e-10, max_iter=1000, solver="newton-cholesky").fit(X, y)
     np.testing.assert_allclose(ours.coef_, theirs.coef_, rtol=1e-6, atol=1e-8)
     assert ours.intercept_ == pytest.approx(theirs.intercept_, rel=1e-6, abs=1e-8)
+    # Without an intercept a rate far from 1 cannot be met: a poor score, and the same one in both.
+    shifted = y + 20
+    ours = DropoutPoissonRegressor(0.0, alpha=2.0, tol=1e-10, fit_intercept=False).fit(X, shifted)
+    theirs = PoissonRegressor(
+        alpha=2.0 / 80, tol=1e-10, max_iter=1000, solver="newton-cholesky", fit_intercept=False
+    ).fit(X, shifted)
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, rtol=1e-6, atol=1e-8)
+    assert ours.score(X, shifted) == pytest.approx(theirs.score(X, shifted), rel=1e-6)
 
 
 def test_mean_over_masks_and_spread():

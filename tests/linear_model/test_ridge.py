@@ -181,13 +181,15 @@ def test_edges():
         ({"p": 1.0}, r"p is the probability of dropping and must lie in \[0, 1\), got 1.0"),
         ({"p": float("nan")}, "got nan"),
         ({"p": [0.1, 0.2]}, r"p must be one rate, or one for each of the 3 features, got shape \(2,\)"),
-        ({"alpha": -1.0}, "alpha must be a finite number of 0 or more, got -1.0"),
-        ({"alpha": "much"}, "alpha must be a finite number of 0 or more, got 'much'"),
+        ({"alpha": -1.0}, "alpha must be finite and at least 0, got -1.0"),
+        ({"alpha": float("inf")}, "alpha must be finite and at least 0, got inf"),
     ],
 )
 def test_refusals(arguments, message):
     X, y = np.eye(3), np.arange(3.0)
     with pytest.raises(ValueError, match=message):
         DropoutRidge(**arguments).fit(X, y)
+    with pytest.raises(TypeError, match="alpha must be a number, got 'much'"):
+        DropoutRidge(alpha="much").fit(X, y)
     with pytest.raises(ValueError, match=r"(?i)sample.weights? must .* at least one"):
         DropoutRidge().fit(X, y, np.zeros(3))

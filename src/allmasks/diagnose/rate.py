@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from allmasks.diagnose.paired import interval, p_value, seed_numbers
+from allmasks.linear_model.checks import check_number
 from allmasks.linear_model.quadratic import Centered
 from allmasks.linear_model.rate_path import rate_path
-from allmasks.linear_model.ridge import check_alpha, second_moments
+from allmasks.linear_model.ridge import second_moments
 from allmasks.masks import check_p
 from allmasks.results import plain_numbers
 from allmasks.trials import Trials, run_trials
@@ -80,7 +81,7 @@ def linear_rate_curve(X: ArrayLike, y: ArrayLike, *, p: ArrayLike = RATES, alpha
         raise ValueError("X and y must be finite; remove or impute those examples")
     n, strengths = len(rows), rates / (1.0 - rates)
     data = Centered.of(rows, target[:, None], np.ones(n), center=True)
-    path = rate_path(data, second_moments(rows), check_alpha(alpha))
+    path = rate_path(data, second_moments(rows), check_number("alpha", alpha, lowest=0.0))
     squared = path.left_out(strengths, center=True).T
     freedom = path.degrees_of_freedom(strengths, center=True)
     error = squared.mean(axis=1)

@@ -174,22 +174,19 @@ class ExactLogistic:
         self._total = float(task.noisy.sum())
         self.error = np.nan
         """Bound on the error of the last value: of each row's mean over masks, and round-off of the sum."""
+        self.used = np.nan
+        """Tolerance of each row's mean in the last value and gradient."""
 
     def value_and_gradient(self, w: Array) -> tuple[float, Array]:
         task = self.task
-        weights, b = task.split(w)
-        share = task.noisy / self._total
-        problem = ScoreProblem(weights, task.rows.X, task.p, b, share)
+        weights, _ = task.split(w)
+        self.used = self.method.tol
         try:
-            out, gradient, _ = logistic_moments(problem, self.method, grads=1)
+            out, gradient = self._moments(w, grads=1)
         except MethodNotApplicable:
             # A step so long that a row's scores spread beyond the node budget: the line search shortens it.
             return np.inf, np.full_like(w, np.nan)
-        mu = out[:, 4]
-        value, slope = task.common(weights, mu)
-        value += float(task.noisy @ (np.logaddexp(0.0, mu) + out[:, 0]))
-        sizes = np.abs(task.label * mu) + task.noisy * np.logaddexp(0.0, mu)
-        self.error = float(task.noisy @ out[:, 1]) + (task.rows.n + task.rows.d + 16) * EPS * float(sizes.sum())
+        value, slope = self._value(weights, out)
         total = self._total * gradient + task.rows.transposed_dot(slope) + task.alpha * weights
         total = task.join(total, float(slope.sum() + task.noisy @ out[:, 2]))
         if self._scale > 0:
@@ -197,6 +194,25 @@ class ExactLogistic:
             # Digits once gained are kept, so that values stay comparable.
             self.method = Fourier(tol=max(self._tol, min(self.method.tol, needed)))
         return value, total
+
+    def value(self, w: Array) -> float:
+        """The value alone, for about half the time."""
+        return self._value(self.task.split(w)[0], self._moments(w, grads=0)[0])[0]
+
+    def _moments(self, w: Array, grads: int) -> tuple[Array, Array]:
+        task = self.task
+        weights, b = task.split(w)
+        problem = ScoreProblem(weights, task.rows.X, task.p, b, task.noisy / self._total)
+        out, gradient, _ = logistic_moments(problem, self.method, grads=grads)
+        return out, gradient
+
+    def _value(self, weights: Array, out: Array) -> tuple[float, Array]:
+        task, mu = self.task, out[:, 4]
+        value, slope = task.common(weights, mu)
+        value += float(task.noisy @ (np.logaddexp(0.0, mu) + out[:, 0]))
+        sizes = np.abs(task.label * mu) + task.noisy * np.logaddexp(0.0, mu)
+        self.error = float(task.noisy @ out[:, 1]) + (task.rows.n + task.rows.d + 16) * EPS * float(sizes.sum())
+        return value, slope
 
     def curvature(self, w: Array) -> Curvature:
         task, rows = self.task, self.task.rows

@@ -62,6 +62,7 @@ def minimize(
     max_iter: int,
     *,
     forcing: float = 0.1,
+    keep_below: float = 0.0,
     report: Callable[[int, float, float], None] | None = None,
 ) -> Minimum:
     """Descend from w until ‖∇f‖₂ ≤ target.
@@ -71,6 +72,8 @@ def minimize(
     target : norm of the gradient at which to stop.
     max_iter : steps at most.
     forcing : conjugate gradients stop at a residual of so much of the gradient, less as it shrinks.
+    keep_below : after a step that left less than this share of the gradient, the curvature is kept for the next: it is
+        good enough there, and the pairs correct it.
     report : called with (step, value, norm of the gradient).
 
     Not converged where max_iter is used up, or where no step lowers f any further (round-off).
@@ -78,6 +81,7 @@ def minimize(
     value, gradient = objective.value_and_gradient(w)
     pairs: list[tuple[Array, Array]] = []
     first = float(np.linalg.norm(gradient))
+    curvature, before = None, first
     for step_number in range(max_iter + 1):
         norm = float(np.linalg.norm(gradient))
         if report is not None:
@@ -85,7 +89,9 @@ def minimize(
         if not np.isfinite(value) or norm <= target or step_number == max_iter:
             break
         relative = min(forcing, max(np.sqrt(norm / first) * forcing, 0.3 * target / norm))
-        curvature = objective.curvature(w)
+        if curvature is None or norm > keep_below * before:
+            curvature = objective.curvature(w)
+        before = norm
         direction = _two_loop(gradient, pairs, curvature, relative)
         slope = float(gradient @ direction)
         if not slope < 0:

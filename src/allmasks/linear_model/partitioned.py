@@ -85,6 +85,8 @@ class Summed:
     alpha: float
     fit_intercept: bool
     error: float = np.nan
+    used: float = np.nan
+    """Partitions do not report the tolerance they used."""
 
     def split(self, w: Array) -> tuple[Array, float]:
         return (w[:-1], float(w[-1])) if self.fit_intercept else (w, 0.0)
@@ -99,6 +101,9 @@ class Summed:
         value, gradient, self.error = self.data.sum(_value_and_gradient, self.make, self.of, w)
         weights, _ = self.split(w)
         return value + 0.5 * self.alpha * float(weights @ weights), gradient + self._penalized(w)
+
+    def value(self, w: Array) -> float:
+        return self.value_and_gradient(w)[0]
 
     def curvature(self, w: Array) -> Curvature:
         ridge = self._penalized(np.ones(self.size))

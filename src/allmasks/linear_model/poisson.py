@@ -49,7 +49,8 @@ class DropoutPoissonRegressor(RegressorMixin, BaseEstimator):
     Attributes
     ----------
     coef_ : (d,). intercept_ : a number.
-    objective_, gradient_norm_ : value and norm of the gradient of the exact objective at the solution.
+    objective_, gradient_norm_ : value and norm of the gradient of the exact objective at the solution;
+        objective_error_ bounds its round-off.
     equivalent_penalty_ : (d,) λⱼ = pⱼ/(1−pⱼ) Σᵢ sᵢ e^{μᵢ} xᵢⱼ²: to second order dropout adds ½ Σⱼ λⱼ wⱼ², so λⱼ and
         alpha multiply the same ½wⱼ².
     n_iter_ : Newton steps.
@@ -143,6 +144,7 @@ class DropoutPoissonRegressor(RegressorMixin, BaseEstimator):
         self.coef_ = weights.astype(dtype)
         self.intercept_ = dtype.type(b)
         self.objective_ = best.value
+        self.objective_error_ = objective.rounding(best.w)
         self.gradient_norm_ = float(np.linalg.norm(best.gradient))
         self.n_iter_ = best.n_iter
         self.equivalent_penalty_ = objective.equivalent_penalty(best.w)

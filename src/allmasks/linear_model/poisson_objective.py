@@ -101,6 +101,19 @@ class ExactPoisson:
             gradient = gradient + self.alpha * weights
             return value, self.join(gradient, float(self.weight @ (mean - self.y)))
 
+    def rounding(self, w: Array) -> float:
+        """Bound on the round-off of the value at w: of each row's log M and μ, and of the sum over rows."""
+        weights, b = self.split(w)
+        X = self.rows.X
+        terms = int(np.diff(X.indptr).max(initial=0)) if sparse.issparse(X) else self.rows.d
+        reach = np.abs(b) + np.asarray(abs(X) @ np.abs(weights / (1.0 - self.p)))
+        mean, _, _ = self._tilted(weights, b)
+        sizes = self.weight * (mean + self.y * reach)
+        rows = float(sizes @ ((terms + 16.0) * (reach + 4.0)))
+        ridge = 0.5 * self.alpha * float(weights @ weights)
+        eps = float(np.finfo(np.float64).eps)
+        return eps * (rows + (self.rows.n + 4.0) * float(sizes.sum()) + (self.rows.d + 4.0) * ridge)
+
     def curvature(self, w: Array) -> Curvature:
         weights, b = self.split(w)
         mean, hat, extra = self._tilted(weights, b)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import warnings
 from typing import Any
 
@@ -13,21 +12,15 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from allmasks.linear_model.checks import check_number
 from allmasks.linear_model.moments import Moments
 from allmasks.linear_model.partitions import chunkwise, is_lazy, refuse_lazy
 from allmasks.linear_model.quadratic import Centered, Solution, solve_penalized
 from allmasks.linear_model.rates import feature_rates
 
-__all__ = ["DropoutRidge", "RidgePrediction", "check_alpha", "row_weights", "second_moments"]
+__all__ = ["DropoutRidge", "RidgePrediction", "row_weights", "second_moments"]
 
 Array = NDArray[np.float64]
-
-
-def check_alpha(alpha: Any) -> float:
-    """A finite α ≥ 0, or a ValueError that names it."""
-    if not isinstance(alpha, numbers.Real) or not 0 <= float(alpha) < np.inf:
-        raise ValueError(f"alpha must be a finite number of 0 or more, got {alpha!r}")
-    return float(alpha)
 
 
 def second_moments(X: Any, weight: Array | None = None) -> Array:
@@ -155,7 +148,7 @@ class DropoutRidge(RidgePrediction):
         X, y = validate_data(
             self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32), multi_output=True, y_numeric=True
         )
-        rates, alpha = feature_rates(self.p, X.shape[1]), check_alpha(self.alpha)
+        rates, alpha = feature_rates(self.p, X.shape[1]), check_number("alpha", self.alpha, lowest=0.0)
         weight = row_weights(sample_weight, X)
         targets = np.asarray(y, np.float64).reshape(len(y), -1)
         squares = second_moments(X, weight)
@@ -215,7 +208,7 @@ class DropoutRidge(RidgePrediction):
             reset=seen is None,
         )
         feature_rates(self.p, X.shape[1])
-        check_alpha(self.alpha)
+        check_number("alpha", self.alpha, lowest=0.0)
         targets = np.asarray(y, np.float64).reshape(len(y), -1)
         batch = Moments.of(X, targets, row_weights(sample_weight, X))
         if seen is not None and batch.y_mean.shape != seen.y_mean.shape:

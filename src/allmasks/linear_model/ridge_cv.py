@@ -10,11 +10,12 @@ from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
 from sklearn.utils.validation import validate_data
 
+from allmasks.linear_model.checks import check_number
 from allmasks.linear_model.partitions import refuse_lazy
 from allmasks.linear_model.quadratic import Centered
 from allmasks.linear_model.rate_path import rate_path
 from allmasks.linear_model.rates import feature_rates
-from allmasks.linear_model.ridge import DropoutRidge, RidgePrediction, check_alpha, row_weights, second_moments
+from allmasks.linear_model.ridge import DropoutRidge, RidgePrediction, row_weights, second_moments
 
 __all__ = ["DropoutRidgeCV"]
 
@@ -92,7 +93,7 @@ class DropoutRidgeCV(RidgePrediction):
             self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32), multi_output=True, y_numeric=True
         )
         rates = feature_rates(self.ps, len(np.atleast_1d(np.asarray(self.ps))))
-        alphas = [check_alpha(a) for a in np.atleast_1d(np.asarray(self.alphas, dtype=object))]
+        alphas = [check_number("alpha", a, lowest=0.0) for a in np.atleast_1d(np.asarray(self.alphas, dtype=object))]
         if not len(rates) or not alphas:
             raise ValueError("ps and alphas must each hold at least one value")
         if self.cv is None and self.scoring is not None:

@@ -47,14 +47,15 @@ def logistic_moments(
     one_rate = len(random_rates) > 0 and bool((random_rates == random_rates[0]).all())
     coef = cumulant_terms(float(random_rates[0])) if one_rate else np.empty(0)
     settings = (problem.p, problem.intercept, coef, method.tol, method.max_nodes, problem.share, target, grads)
-    grad_w, grad_x = np.zeros(d), np.zeros(1)
+    grad_w: Array = np.zeros(d)
+    grad_x: Array = np.zeros(1)
     if problem.is_sparse:
         x = problem.X
         terms = np.zeros(len(x.data) if grads else 1)
         chunks = max(1, min(64, n))
         refused = kernels.sparse_rows(x.data, x.indices, x.indptr, problem.per_unit, *settings, chunks, out, terms)
         if grads:
-            grad_w = np.bincount(x.indices, x.data * terms, d)
+            grad_w = np.bincount(x.indices, x.data * terms, d).astype(np.float64, copy=False)
         if grads > 1:
             grad_x = problem.weights[x.indices] * terms
     else:

@@ -20,6 +20,7 @@ from numba import njit
 
 from allmasks.scores.power_sums import TERMS, WIDTH, power_sums, series_at, tilt_polynomial, tilted_values
 from allmasks.scores.tail_bounds import last_node_at, log_mgf_bound, period_for, statistics
+from allmasks.scores.unit_order import largest_to_front, small_to_back
 
 __all__ = ["MAX_ENUMERATED", "logistic_row", "workspace"]
 
@@ -58,41 +59,6 @@ def _sigmoid(s):  # type: ignore[no-untyped-def]
         return 1.0 / (1.0 + math.exp(-s))
     e = math.exp(s)
     return e / (1.0 + e)
-
-
-@njit(cache=True)
-def _swap(units, i, j):  # type: ignore[no-untyped-def]
-    a, p, sub, column = units
-    a[i], a[j] = a[j], a[i]
-    p[i], p[j] = p[j], p[i]
-    sub[i], sub[j] = sub[j], sub[i]
-    column[i], column[j] = column[j], column[i]
-
-
-@njit(cache=True)
-def _largest_to_front(units, m, k):  # type: ignore[no-untyped-def]
-    """The k units of largest |a| come first, largest first."""
-    a = units[0]
-    for i in range(k):
-        top = i
-        for j in range(i + 1, m):
-            if abs(a[j]) > abs(a[top]):
-                top = j
-        _swap(units, i, top)
-
-
-@njit(cache=True)
-def _small_to_back(units, lo, m, cut):  # type: ignore[no-untyped-def]
-    """Units with |a| ≤ cut move behind the others; returns where they begin."""
-    a = units[0]
-    i, end = lo, m
-    while i < end:
-        if abs(a[i]) <= cut:
-            end -= 1
-            _swap(units, i, end)
-        else:
-            i += 1
-    return end
 
 
 @njit(cache=True, fastmath={"contract"}, error_model="numpy")
@@ -177,7 +143,7 @@ def _characteristic_function(units, lo, m, coef, var, h, n_nodes, trim, work):  
             # Up to |a| t = 1 the series holds. Up to π each unit's |factor| falls with t, so that past a dead node
             # all are dead.
             scale = covered * h
-            first = _small_to_back(units, lo, m, min(1.0 / scale, 3.14 / (n_nodes * h)))
+            first = small_to_back(units, lo, m, min(1.0 / scale, 3.14 / (n_nodes * h)))
             count = m - first
             if count < _FEW:
                 first = m
@@ -249,7 +215,7 @@ def logistic_row(  # type: ignore[no-untyped-def]
             chosen = 0
     if chosen < 0:
         limit = min(m, MAX_ENUMERATED)
-        _largest_to_front(units, m, limit)
+        largest_to_front(units, m, limit)
         best = math.inf
         for k in range(limit + 1):
             s, v, top, r = statistics(a, p, sub_gaussian, k, m)
