@@ -275,8 +275,14 @@ def test_doctor(capsys):
     assert code == 0
     assert "ok: Threefry-2x32-13 gives ba3e4725 f27d669e, published ba3e4725 f27d669e" in out
     assert "ok: logistic loss over 32 masks" in out
+    assert "ok: the compiled kernel and the reference differ in 0 of 444 bits" in out
+    assert "the net and the generator are as before" in out
     numbers = json.loads(run(capsys, "doctor --json -")[1])
     assert numbers["healthy"] is True
+    assert numbers["seconds"] < 60
+    assert numbers["torch_threads"] >= 1
+    assert numbers["numba_threads"] >= 1
+    assert numbers["kernels_writable"] is True
     assert numbers["packages"]["allmasks"] == allmasks.__version__
 
 
@@ -285,6 +291,31 @@ def test_doctor_reports_a_broken_installation(capsys, monkeypatch):
     code, out, _ = run(capsys, "doctor")
     assert code == 1
     assert "FAILED: Threefry-2x32-13 gives 00000001 00000002" in out
+
+
+def test_doctor_sees_a_kernel_that_draws_other_bits(capsys, monkeypatch):
+    monkeypatch.setattr("allmasks.kernels.draw.independent", lambda keys, flips, rows, threshold, out: out.fill(1))
+    monkeypatch.setattr("allmasks.doctor._kernel_cache", lambda: ("", True))
+    code, out, _ = run(capsys, "doctor")
+    assert code == 1
+    assert "FAILED: the compiled kernel and the reference differ in" in out
+
+
+def test_doctor_tells_which_extras_are_there(capsys, monkeypatch):
+    from allmasks import doctor
+
+    listed = [
+        "numpy>=1",
+        "safetensors>=0.4; extra == 'safetensors'",
+        "no-such[x]>=1 ; extra == 'hf'",
+        "b; extra == 'dev'",
+    ]
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: listed)
+    assert doctor._extras().keys() == {"safetensors", "hf"}
+    assert doctor._extras()["hf"] == {"no-such": "not installed"}
+    out = run(capsys, "doctor")[1]
+    assert "installed: safetensors" in out
+    assert "no-such not installed" in out
 
 
 # ---- start-up

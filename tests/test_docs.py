@@ -1,5 +1,6 @@
 """The documentation: every Python block runs as it stands, and the site builds without a warning."""
 
+import importlib
 import importlib.util
 import re
 import shutil
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import allmasks
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.S | re.M)
@@ -38,6 +41,19 @@ def test_both_languages_run_the_same_code():
 
     for page in (ROOT / "docs").rglob("*.ko.md"):
         assert program(page) == program(page.with_name(page.name.replace(".ko.md", ".md"))), page.name
+
+
+def test_every_public_name_is_on_the_api_page():
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"^::: allmasks\.(\S+)$", text, re.M))
+    ends = {path.rsplit(".", 1)[1] for path in shown}
+    rooms = ("linear_model", "methods", "samplers", "errors", "monitor")
+    wanted = set(allmasks._HOME) | {n for room in rooms for n in getattr(allmasks, room).__all__}
+    wanted |= {n for n in allmasks.nn.__all__ if n not in ("functional",)}
+    assert wanted - {"Sampler", "Method", "MonteCarloBlock"} <= ends
+    for path in shown:
+        module, _, name = path.rpartition(".")
+        assert hasattr(importlib.import_module(f"allmasks.{module}"), name), path
 
 
 @pytest.mark.slow

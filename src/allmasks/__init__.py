@@ -35,6 +35,7 @@ _HOME = {
     "Comparison": "allmasks.diagnose",
     "rate_curve": "allmasks.diagnose",
     "RateCurve": "allmasks.diagnose",
+    "Monitor": "allmasks.monitor",
     "convert": "allmasks.nn",
     "seed": "allmasks.nn",
     "rng_state": "allmasks.nn",
@@ -55,6 +56,7 @@ _ROOMS = (
     "nn",
     "expect",
     "diagnose",
+    "monitor",
     "report",
 )
 

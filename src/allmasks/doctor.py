@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import time
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,7 @@ from allmasks.results import plain_numbers
 __all__ = ["Check", "Doctor", "doctor"]
 
 _PACKAGES = ("allmasks", "torch", "numpy", "scipy", "numba", "scikit-learn", "rich", "typer", "jinja2", "plotly")
-_OPTIONAL = ("safetensors", "pandas", "pyarrow")
+_NEVER_EXTRAS = ("test", "docs", "dev")
 
 
 @dataclass(frozen=True)
@@ -29,18 +32,33 @@ class Check:
 
 @dataclass(frozen=True)
 class Doctor:
-    """Versions, machine and self checks."""
+    """Versions, machine and self checks.
+
+    Attributes
+    ----------
+    packages : name and version of what allmasks needs.
+    extras : for each extra, name and version of its packages; a missing one says so.
+    torch_threads, numba_threads : how many threads each uses, and numba's threading layer.
+    kernels, kernels_writable : the folder of compiled kernels, and whether numba can keep them there.
+    cache, cache_writable : the folder of the demo's trained net.
+    checks, seconds : the self checks, and how long they took.
+    """
 
     python: str
     platform: str
     packages: dict[str, str]
+    extras: dict[str, dict[str, str]]
     cpu: str
     cores: int
     torch_threads: int
+    numba_threads: int
     gpu: str
+    kernels: str
+    kernels_writable: bool
     cache: str
     cache_writable: bool
     checks: tuple[Check, ...]
+    seconds: float
 
     @property
     def healthy(self) -> bool:
@@ -57,21 +75,62 @@ class Doctor:
         return [
             ("python", f"{self.python} on {self.platform}"),
             *self.packages.items(),
-            ("cpu", f"{self.cpu}, {self.cores} cores available, torch uses {self.torch_threads} threads"),
+            *((f"extra {name}", _told(found)) for name, found in self.extras.items()),
+            ("cpu", f"{self.cpu}, {self.cores} cores available"),
+            ("threads", f"torch {self.torch_threads}, numba {self.numba_threads}"),
             ("gpu", self.gpu),
+            (
+                "compiled kernels",
+                self.kernels + ("" if self.kernels_writable else " (not writable: every start compiles them anew)"),
+            ),
             (
                 "cache folder",
                 self.cache + ("" if self.cache_writable else " (not writable: the demo trains each time)"),
             ),
             *((check.name, ("ok: " if check.passed else "FAILED: ") + check.detail) for check in self.checks),
+            ("self checks took", f"{self.seconds:.1f} s"),
         ]
+
+
+_MISSING = "not installed"
 
 
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "not installed" + (" (optional)" if package in _OPTIONAL else "")
+        return _MISSING
+
+
+def _told(found: dict[str, str]) -> str:
+    told = ", ".join(f"{name} {version}" for name, version in found.items())
+    return told if _MISSING in found.values() else f"installed: {told}"
+
+
+def _extras() -> dict[str, dict[str, str]]:
+    """The packages of each extra that a user may want, as the installed metadata list them."""
+    found: dict[str, dict[str, str]] = {}
+    try:
+        lines = metadata.requires("allmasks") or []
+    except metadata.PackageNotFoundError:
+        return found
+    for line in lines:
+        requirement, _, condition = line.partition(";")
+        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", condition)
+        if extra is not None and extra[1] not in _NEVER_EXTRAS:
+            name = re.match(r"[\w.-]+", requirement)
+            assert name is not None
+            found.setdefault(extra[1], {})[name[0]] = _version(name[0])
+    return found
+
+
+def _kernel_cache() -> tuple[str, bool]:
+    """Where numba keeps the compiled kernels: asked of one of them."""
+    from allmasks.kernels.draw import independent
+
+    folder = Path(str(independent.stats.cache_path))
+    existing = next(f for f in (folder, *folder.parents) if f.exists())
+    return str(folder), existing.is_dir() and os.access(existing, os.W_OK)
 
 
 def _cpu() -> str:
@@ -115,8 +174,53 @@ def _exactness() -> Check:
     return Check("exact expectations", difference <= 1e-12, detail)
 
 
+def _same_bits() -> Check:
+    """The compiled kernels draw the reference's bits."""
+    from allmasks.kernels import reference
+    from allmasks.kernels.draw import independent
+
+    masks, examples, units, p = 4, np.arange(3), 37, 0.3
+    keys = [reference.derive_key(5, 1, mask) for mask in range(masks)]
+    threshold = reference.keep_threshold(np.full(units, 1 - p))
+    wanted = np.stack([reference.words(key, examples, units) < threshold for key in keys])
+    found = np.empty(wanted.shape, np.uint8)
+    rows, flips = examples.astype(np.uint32), np.zeros(masks, np.uint32)
+    independent(np.array(keys, np.uint32), flips, rows, threshold.astype(np.uint64), found)
+    differ = int((found.astype(bool) != wanted).sum())
+    detail = f"the compiled kernel and the reference differ in {differ} of {wanted.size} bits"
+    return Check("compiled bits", differ == 0, detail)
+
+
+def _model() -> Check:
+    """The loss of a small net over all its masks, against a loop over them by hand; and the net left as it was."""
+    import torch
+
+    from allmasks.expect import expected_loss
+    from allmasks.methods import Enumeration
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Dropout(0.4), torch.nn.Linear(4, 2))
+        net.double()
+        x, y = torch.randn(5, 3).double(), torch.arange(5) % 2
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        found = float(expected_loss(net, x, y, "cross_entropy", method=Enumeration()).value)
+        hidden, listed = net[1](net[0](x)), 0.0
+        for kept in np.ndindex(2, 2, 2, 2):
+            mask = torch.tensor(kept, dtype=torch.float64)
+            weight = 0.6 ** sum(kept) * 0.4 ** (4 - sum(kept))
+            listed += weight * float(torch.nn.functional.cross_entropy(net[3](hidden * mask / 0.6), y))
+    difference = abs(found - listed)
+    untouched = torch.equal(before, torch.get_rng_state()) and net.training
+    detail = f"a net over 16 masks: found and listed by hand differ by {difference:.1g}"
+    detail += "; the net and the generator are as before" if untouched else "; THE NET OR THE GENERATOR HAS CHANGED"
+    return Check("model untouched", difference <= 1e-12 and untouched, detail)
+
+
 def doctor() -> Doctor:
-    """Look at the machine and run the self checks; takes a second or two and draws nothing."""
+    """Look at the machine and run the self checks; takes seconds, and draws nothing from any global generator."""
+    import numba
     import torch
 
     from allmasks.demo import cache_folder
@@ -124,21 +228,33 @@ def doctor() -> Doctor:
     folder = cache_folder()
     existing = next((f for f in (folder, *folder.parents) if f.exists()), folder)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    checks = []
-    for name, check in (("random bits", _threefry), ("exact expectations", _exactness)):
+    checks, began = [], time.perf_counter()
+    for name, check in (
+        ("random bits", _threefry),
+        ("compiled bits", _same_bits),
+        ("exact expectations", _exactness),
+        ("model untouched", _model),
+    ):
         try:
             checks.append(check())
         except Exception as problem:  # a broken installation is what this is here to report
             checks.append(Check(name, False, f"{type(problem).__name__}: {problem}"))
+    seconds = time.perf_counter() - began
+    kernels, kernels_writable = _kernel_cache()
     return Doctor(
         python=platform.python_version(),
         platform=platform.platform(terse=True),
-        packages={name: _version(name) for name in (*_PACKAGES, *_OPTIONAL)},
+        packages={name: _version(name) for name in _PACKAGES},
+        extras=_extras(),
         cpu=_cpu(),
         cores=cores,
         torch_threads=torch.get_num_threads(),
+        numba_threads=numba.get_num_threads(),
         gpu=_gpu(),
+        kernels=kernels,
+        kernels_writable=kernels_writable,
         cache=str(folder),
         cache_writable=existing.is_dir() and os.access(existing, os.W_OK),
         checks=tuple(checks),
+        seconds=seconds,
     )

@@ -24,7 +24,6 @@ app = typer.Typer(
     name="allmasks",
     help="What dropout does over all masks: the loss it really minimizes, with its error.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -54,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; its exit code: 0 well, 1 a failed self check, 2 a refused request, 130 interrupted."""
     usage_error = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
     try:
-        code = app(gather_numbers(sys.argv[1:] if argv is None else argv), standalone_mode=False)
+        arguments = gather_numbers(sys.argv[1:] if argv is None else argv)
+        # Always this name, however it was started: shell completion knows it by the name.
+        code = app(arguments, standalone_mode=False, prog_name="allmasks")
         if code == INTERRUPTED:  # how the parser reports Ctrl-C
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0

@@ -142,10 +142,7 @@ def audit(
     problem = prepare(model, x, y, loss, batch_size=batch_size, group=group)
     names = [site.name for site in problem.random_sites]
     with torch.no_grad(), progress_bar(progress, "audit") as (start, tick):
-        expected = problem.expected(request, grad=False, start=start, tick=tick)
-        # One number of masks for every comparison, so that their blocks can be paired.
-        fixed = _with_masks(request, expected)
-        alone = {name: _only(problem, fixed, {name}, tick) for name in names}
+        expected, fixed, alone = all_and_alone(problem, request, start, tick)
         without = {
             name: _only(problem, fixed, set(names) - {name}, tick) if len(names) > 2 else alone[_other(names, name)]
             for name in names
@@ -198,6 +195,18 @@ def audit(
         notes=(*expected.notes, *remarks),
         instruments=measured,
     )
+
+
+def all_and_alone(
+    problem: Problem, request: Request, start: Any = None, tick: Any = None
+) -> tuple[ExpectedLoss, Request, dict[str, ExpectedLoss]]:
+    """E_m[L] over all sites, the request with its number of masks fixed, and E[L] with each random site alone.
+
+    One number of masks for every comparison, so that their blocks can be paired.
+    """
+    expected = problem.expected(request, grad=False, start=start, tick=tick)
+    fixed = _with_masks(request, expected)
+    return expected, fixed, {site.name: _only(problem, fixed, {site.name}, tick) for site in problem.random_sites}
 
 
 def combine(terms: Sequence[tuple[float, ExpectedLoss]]) -> tuple[float, float]:

@@ -112,10 +112,10 @@ def _regressions(p: float) -> RidgeFit:
     root = np.sqrt(mask_probabilities(law, masks))
     copies = (root[:, None, None] * law.noise(masks)[:, None, :] * X).reshape(-1, 3)
     targets = (root[:, None] * y).ravel()
-    listed = np.linalg.lstsq(copies, targets)[0]
+    listed = np.linalg.lstsq(copies, targets, rcond=None)[0]
     strengths = law.noise_variance() * (X**2).sum(axis=0)
     solved = np.linalg.solve(X.T @ X + np.diag(strengths), X.T @ y)
-    plain = np.linalg.lstsq(X, y)[0]
+    plain = np.linalg.lstsq(X, y, rcond=None)[0]
     return RidgeFit(len(X), law.n_masks, strengths, listed, solved, plain, float(abs(listed - solved).max()))
 
 

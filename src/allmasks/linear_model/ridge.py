@@ -173,7 +173,7 @@ class DropoutRidge(RidgePrediction):
         from allmasks.linear_model.partitioned import lazy_moments, lazy_squares
         from allmasks.linear_model.partitions import Partitions
 
-        check_alpha(self.alpha)
+        check_number("alpha", self.alpha, lowest=0.0)
         data = Partitions.of(self, X, y, sample_weight)
         feature_rates(self.p, data.n_features)
         total = lazy_moments(data)
@@ -222,7 +222,7 @@ class DropoutRidge(RidgePrediction):
 
     def _fit_moments(self, total: Moments, squares: Array, dtype: Any, y_ndim: int) -> None:
         """squares : Σᵢ sᵢ xᵢⱼ² that the penalty takes."""
-        rates, alpha = feature_rates(self.p, len(squares)), check_alpha(self.alpha)
+        rates, alpha = feature_rates(self.p, len(squares)), check_number("alpha", self.alpha, lowest=0.0)
         moments = total if self.fit_intercept else total.raw()
         self._rates = rates
         self.equivalent_penalty_ = rates / (1.0 - rates) * squares

@@ -1,0 +1,181 @@
+"""The monitor of a plain training loop: rows in a CSV file, charts in TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from allmasks.files import check_writable, write_text
+from allmasks.methods import Method
+from allmasks.monitor.reading import Question, Reading, check_every
+from allmasks.nn import RateScheduler
+
+__all__ = ["Monitor"]
+
+
+class Monitor:
+    """Log what dropout does while a model trains in a loop of your own; the training is unchanged, bit for bit.
+
+    Call `step()` at the end of every epoch. Every `every` epochs it measures the weight-scaling loss, the expected loss
+    over all masks with its error, the penalty between them, and each site's rate, penalty and share of the whole.
+
+    Parameters
+    ----------
+    model : the model that is being trained; it is only borrowed.
+    data : a pair (x, y), or a DataLoader over a map-style data set; validation or training examples, as you like.
+    loss, method, n_masks, atol, seed, batch_size : as in `expected_loss`. The same masks are used at every reading.
+    every : epochs between two readings.
+    csv : a file to write, one row a reading, complete after every one. An older file of that name is replaced, unless
+        the monitor goes on from a `state_dict`.
+    tensorboard : a folder for TensorBoard, or a SummaryWriter of your own; needs `pip install 'allmasks[tensorboard]'`.
+    schedule : a `RateScheduler` that `step()` steps after the reading, once an epoch.
+
+    Raises
+    ------
+    ValueError, MethodNotApplicable, UncontrolledRandomness : at once, as `expected_loss` would later; also for a file
+        that cannot be written (OSError) and for tensorboard where it is not installed (ImportError).
+
+    Attributes
+    ----------
+    epoch : epochs ended so far.
+    history : [(epoch, Reading), …].
+
+    Example
+    -------
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(3, 1))
+    >>> with Monitor(net, (torch.ones(4, 3), torch.zeros(4, 1)), "squared_error", every=2) as monitor:
+    ...     for epoch in range(4):
+    ...         _ = monitor.step()  # after your own training step
+    >>> [(epoch, reading.guarantee) for epoch, reading in monitor.history]
+    [(2, 'exact'), (4, 'exact')]
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Any,
+        loss: Any,
+        *,
+        every: int = 1,
+        csv: str | Path | None = None,
+        tensorboard: Any = None,
+        schedule: RateScheduler | None = None,
+        method: Method | None = None,
+        n_masks: int | None = None,
+        atol: float | None = None,
+        seed: int = 0,
+        batch_size: int | None = None,
+    ) -> None:
+        self.every = check_every(every)
+        self.model, self.schedule = model, schedule
+        self.epoch = 0
+        self.history: list[tuple[int, Reading]] = []
+        self._question = Question(data, loss, method, n_masks, atol, seed, batch_size)
+        self._question.check(model)
+        self._csv = None if csv is None else _Rows(csv)
+        self._own_writer = isinstance(tensorboard, str | Path)
+        self._writer = _summary_writer(tensorboard) if self._own_writer else tensorboard
+
+    def step(self) -> Reading | None:
+        """Say that an epoch has ended: the reading, where one was due."""
+        self.epoch += 1
+        reading = self.measure() if self.epoch % self.every == 0 else None
+        if self.schedule is not None:
+            self.schedule.step()
+        return reading
+
+    def measure(self) -> Reading:
+        """Measure and log now, due or not; before the first `step()` that is epoch 0."""
+        reading = self._question.read(self.model)
+        if self._csv is not None:
+            self._csv.add(self.epoch, reading)
+        if self._writer is not None:
+            for name, value in reading.finite().items():
+                self._writer.add_scalar(name, value, self.epoch)
+            self._writer.flush()
+        self.history.append((self.epoch, reading))
+        return reading
+
+    def close(self) -> None:
+        """Close the TensorBoard file, where this monitor has opened it."""
+        if self._own_writer:
+            self._writer.close()
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the training stands, to be kept beside the model's own checkpoint."""
+        return {"epoch": self.epoch, "schedule": None if self.schedule is None else self.schedule.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there. The CSV file then keeps its rows up to that epoch, and loses those of a later one.
+
+        Raises
+        ------
+        ValueError : if the state is none of a monitor, or has a schedule and this monitor none, or the reverse.
+        """
+        if set(state) != {"epoch", "schedule"}:
+            raise ValueError(f"pass what state_dict() returned; got the keys {sorted(state)}")
+        if (state["schedule"] is None) != (self.schedule is None):
+            having, lacking = ("state", "monitor") if self.schedule is None else ("monitor", "state")
+            raise ValueError(f"the {having} has a schedule and the {lacking} has none")
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state["schedule"])
+        self.epoch = int(state["epoch"])
+        if self._csv is not None:
+            self._csv.go_on_from(self.epoch)
+
+
+class _Rows:
+    """A CSV file that is whole after every row; its columns are those of the first reading."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = check_writable(path, "csv")
+        self._header: list[str] | None = None
+
+    def go_on_from(self, epoch: int) -> None:
+        if not self.path.exists():
+            return
+        with self.path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))
+        if not rows or rows[0][:3] != ["epoch", "guarantee", "n_masks"]:
+            raise ValueError(f"csv {self.path} is not a monitor's file: give another name, or remove it")
+        self._header = rows[0]
+        write_text(self.path, "".join(_line(row) for row in rows if row is rows[0] or int(row[0]) <= epoch))
+
+    def add(self, epoch: int, reading: Reading) -> None:
+        scalars = reading.scalars(prefix="")
+        header = ["epoch", "guarantee", "n_masks", *scalars]
+        if self._header is None:
+            self._header = header
+            write_text(self.path, _line(header))
+        elif self._header != header:
+            odd = sorted(set(self._header) ^ set(header))
+            raise ValueError(f"csv {self.path} has columns of other dropout sites; these are in one only: {odd}")
+        numbers = (repr(value) if math.isfinite(value) else "" for value in scalars.values())
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            file.write(_line([epoch, reading.guarantee, reading.n_masks, *numbers]))
+
+
+def _line(row: list[Any]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(row)
+    return text.getvalue()
+
+
+def _summary_writer(folder: str | Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as problem:
+        raise ImportError("tensorboard= needs TensorBoard: pip install 'allmasks[tensorboard]'") from problem
+    return SummaryWriter(str(folder))

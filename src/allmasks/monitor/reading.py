@@ -1,0 +1,206 @@
+"""One look at a model in training: what the callbacks and the plain loop's monitor all log."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from allmasks.diagnose.audit import all_and_alone, combine
+from allmasks.diagnose.multiplied import pair
+from allmasks.expect import Problem, Request, prepare
+from allmasks.expect.distributed import shard
+from allmasks.methods import Method
+from allmasks.results import ExpectedLoss, Guarantee, plain_numbers
+from allmasks.sites import borrowed
+
+__all__ = ["Question", "Reading", "SiteShare", "check_every", "read"]
+
+_RESOLVED = 4
+"""A ratio is taken only where the penalty below it is at least this many times its error; else it says nothing."""
+
+
+@dataclass(frozen=True)
+class SiteShare:
+    """What one site adds.
+
+    Attributes
+    ----------
+    name, p : the site, and its drop rate at the time.
+    penalty, penalty_error : E[L | only this site random] − weight-scaling loss, in units of the loss.
+    share, share_error : that penalty over the whole one. Shares need not sum to 1, since sites act on one another;
+        both are nan where the whole penalty is not told from 0.
+    guarantee : of `penalty`.
+    """
+
+    name: str
+    p: float
+    penalty: float
+    penalty_error: float
+    share: float
+    share_error: float
+    guarantee: Guarantee
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A model's loss over all masks at one moment of its training.
+
+    Attributes
+    ----------
+    weight_scaling_loss : what the model loses in eval mode.
+    expected_loss, expected_loss_error : E_m[L], and its error in the sense of `guarantee`.
+    penalty, penalty_error : their difference: what dropout adds.
+    guarantee, method, n_masks : as in `ExpectedLoss`.
+    sites : one `SiteShare` for each site that was found, those with p = 0 included.
+    """
+
+    weight_scaling_loss: float
+    expected_loss: float
+    expected_loss_error: float
+    penalty: float
+    penalty_error: float
+    guarantee: Guarantee
+    method: Method
+    n_masks: int
+    sites: tuple[SiteShare, ...]
+
+    def scalars(self, prefix: str = "allmasks/") -> dict[str, float]:
+        """Every number under the name it is logged by, such as "allmasks/penalty" and "allmasks/share/<site>"."""
+        names = ("weight_scaling_loss", "expected_loss", "expected_loss_error", "penalty", "penalty_error")
+        found = {name: getattr(self, name) for name in names}
+        for site in self.sites:
+            for name in ("p", "penalty", "penalty_error", "share", "share_error"):
+                found[f"{name}/{site.name}"] = getattr(site, name)
+        return {prefix + name: value for name, value in found.items()}
+
+    def finite(self, prefix: str = "allmasks/") -> dict[str, float]:
+        """The same without what is unknown (nan), which charts and JSON have no place for."""
+        return {name: value for name, value in self.scalars(prefix).items() if math.isfinite(value)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field in plain numbers and strings, ready for json.dump; NaN becomes None."""
+        plain: dict[str, Any] = plain_numbers(self)
+        return plain
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked at every reading: the data, the loss, and how its mean is taken. See `read`."""
+
+    data: Any
+    loss: Any
+    method: Method | None = None
+    n_masks: int | None = None
+    atol: float | None = None
+    seed: int = 0
+    batch_size: int | None = None
+
+    @property
+    def request(self) -> Request:
+        """The part of it that `expect` knows."""
+        return Request(self.method, self.n_masks, self.atol, None, None, self.seed)
+
+    @contextmanager
+    def problem(self, model: nn.Module) -> Iterator[Problem]:
+        """The model looked at; when the block ends it, its generators and the loader's are as they were."""
+        group = "world" if _ranks() > 1 else None
+        with borrowed(model), _loader_kept(self.data), torch.no_grad():
+            x, y = pair(self.data if group is None else shard(self.data))
+            yield prepare(model, x, y, self.loss, batch_size=self.batch_size, group=group)
+
+    def check(self, model: nn.Module) -> None:
+        """Raise now what the first reading would raise after hours of training; draws no mask."""
+        with self.problem(model) as problem:
+            problem.group.run(lambda: problem.plan(self.request))
+
+    def read(self, model: nn.Module) -> Reading:
+        """See `read`."""
+        with self.problem(model) as problem:
+            expected, _, alone = all_and_alone(problem, self.request)
+        return Reading(
+            weight_scaling_loss=float(expected.weight_scaling_loss),
+            expected_loss=float(expected.value),
+            expected_loss_error=float(expected.error),
+            penalty=float(expected.penalty),
+            penalty_error=float(expected.penalty_error),
+            guarantee=expected.guarantee,
+            method=expected.method,
+            n_masks=expected.n_masks,
+            sites=tuple(_share(site.name, site.p, alone.get(site.name), expected) for site in problem.sites),
+        )
+
+
+def read(model: nn.Module, data: Any, loss: Any, **how: Any) -> Reading:
+    """Measure a model in the middle of its training, and leave that training as it was, bit for bit.
+
+    Parameters
+    ----------
+    model : any module; it is only borrowed.
+    data : a pair (x, y), or a DataLoader over a map-style data set.
+    loss : as in `expected_loss`.
+    how : method, n_masks, atol, seed, batch_size, as in `expected_loss`. The same seed every time means the same masks
+        every time, so that a change along training is the model's.
+
+    Where torch.distributed is running, every rank must call this with the same data, of which it measures its share.
+
+    Raises
+    ------
+    ValueError, MethodNotApplicable, UncontrolledRandomness : as `expected_loss`.
+
+    >>> net = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(3, 1))
+    >>> reading = read(net, (torch.ones(4, 3), torch.zeros(4, 1)), "squared_error")
+    >>> reading.guarantee, round(reading.sites[0].share, 6)
+    ('exact', 1.0)
+    """
+    return Question(data, loss, **how).read(model)
+
+
+def _share(name: str, p: Any, alone: ExpectedLoss | None, expected: ExpectedLoss) -> SiteShare:
+    rate = float(torch.as_tensor(p, dtype=torch.float64).mean())
+    own = 0.0 if alone is None else float(alone.penalty)
+    own_error = 0.0 if alone is None else float(alone.penalty_error)
+    whole, whole_error = float(expected.penalty), float(expected.penalty_error)
+    share = share_error = math.nan
+    if whole != 0 and abs(whole) >= _RESOLVED * whole_error:
+        share = own / whole
+        if alone is None:
+            share_error = 0.0
+        elif alone.replicates is not None and expected.replicates is not None:
+            # The same masks stand above and below the line: first order in the difference of the two, block by block.
+            share_error = combine([(1.0, alone), (-share, expected)])[1] / abs(whole)
+        else:
+            share_error = (own_error + abs(share) * whole_error) / (abs(whole) - whole_error)
+    guarantee: Guarantee = "exact" if alone is None else alone.guarantee
+    return SiteShare(name, rate, own, own_error, share, share_error, guarantee)
+
+
+def check_every(every: int) -> int:
+    """A number of epochs between two readings."""
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise ValueError(f"every must be a whole number of epochs of at least 1, got {every!r}")
+    return every
+
+
+def _ranks() -> int:
+    import torch.distributed as dist
+
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+@contextmanager
+def _loader_kept(data: Any) -> Iterator[None]:
+    """A loader's own generator as it was: the one that shuffles the training data may be the same."""
+    generator = data.generator if isinstance(data, DataLoader) else None
+    state = None if generator is None else generator.get_state()
+    try:
+        yield
+    finally:
+        if generator is not None and state is not None:
+            generator.set_state(state)
