@@ -316,7 +316,7 @@ def _pid():
 def test_data_three_times_the_memory_of_the_workers():
     from distributed import Client, LocalCluster
 
-    limit, rows, count = 420, 50_000, 80
+    limit, rows, count = 400, 50_000, 80
     x = generated(count, rows=rows)
     assert x.nbytes > 3 * limit * 2**20
     with (

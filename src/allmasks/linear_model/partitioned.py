@@ -343,6 +343,14 @@ class PoissonOverPartitions(Summed):
         positive, negative, counted = self.data.sum(_occurrences, self.make)
         return np.asarray(((positive > 0) ^ (negative > 0)) & (counted == 0))
 
+    def rounding(self, w: Array) -> float:
+        """As `ExactPoisson.rounding`: that of each partition, of their sum, and of the penalty."""
+        within, sizes = self.data.sum(_rounding, self.make, w)
+        weights, _ = self.split(w)
+        ridge = 0.5 * self.alpha * float(weights @ weights)
+        eps = float(np.finfo(np.float64).eps)
+        return float(within + eps * ((len(self.data.pieces) + 4.0) * (sizes + ridge) + (self.size + 4.0) * ridge))
+
 
 def poisson_problem(
     estimator: Any, X: Any, y: Any, sample_weight: Any, rates: Callable[[int], Array], alpha: float
@@ -364,6 +372,11 @@ def _counts(part: Part) -> tuple[float, float]:
     if (y < 0).any():
         raise ValueError(f"y must be 0 or more for a Poisson loss, got {y.min():g} in row {int(np.argmin(y))}")
     return float(part.weight.sum()), float(part.weight @ y)
+
+
+def _rounding(part: Part, make: _MakePoisson, w: Array) -> tuple[float, float] | None:
+    objective = make(part)
+    return None if objective is None else (objective.rounding(w), abs(objective.value_and_gradient(w)[0]))
 
 
 def _occurrences(part: Part, make: _MakePoisson) -> tuple[Array, Array, Array] | None:
