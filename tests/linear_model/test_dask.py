@@ -186,7 +186,7 @@ Y = da.from_array(TARGETS["ridge"], chunks=(CHUNKS,))
         (rows(), Y[:-1], "X has 230 rows but y has 229"),
         (rows(), TARGETS["ridge"][:-1], "X has 230 rows but y has 229"),
         (rows(), None, "y is None"),
-        (rows(x=np.where(np.arange(D) == 2, np.nan, X)), Y, "partition 0: Input X contains NaN"),
+        (rows(x=np.where(np.arange(N)[:, None] == 60, np.nan, X)), Y, "partition 2: Input X contains NaN"),
         (rows()[:, 0], Y, "X must be 2-D with a known number of features"),
         (dd.from_pandas(pd.DataFrame({"a": [1.0], "b": ["x"]}), npartitions=1), Y, "columns b of X are not numbers"),
     ],

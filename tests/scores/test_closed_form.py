@@ -55,6 +55,15 @@ def test_value_and_penalty_are_those_of_all_masks(loss, case):
     assert result.value == pytest.approx(result.weight_scaling_loss + result.penalty, rel=1e-13, abs=1e-300)
 
 
+def test_squares_that_underflow_are_within_the_error():
+    w, x = 0.015625, 6.18917136e-154
+    result = am.expected_score_loss([w], [[x]], [0.0], 0.5, loss="squared_error")
+    exact = truth.mean_over_masks(
+        lambda s: LOSSES["squared_error"](s, 0.0), np.array([w]), np.array([x]), np.array([0.5]), 0.0
+    )
+    assert 0 <= abs(float(result.value - exact)) <= result.error <= 1e-320
+
+
 def test_the_notes_worked_example():
     result = am.expected_score_loss([1.0, -1.0, 2.0], [[1.0, 2.0, -1.0]], [0.0], 0.5, loss="squared_error")
     assert (result.value, result.weight_scaling_loss, result.penalty) == (18.0, 9.0, 9.0)

@@ -32,7 +32,9 @@ def _squared(problem: ScoreProblem, y: Array, want_grad: bool) -> RowResults:
     d = problem.d
     shift = (d + 8) * EPS * problem.magnitude()
     residual = np.abs(mu - y)
-    penalty_error = (2 * d + 16) * EPS * var
+    # Squares of tiny scores underflow, where an error is no share of the value.
+    lost = np.where(shift > 0, (2 * d + 16) * np.finfo(np.float64).smallest_subnormal, 0.0)
+    penalty_error = (2 * d + 16) * EPS * var + lost
     value = (mu - y) ** 2 + var
     error = 2 * residual * shift + shift**2 + penalty_error + 8 * EPS * value
     gradient = None
