@@ -2,7 +2,7 @@
 
 Nothing here imports Dask until it is handed something of Dask's. The rows are never gathered: what leaves a worker is
 the sum of a function's results over partitions. The tree has one shape for one number of partitions, so neither the
-number of workers nor a worker that is lost on the way changes the result.
+number of workers nor a worker that is lost on the way changes what is added to what.
 """
 
 from __future__ import annotations
