@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from allmasks.expect import progress_bar
 from allmasks.expect.problem import Request
 from allmasks.methods import Method, MonteCarlo
-from allmasks.prediction.allocate import allocate
+from allmasks.prediction.allotment import allotted
 from allmasks.prediction.result import Prediction
 from allmasks.prediction.run import Results, choose_route, drawn, masks_for_tolerance, run, unseen
 from allmasks.prediction.setup import Setup, inert_sites, look
@@ -121,7 +121,7 @@ def predict(
         setup.consistent = consistent
         _check_likelihood(setup, likelihood, noise_precision)
         route = choose_route(setup, request, samples=keep_samples, likelihood=likelihood)
-        route = allocate(setup, route, request.seed)
+        route = allotted(setup, route, request.seed)
         masks = 0
         if isinstance(route.method, MonteCarlo) and route.sites:
             settled = route.method
