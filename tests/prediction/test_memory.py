@@ -16,9 +16,8 @@ torch.set_num_threads(1)
 torch.manual_seed(0)
 layers = [nn.Linear(16, 256), nn.ReLU(), nn.Dropout(0.5), nn.Linear(256, 64), nn.ReLU(), nn.Dropout(0.5)]
 net, x = nn.Sequential(*layers, nn.Linear(64, 3)), torch.randn(64, 16)
-am.predict(net, x, n_masks=256, method=am.methods.MonteCarlo(n_masks=256, sampler=am.samplers.Independent()))
 peaks = []
-for n_masks in (32, 10000):
+for n_masks in (32, 2048, 10000):
     am.predict(net, x, method=am.methods.MonteCarlo(n_masks=n_masks, sampler=am.samplers.Independent()))
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 print(json.dumps(peaks))
@@ -29,6 +28,8 @@ print(json.dumps(peaks))
 def test_peak_memory_is_flat_in_the_number_of_masks():
     pytest.importorskip("resource", reason="peak memory is read from the operating system's accounting")
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
-    few, many = json.loads(done.stdout)
-    # All masks and activations at once would be 10000 x 64 x 320 x 5 bytes, 1 GB, and their predictions 15 MB.
-    assert many - few < 100, (few, many)
+    few, some, many = json.loads(done.stdout)
+    # Up to one chunk of masks (64 MB of activations and what is made of them), then nothing but the allocator's
+    # unrest. All masks and activations at once would be 10000 x 64 x 320 x 5 bytes, 1 GB.
+    assert some - few < 512, (few, some)
+    assert many - some < 64, (some, many)

@@ -183,6 +183,32 @@ def test_the_likelihood_with_the_last_layer_integrated(name, target):
         assert np.abs(z_scores(found.log_likelihood, expected, found.log_likelihood_error, 64)).max() < 4.5
 
 
+@pytest.mark.parametrize("p", [0.005, 0.5, 0.97])
+@pytest.mark.parametrize("spread", [0.3, 3.0, 30.0, 300.0])
+def test_an_integrated_likelihood_keeps_its_digits(p, spread):
+    from allmasks.prediction.density import log_gaussian_likelihood
+
+    terms = spread * torch.randn(20, 9, generator=generator(3), dtype=torch.float64)
+    y = spread * torch.linspace(-12.0, 12.0, 20, dtype=torch.float64)
+    bits = torch.tensor(list(itertools.product((0.0, 1.0), repeat=9)), dtype=torch.float64)
+    weight = (bits * np.log(1 - p) + (1 - bits) * np.log(p)).sum(dim=1)
+    logs = 0.5 * np.log(0.7 / (2 * np.pi)) - 0.35 * (0.4 + terms @ bits.t() - y[:, None]) ** 2
+    expected = torch.logsumexp(weight + logs, dim=1)
+    found = log_gaussian_likelihood(terms, 0.4, p, y, 0.7)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-10)
+
+
+def test_a_likelihood_that_one_mask_decides_stays_below_its_bound_and_is_flagged():
+    net = nn.Sequential(nn.Dropout(0.004), nn.Linear(6, 1, bias=False)).double()
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([[20.0, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3]]))
+    x = torch.ones(50, 6, dtype=torch.float64)
+    y = torch.zeros(50, 1, dtype=torch.float64)  # only where the first unit is dropped
+    found = am.predict(net, x, task="regression", y=y, noise_precision=1.0, method=MonteCarlo(n_masks=256))
+    assert float(found.log_likelihood.max()) < -0.5 * np.log(2 * np.pi)
+    assert not bool(found.reliable["log_likelihood"].any())
+
+
 def test_the_likelihood_of_a_binary_head_is_exact():
     net = seeded(lambda: last_only(1), seed=2, scale=1.5)
     y = torch.tensor([[0.0], [1.0], [1.0], [0.0]], dtype=torch.float64)

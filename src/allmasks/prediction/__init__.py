@@ -15,7 +15,7 @@ from allmasks.expect import progress_bar
 from allmasks.expect.distributed import join, unwrapped
 from allmasks.expect.problem import Request
 from allmasks.methods import Method, MonteCarlo
-from allmasks.prediction.allocate import allocate
+from allmasks.prediction.allotment import allotted
 from allmasks.prediction.result import Prediction
 from allmasks.prediction.run import Results, Route, choose_route, drawn, masks_for_tolerance, over_ranks, run, unseen
 from allmasks.prediction.setup import Setup, inert_sites, look
@@ -139,7 +139,7 @@ def predict(
             _check_likelihood(setup, likelihood, noise_precision)
             return choose_route(setup, request, samples=keep_samples, likelihood=likelihood)
 
-        route = allocate(setup, ranks.run(chosen), request.seed, ranks)
+        route = allotted(setup, ranks.run(chosen), request.seed, ranks)
         masks = 0
         if isinstance(route.method, MonteCarlo) and route.sites:
             settled = route.method

@@ -7,6 +7,11 @@ import math
 import torch
 from torch import Tensor
 
+_TRUSTED = 1e-3
+"""Of its largest possible value, an integral below which round-off would show: its largest unit is then split off."""
+
+_SPLITS = 12
+
 __all__ = ["log_gaussian_likelihood"]
 
 _DIGITS = 37.0
@@ -27,8 +32,9 @@ def log_gaussian_likelihood(terms: Tensor, bias: float, p: float, y: Tensor, pre
         E N(y; S, 1/τ) = 1/2π ∫ M(θ + it) exp(−(θ + it) y + (θ + it)² / 2τ) dt,
 
     an entire integrand that dies like exp(−t²/2τ), so the trapezoid rule converges faster than exponentially: its only
-    error is the tilted density at y ± 2πk/h. θ = τ (y − c) with c about where S lies given y puts y in the middle of
-    that density; so the answer keeps its digits however unlikely y is.
+    error is the tilted density at y ± 2πk/h. θ is the saddle point, K′(θ) + θ/τ = y with K = log M, which makes y the
+    mean of that density, so the answer keeps its digits however unlikely y is. Where y still lies in a gap (a single
+    large term), the sum over that term is written out.
 
     Example
     -------
@@ -37,29 +43,64 @@ def log_gaussian_likelihood(terms: Tensor, bias: float, p: float, y: Tensor, pre
     >>> round(float(one), 6), round(-0.5 - 0.5 * math.log(2 * math.pi), 6)
     (-1.418939, -1.418939)
     """
-    q = 1.0 - p
+    return _log_density(terms, torch.full_like(y, bias), p, y, precision, _SPLITS)
+
+
+def _log_density(terms: Tensor, bias: Tensor, p: float, y: Tensor, precision: float, splits: int) -> Tensor:
     low, high = bias + terms.clamp(max=0).sum(dim=1), bias + terms.clamp(min=0).sum(dim=1)
-    mean, variance = bias + q * terms.sum(dim=1), p * q * (terms**2).sum(dim=1)
-    share = variance / (variance + 1.0 / precision)
-    theta = precision * (y - torch.minimum(torch.maximum(mean + share * (y - mean), low), high))
+    theta = _saddle(terms, bias, p, y, precision, low, high)
     # Of each factor p + q e^{a(θ + it)} the modulus at t = 0 goes into the exponent; what is left is at most 1.
-    tilt = theta[:, None] * terms
-    dropped, kept = torch.full_like(tilt, math.log(p)), math.log(q) + tilt
-    total = torch.logaddexp(dropped, kept)
-    dropped, kept = (dropped - total).exp(), (kept - total).exp()
+    total, kept = _tilted(terms, p, theta)
+    dropped = 1.0 - kept
     exponent = total.sum(dim=1) + theta * (bias - y) + theta**2 / (2 * precision)
     period = float((high - low).max()) + 2 * math.sqrt(2 * _DIGITS / precision)
     step = 2 * math.pi / period
     nodes = math.ceil(math.sqrt(2 * precision * _DIGITS) / step)
     turn = torch.polar(torch.ones_like(terms), terms * step)
-    phase, integral = turn.clone(), torch.ones_like(mean)
+    phase, integral, most = turn.clone(), torch.ones_like(y), 1.0
     for node in range(1, nodes + 1):
         t = node * step
-        product = torch.prod(dropped + kept * phase, dim=1)
-        image = torch.polar(
-            torch.full_like(mean, math.exp(-t * t / (2 * precision))), t * (bias - y + theta / precision)
-        )
-        integral = integral + 2 * (product * image).real
+        product, damp = torch.prod(dropped + kept * phase, dim=1), math.exp(-t * t / (2 * precision))
+        image = torch.polar(torch.full_like(y, damp), t * (bias - y + theta / precision))
+        integral, most = integral + 2 * (product * image).real, most + 2 * damp
         phase = phase * turn
-    # Positive but for round-off: it is a density's value times a positive number.
-    return exponent + (integral.clamp(min=torch.finfo(integral.dtype).tiny) * step / (2 * math.pi)).log()
+    result = exponent + (integral.clamp(min=1e-16 * most) * step / (2 * math.pi)).log()
+    vague = (integral < _TRUSTED * most).nonzero()[:, 0]
+    if len(vague) and splits:
+        result[vague] = _split(terms[vague], bias[vague], p, y[vague], precision, splits)
+    return result
+
+
+def _split(terms: Tensor, bias: Tensor, p: float, y: Tensor, precision: float, splits: int) -> Tensor:
+    """The largest term of each row kept or dropped for certain, and the rest as before."""
+    rows, largest = torch.arange(len(y), device=y.device), terms.abs().argmax(dim=1)
+    value, rest = terms[rows, largest], terms.clone()
+    rest[rows, largest] = 0.0
+    kept = _log_density(rest, bias + value, p, y, precision, splits - 1)
+    dropped = _log_density(rest, bias, p, y, precision, splits - 1)
+    return torch.logaddexp(math.log1p(-p) + kept, math.log(p) + dropped)
+
+
+def _tilted(terms: Tensor, p: float, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """log(p + q e^{aθ}) and the tilted chance of being kept."""
+    kept = math.log1p(-p) + theta[:, None] * terms
+    total = torch.logaddexp(torch.full_like(kept, math.log(p)), kept)
+    return total, (kept - total).exp()
+
+
+def _saddle(terms: Tensor, bias: Tensor, p: float, y: Tensor, precision: float, low: Tensor, high: Tensor) -> Tensor:
+    """The root of K′(θ) + θ/τ = y, increasing in θ: Newton's steps within a bracket that halves where they leave it."""
+    left, right = precision * (y - high), precision * (y - low)
+    theta = (left + right) / 2
+    for _ in range(60):
+        _, kept = _tilted(terms, p, theta)
+        excess = bias + (kept * terms).sum(dim=1) + theta / precision - y
+        left, right = torch.where(excess < 0, theta, left), torch.where(excess > 0, theta, right)
+        slope = (kept * (1 - kept) * terms**2).sum(dim=1) + 1.0 / precision
+        step = theta - excess / slope
+        inside = (step >= left) & (step <= right)
+        theta = torch.where(inside, step, (left + right) / 2)
+        # Any θ is right; near the saddle is enough.
+        if bool((excess**2 <= 1e-2 * slope).all()):
+            break
+    return theta

@@ -33,6 +33,8 @@ __all__ = ["PILOT_FIRST", "Results", "Route", "choose_route", "masks_for_toleran
 PILOT_FIRST = 2**40
 _CONFIDENCE = 0.9
 _INNER_MASKS = 8
+_TOO_VAGUE = 0.25
+"""Relative error of a mean likelihood beyond which its log is no longer linear in it."""
 _RARE = 20.0
 """Expected drops of one unit among all masks below which what is seldom seen may be what matters."""
 
@@ -299,12 +301,16 @@ def _conclude_likelihood(
 ) -> None:
     if sampled:
         # Likelihoods are not counted mask by mask (their unit changes as larger ones come), so replicates must do.
-        estimate = jackknife(means, sizes, lambda m: m["density"].clamp(min=1e-300).log(), skew=0.9, excess=2.5)
-        results.reliable["log_likelihood"] = [estimate.reliable]
-        value, error = estimate.value, estimate.error
+        estimate = jackknife(means, sizes, lambda m: m["density"], skew=0.9, excess=2.5)
+        average = estimate.value.clamp(min=1e-300)
+        # The mean is what is estimated, its log follows to second order: log m̄ is too low by v/2. v is at most about
+        # 1, where one replicate holds all; a jackknife of the log itself would multiply that replicate by their number.
+        relative = estimate.error / average
+        value, error = average.log() + relative**2 / 2, relative
+        results.reliable["log_likelihood"] = [estimate.reliable & (relative <= _TOO_VAGUE)]
     else:
         value = means["density"][0].log()
-        error = 64 * 2.0**-52 * (1 + reference.abs())
+        error = 1e-11 + 64 * 2.0**-52 * (1 + reference.abs())
     results.log_likelihood, results.log_likelihood_error = value + reference, error
 
 

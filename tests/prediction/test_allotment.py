@@ -13,7 +13,7 @@ X = torch.randn(4, 3, generator=generator(4), dtype=torch.float64)
 
 def net(below: float, last: float) -> nn.Module:
     def make():
-        layers = [nn.Dropout(below), nn.Linear(3, 120), nn.Tanh(), nn.Linear(120, 5), nn.Tanh(), nn.Dropout(last)]
+        layers = [nn.Dropout(below), nn.Linear(3, 2000), nn.Tanh(), nn.Linear(2000, 5), nn.Tanh(), nn.Dropout(last)]
         return nn.Sequential(*layers, nn.Linear(5, 3))
 
     return seeded(make, seed=2, scale=1.5)
@@ -21,7 +21,7 @@ def net(below: float, last: float) -> nn.Module:
 
 def inner(model, **more):
     from allmasks.expect.problem import Request
-    from allmasks.prediction.allocate import allocate
+    from allmasks.prediction.allotment import allotted
     from allmasks.prediction.run import choose_route
     from allmasks.prediction.setup import look
 
@@ -29,7 +29,7 @@ def inner(model, **more):
     with torch.no_grad():
         setup = look(model, X, None, **{**options, **more})
         request = Request(MonteCarlo(n_masks=256), None, None, None, None, 0)
-        return allocate(setup, choose_route(setup, request, samples=False, likelihood=False), 0).inner
+        return allotted(setup, choose_route(setup, request, samples=False, likelihood=False), 0).inner
 
 
 def test_the_last_layer_gets_more_masks_where_its_share_is_larger():

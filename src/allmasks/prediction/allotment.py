@@ -1,0 +1,75 @@
+"""How many masks of the last layer each mask below it gets: a pilot measures where the variance arises."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from allmasks.expect.distributed import ALONE, Group
+from allmasks.methods import MonteCarlo
+from allmasks.prediction.evaluate import Nested, Wanted
+from allmasks.prediction.run import PILOT_FIRST, Route
+from allmasks.prediction.setup import Setup
+
+__all__ = ["allotted", "inner_blocks"]
+
+_PILOT_MASKS, _PILOT_EXAMPLES = 64, 64
+_CHOICES = (1, 2, 4, 8)
+_UNIT = 96
+"""What a unit of one mask of the last layer costs beside its products, in multiply-adds of a large matrix product:
+its bit is drawn and turned into a number, and its product is an example's own (measured: benchmarks/predict.py)."""
+
+
+def inner_blocks(below: float, block: float, cost_ratio: float) -> int:
+    """Blocks k of least cost times variance, (b + w/k) (c + k).
+
+    Parameters
+    ----------
+    below : variance over the masks below.
+    block : variance of the mean over one block of the last layer's masks, for a given mask below.
+    cost_ratio : cost of a pass below in blocks of the last layer.
+
+    >>> inner_blocks(1.0, 0.1, 2.0), inner_blocks(1.0, 10.0, 2.0), inner_blocks(0.0, 1.0, 2.0)
+    (1, 4, 8)
+    """
+    return min(_CHOICES, key=lambda k: (below + block / k) * (cost_ratio + k))
+
+
+def allotted(setup: Setup, route: Route, seed: int, ranks: Group = ALONE) -> Route:
+    """`route` with as many inner masks as the pilot's shares of variance ask for.
+
+    The pilot goes through the same masks below twice, with a block of the last layer's own each time: what differs is
+    the last layer's share, as small as the sampler makes it. Its masks have numbers of their own and its examples are
+    always the first ones, on whatever rank they lie, so what follows is unbiased and does not depend on the batch size
+    or the ranks.
+    """
+    nested = route.evaluate
+    if not isinstance(nested, Nested) or not isinstance(route.method, MonteCarlo):
+        return route
+    before = sum(ranks.gather(setup.data.n_examples)[: ranks.rank])
+    piloted = min(max(_PILOT_EXAMPLES - before, 0), setup.data.n_examples)
+    own = ranks.run(lambda: _variances(setup, route, nested, seed, piloted) if piloted else (0.0, 0.0))
+    block, both = (sum(parts) for parts in zip(*ranks.gather(own), strict=True))
+    below = max(both - block / 2, 0.0)
+    assert setup.last is not None
+    outputs, width = setup.last.weight.shape
+    parameters = sum(p.numel() for p in setup.model.parameters()) - setup.last.weight.numel()
+    ratio = parameters / (nested.inner * width * (outputs + _UNIT))
+    inner = nested.inner * (inner_blocks(below, block, ratio) if math.isfinite(block + below) else 1)
+    return replace(route, evaluate=replace(nested, inner=inner), inner=inner)
+
+
+def _variances(setup: Setup, route: Route, nested: Nested, seed: int, examples: int) -> tuple[float, float]:
+    """Variance over one block of the last layer's masks, and of the mean of two, over the outputs of the examples."""
+    batch = setup.keyed(setup.data.first(examples))
+    center = [setup.task.value(leaf) for leaf in setup.in_eval(batch)]
+    source = route.source(_PILOT_MASKS, seed, first=PILOT_FIRST)
+
+    def means(evaluate: Nested) -> Tensor:
+        return torch.cat([piece.features[0]["first"] for piece in evaluate(batch, source, center, Wanted())])
+
+    one, other = means(nested), means(replace(nested, seed=nested.seed ^ 1))
+    return float((one - other).square().mean(dim=0).sum()) / 2, float(((one + other) / 2).var(dim=0).sum())
