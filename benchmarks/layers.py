@@ -42,7 +42,7 @@ def medians(
 
     A turn is one call that is not timed and then `burst` that are: the allocator then holds what this function frees.
     With burst = 0 the very first call of each turn is timed. After `F.dropout` of 2^20, whose mask and output the
-    allocator gives back to the system, that call pays for fresh pages: about five times what our kernel takes.
+    allocator gives back to the system, that call pays for fresh pages: nearly as much again as our kernel takes.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
     for function in functions.values():

@@ -1,9 +1,9 @@
 """Threads for compiled code: torch's own OpenMP team, so that no second pool spins against it.
 
-numba's threads would be a pool beside torch's. After each parallel region both wait by spinning, and on a machine with
-few cores the one keeps the other from its work: a net's step pays for that several times what its dropout costs. So the
-body is handed to `GOMP_parallel` of the very OpenMP that torch runs on (GNU's, or LLVM's and Intel's, which have the
-entry too on Linux). Where there is none, Python threads run it: compiled code holds no lock of theirs.
+numba's threads would be a pool beside torch's, and after each parallel region both wait by spinning: on few cores the
+one can keep the other from its work. So the body is handed to `GOMP_parallel` of the very OpenMP that torch runs on
+(GNU's, or LLVM's and Intel's, which have the entry too on Linux). Where there is none, Python threads run it: compiled
+code holds no lock of theirs.
 
 A body takes one address, of a block of 64-bit numbers whose first is the next task's number. Every thread takes tasks
 by `next_task` until none is left; which thread does what, and how many come, changes nothing.
