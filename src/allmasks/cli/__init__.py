@@ -55,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = gather_numbers(sys.argv[1:] if argv is None else argv)
         # Always this name, however it was started: shell completion knows it by the name.
-        code = app(arguments, standalone_mode=False, prog_name="allmasks")
+        code = app(arguments or ["--help"], standalone_mode=False, prog_name="allmasks")
+        if not arguments:  # click from 8.2 on says so itself, older ones call it a success
+            return 2
         if code == INTERRUPTED:  # how the parser reports Ctrl-C
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
