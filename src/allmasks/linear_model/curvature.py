@@ -52,7 +52,7 @@ def gram(A: Any, weight: Array, B: Any) -> Array:
            [2., 2.]])
     """
     if sparse.issparse(A):
-        return np.asarray((A.T @ sparse.diags_array(weight) @ B).toarray())
+        return np.asarray((A.T @ sparse.diags(weight) @ B).toarray())
     return np.asarray(A.T @ (weight[:, None] * B))
 
 

@@ -47,7 +47,9 @@ class RatePath:
             gram[np.diag_indices(d)] += np.where(squares > 0, alpha, 0.0)
             gram *= self.scale
             gram *= self.scale[:, None]
-            values, self.vectors = linalg.eigh(gram, driver="evd", check_finite=False, overwrite_a=True)
+            # Older SciPy asks "evd" for too little workspace in one dimension.
+            driver = "evd" if d > 1 else None
+            values, self.vectors = linalg.eigh(gram, driver=driver, check_finite=False, overwrite_a=True)
             self.rotated = self.vectors.T @ (self.scale[:, None] * data.t_dot(data.targets))
         self.values = np.maximum(values, 0.0)
         self.cut = float(self.values[-1]) * len(self.values) * np.finfo(np.float64).eps if len(values) else 0.0
