@@ -32,6 +32,27 @@ def test_leave_one_out_equals_refitting_without_each_row():
     assert (np.diff(curve.degrees_of_freedom) < 0).all()
 
 
+def test_an_example_that_alone_fixes_a_coefficient_is_really_left_out():
+    rng = np.random.default_rng(1)
+    X, y = rng.normal(size=(12, 4)), rng.normal(size=12)
+    X[:, 3] = np.arange(12) == 5
+    curve = linear_rate_curve(X, y, p=[0.0, 1e-7, 0.5])
+    assert np.isfinite(curve.error).all()
+    assert curve.error[0] == pytest.approx(curve.error[1], rel=1e-4)
+    alone = linear_rate_curve(X, y, p=[0.0])
+    assert (alone.error[0], alone.one_se_p) == (curve.error[0], 0.0)
+
+
+def test_an_error_that_is_not_known_is_infinite_and_never_the_best():
+    rng = np.random.default_rng(1)
+    X, y = rng.normal(size=(80, 6000)), rng.normal(size=80)
+    curve = linear_rate_curve(X, y, p=[0.0, 0.5, 0.6])
+    assert (curve.error[0], np.isnan(curve.error_se[0])) == (np.inf, True)
+    assert curve.best_p > 0
+    json.dumps(curve.to_dict(), allow_nan=False)
+    assert linear_rate_curve(X, y, p=[0.0]).one_se_p == 0.0
+
+
 def test_the_minimizer_is_the_dropout_minimizer():
     """The penalty's weights against a numerical minimum of the expected loss over all masks."""
     X, y = load_diabetes(return_X_y=True)

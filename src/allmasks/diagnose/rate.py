@@ -26,6 +26,9 @@ Array = NDArray[np.float64]
 
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
+_REFITS = 1e9
+"""Multiplications that refitting may take."""
+
 
 @dataclass(frozen=True)
 class LinearRateCurve:
@@ -34,7 +37,9 @@ class LinearRateCurve:
     Attributes
     ----------
     p : the rates.
-    error, error_se : mean squared leave-one-out error, and its standard error over examples.
+    error, error_se : mean squared leave-one-out error, and its standard error over examples. At p = 0 without alpha an
+        example may alone fix a coefficient, where the closed form is 0/0: the fit is then repeated without it, or,
+        where that is too much work, the error is infinite: not known, and never the best.
     best_p : where it is smallest.
     one_se_p : the largest rate no further from the best than one standard error of the paired difference.
     degrees_of_freedom : trace of the hat matrix, the intercept included.
@@ -81,21 +86,43 @@ def linear_rate_curve(X: ArrayLike, y: ArrayLike, *, p: ArrayLike = RATES, alpha
         raise ValueError("X and y must be finite; remove or impute those examples")
     n, strengths = len(rows), rates / (1.0 - rates)
     data = Centered.of(rows, target[:, None], np.ones(n), center=True)
-    path = rate_path(data, second_moments(rows), check_number("alpha", alpha, lowest=0.0))
+    moments = second_moments(rows)
+    path = rate_path(data, moments, check_number("alpha", alpha, lowest=0.0))
     squared = path.left_out(strengths, center=True).T
+    unknown = np.argwhere(np.isinf(squared))
+    if len(unknown) * rows.size * min(rows.shape) <= _REFITS:
+        for rate, example in unknown:
+            squared[rate, example] = _really_left_out(rows, target, moments, int(example))
     freedom = path.degrees_of_freedom(strengths, center=True)
     error = squared.mean(axis=1)
     best = int(error.argmin())
-    difference = squared - squared[best]
-    close = difference.mean(axis=1) <= difference.std(axis=1, ddof=1) / math.sqrt(n)
+    known = np.isfinite(error)
+    error_se, close = np.full(len(rates), np.nan), np.arange(len(rates)) == best
+    error_se[known] = squared[known].std(axis=1, ddof=1) / math.sqrt(n)
+    if known[best]:
+        difference = squared[known] - squared[best]
+        close[known] = difference.mean(axis=1) <= difference.std(axis=1, ddof=1) / math.sqrt(n)
     return LinearRateCurve(
         p=rates,
         error=error,
-        error_se=squared.std(axis=1, ddof=1) / math.sqrt(n),
+        error_se=error_se,
         best_p=float(rates[best]),
         one_se_p=float(rates[close].max()),
         degrees_of_freedom=freedom,
     )
+
+
+def _really_left_out(X: Array, y: Array, moments: Array, example: int) -> float:
+    """Squared error of an example under the fit without it, as p → 0.
+
+    An example that alone fixes a coefficient has leverage 1 there, where the closed form is 0/0. Of the solutions
+    without it, the limit is the one of least Σⱼ wⱼ² Σᵢ xᵢⱼ².
+    """
+    others = np.arange(len(X)) != example
+    scale = np.where(moments > 0, 1.0 / np.sqrt(np.where(moments > 0, moments, 1.0)), 0.0)
+    center, level = X[others].mean(axis=0), y[others].mean()
+    w = np.linalg.lstsq((X[others] - center) * scale, y[others] - level, rcond=None)[0]
+    return float((y[example] - level - ((X[example] - center) * scale) @ w) ** 2)
 
 
 @dataclass(frozen=True)
