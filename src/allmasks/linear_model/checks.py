@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["check_grid", "check_number"]
+__all__ = ["check_grid", "check_multi_class", "check_number", "check_settings"]
 
 
 def check_number(name: str, value: Any, *, lowest: float) -> float:
@@ -47,3 +47,21 @@ def check_grid(name: str, values: ArrayLike, *, below: float = math.inf) -> NDAr
     if bad.any():
         raise ValueError(f"{name} must be in [0, {below:g}), got {grid[bad][0]:g}")
     return grid
+
+
+def check_settings(estimator: Any) -> tuple[float, float, int]:
+    """alpha, tol and max_iter of an estimator that descends.
+
+    Raises
+    ------
+    TypeError, ValueError : see `check_number`.
+    """
+    alpha = check_number("alpha", estimator.alpha, lowest=0.0)
+    tol = check_number("tol", estimator.tol, lowest=0.0)
+    return alpha, tol, int(check_number("max_iter", estimator.max_iter, lowest=0.0))
+
+
+def check_multi_class(value: Any) -> None:
+    """Raise ValueError unless it is "ovr" or "quadratic"."""
+    if value not in ("ovr", "quadratic"):
+        raise ValueError(f'multi_class must be "ovr" (exact) or "quadratic" (an approximation), got {value!r}')

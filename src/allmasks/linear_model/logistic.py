@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
-from scipy.special import expit
+from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from allmasks.linear_model.checks import check_number
+from allmasks.errors import MethodNotApplicable
+from allmasks.linear_model.checks import check_multi_class, check_settings
 from allmasks.linear_model.logistic_objective import LogisticTask
-from allmasks.linear_model.logistic_solver import Solution, Task, solve
-from allmasks.linear_model.partitions import chunkwise, is_lazy
+from allmasks.linear_model.logistic_solver import Solution, Task, one_sided_features, solve, warn_if_unfinished
+from allmasks.linear_model.multinomial import QuadraticMultinomial
+from allmasks.linear_model.partitions import chunkwise, is_lazy, refuse_lazy
 from allmasks.linear_model.rates import feature_rates
 from allmasks.linear_model.rows import Rows
 from allmasks.methods import Fourier
@@ -40,7 +40,8 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         Σᵢ sᵢ E_m log(1 + exp(−ỹᵢ (b + Σⱼ wⱼ xᵢⱼ mⱼ / (1 − pⱼ)))) + α/2 ‖w‖²,   ỹ = ±1, mⱼ ~ Bernoulli(1 − pⱼ),
 
     where the mean runs over all 2^d masks: it is computed (by one integral over the score's characteristic function),
-    not sampled. Convex. Several classes: one such problem for each class against the rest.
+    not sampled. Convex. Several classes: one such problem for each class against the rest, or, where you ask for it,
+    the multinomial loss, of which only a second-order approximation is to be had.
 
     Parameters
     ----------
@@ -51,6 +52,10 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
     tol : stop once ‖∇‖₂ is `tol` of its value at w = 0.
     max_iter : Newton steps at most in each of the two stages.
     class_weight : None, "balanced", or {class: weight}; multiplies `sample_weight`.
+    multi_class : "ovr", one exact problem for each class; or "quadratic", all classes in one softmax, E_m[L] replaced
+        by Σᵢ sᵢ (L(zᵢ) + ½ tr(Hᵢ Cov zᵢ)), zᵢ the scores at the mean mask and Hᵢ the loss's curvature there (Wager et
+        al.): an approximation whose error is not known (`guarantee_` "uncontrolled", `objective_error_` nan), good
+        where the scores spread little, and not convex. Two classes are then fitted in the same form.
     warm_start : start from the last solution.
     verbose : 1 or more prints a line for each step.
 
@@ -58,9 +63,11 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
     ----------
     classes_ : (n_classes,).
     coef_, intercept_ : (1, d) and (1,) for two classes, else (n_classes, d) and (n_classes,).
-    objective_ : the exact value of the objective at the solution, summed over the classes' problems.
-    objective_error_ : bound on its numerical error.
-    gradient_norm_ : norm of its exact gradient.
+    objective_ : the exact value of the objective at the solution, summed over the classes' problems; with
+        multi_class="quadratic" the value of that form.
+    objective_error_ : bound on its numerical error; nan for the quadratic form.
+    guarantee_ : "exact", or "uncontrolled" for the quadratic form.
+    gradient_norm_ : norm of its gradient.
     equivalent_penalty_ : shaped as `coef_`: λⱼ = pⱼ/(1−pⱼ) Σᵢ sᵢ σ'(μᵢ) xᵢⱼ². To second order dropout adds
         ½ Σⱼ λⱼ wⱼ², so λⱼ and alpha multiply the same ½wⱼ² (Wager, Wang & Liang 2013).
     n_iter_ : Newton steps of each class's problem.
@@ -96,6 +103,7 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         tol: float = 1e-6,
         max_iter: int = 200,
         class_weight: Any = None,
+        multi_class: Literal["ovr", "quadratic"] = "ovr",
         warm_start: bool = False,
         verbose: int = 0,
     ) -> None:
@@ -105,6 +113,7 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         self.tol = tol
         self.max_iter = max_iter
         self.class_weight = class_weight
+        self.multi_class = multi_class
         self.warm_start = warm_start
         self.verbose = verbose
 
@@ -125,10 +134,11 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
             no label; its mean is then taken over all n + m rows (times Σs): exact as a statement about the rows
             at hand, an estimate of the penalty over the population. The objective is then no longer convex in general.
         """
-        alpha = check_number("alpha", self.alpha, lowest=0.0)
-        tol = check_number("tol", self.tol, lowest=0.0)
-        max_iter = int(check_number("max_iter", self.max_iter, lowest=0.0))
+        alpha, tol, max_iter = check_settings(self)
+        check_multi_class(self.multi_class)
         if is_lazy(X, y, sample_weight):
+            if self.multi_class == "quadratic":
+                refuse_lazy('DropoutLogisticRegression(multi_class="quadratic")', X, y, sample_weight)
             return self._fit_lazy(X, y, sample_weight, X_unlabeled, alpha, tol, max_iter)
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C")
         check_classification_targets(y)
@@ -151,7 +161,10 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
             more = validate_data(self, X_unlabeled, accept_sparse="csr", dtype=X.dtype, reset=False)
         targets = [1] if len(classes) == 2 else range(len(classes))
         tasks = make_tasks(X, [codes == k for k in targets], weight, rates, alpha, bool(self.fit_intercept), more)
-        solutions = self._solve(tasks, classes, targets, rates, X.dtype, tol, max_iter)
+        if self.multi_class == "quadratic":
+            solutions = self._solve_quadratic(tasks, classes, codes, weight, rates, X.dtype, tol, max_iter)
+        else:
+            solutions = self._solve(tasks, classes, targets, rates, X.dtype, tol, max_iter)
         one_sided = one_sided_features(tasks[0].rows, codes, targets, weight) if alpha == 0.0 else None
         warn_if_unfinished(self, solutions, one_sided)
         return self
@@ -193,6 +206,42 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         self._store(tasks, solutions, np.dtype(dtype))
         return solutions
 
+    def _solve_quadratic(
+        self,
+        tasks: Sequence[LogisticTask],
+        classes: NDArray[Any],
+        codes: NDArray[np.int64],
+        weight: Array,
+        rates: Array,
+        dtype: Any,
+        tol: float,
+        max_iter: int,
+    ) -> list[Solution]:
+        rows = tasks[0].rows
+        labels = np.zeros((rows.n, len(classes)))
+        labels[np.arange(len(codes)), codes] = weight
+        problem = QuadraticMultinomial(
+            rows, rates / (1.0 - rates), tasks[0].alpha, bool(self.fit_intercept), labels, tasks[0].noisy
+        )
+        previous = self._previous(classes, len(rates))
+        start = None
+        if previous is not None:
+            together = np.array(previous)
+            start = np.concatenate([together[:, : rows.d].ravel(), together[:, rows.d :].ravel()])
+        report = (lambda line: print(f"[quadratic] {line}", flush=True)) if self.verbose else None
+        solution = problem.solve(start, tol, max_iter, report)
+        coef, intercept = problem.split(solution.w)
+        self.classes_ = classes
+        self._rates = rates
+        self.coef_ = coef[problem.free].astype(dtype)
+        self.intercept_ = intercept[problem.free].astype(dtype)
+        self.equivalent_penalty_ = problem.equivalent_penalty(solution.w)
+        self.objective_, self.objective_error_ = solution.value, solution.error
+        self.gradient_norm_ = solution.gradient_norm
+        self.guarantee_ = "uncontrolled"
+        self.n_iter_ = np.array([solution.n_iter], np.int32)
+        return [solution]
+
     def _previous(self, classes: NDArray[Any], d: int) -> list[Array] | None:
         if not self.warm_start or not hasattr(self, "coef_"):
             return None
@@ -209,6 +258,7 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         self.coef_ = np.array([weights for weights, _ in split], dtype)
         self.intercept_ = np.array([b for _, b in split], dtype)
         self.equivalent_penalty_ = np.array(penalties)
+        self.guarantee_ = "exact"
         self.objective_ = float(sum(s.value for s in solutions))
         self.objective_error_ = float(sum(s.error for s in solutions))
         self.gradient_norm_ = float(np.linalg.norm([s.gradient_norm for s in solutions]))
@@ -238,6 +288,8 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         """
         if average not in (None, "masks"):
             raise ValueError(f'average must be None (weight scaling) or "masks" (exact mean), got {average!r}')
+        if average is None and self._is_softmax():
+            return np.asarray(softmax(self.decision_function(X), axis=1))
         if average is None:
             probability = expit(self.decision_function(X))
             if probability.ndim == 1:
@@ -266,8 +318,17 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         spread = np.sqrt(np.column_stack(variances))
         return spread.ravel() if spread.shape[1] == 1 else spread
 
-    def _moments(self, X: Any) -> list[Array]:
+    def _is_softmax(self) -> bool:
         check_is_fitted(self)
+        return self.guarantee_ == "uncontrolled" and len(self.coef_) > 1
+
+    def _moments(self, X: Any) -> list[Array]:
+        if self._is_softmax():
+            raise MethodNotApplicable(
+                "Fourier",
+                "the mean of a softmax of several classes over all masks has no exact form",
+                "multi_class='ovr', whose means and spreads are exact, or am.predict on a torch net with these weights",
+            )
         X = Rows(validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)).X
         share = np.full(X.shape[0], 1.0 / X.shape[0])
         out = []
@@ -306,42 +367,3 @@ def _stack(a: Any, b: Any) -> Any:
     if sparse.issparse(a) or sparse.issparse(b):
         return sparse.vstack([sparse.csr_matrix(a), sparse.csr_matrix(b)], format="csr")
     return np.concatenate([a, b])
-
-
-def one_sided_features(rows: Rows, codes: NDArray[Any], targets: Any, weight: Array) -> NDArray[np.bool_]:
-    """Features that speak for one class only, in the labelled rows, which come first."""
-    one_sided = np.zeros(rows.d, bool)
-    used = np.concatenate([weight > 0, np.zeros(rows.n - len(weight), bool)])
-    for k in targets:
-        sign = np.zeros(len(used))
-        sign[: len(codes)] = np.where(codes == k, 1.0, -1.0)
-        one_sided |= rows.one_sided(sign, used)
-    return one_sided
-
-
-def warn_if_unfinished(
-    estimator: Any, solutions: list[Solution], one_sided: NDArray[np.bool_] | None, *, stacklevel: int = 3
-) -> None:
-    """ConvergenceWarning for weights without a finite best value, and for a stop before `tol`.
-
-    one_sided : features that speak for one class only, looked for where alpha = 0.
-    """
-    if one_sided is not None and one_sided.any():
-        first = int(np.flatnonzero(one_sided)[0])
-        warnings.warn(
-            f"{int(one_sided.sum())} of {len(one_sided)} features (the first: {first}) speak "
-            f"for one class only, so at alpha=0 no finite weight is best for them: the fit stopped where the "
-            f"gradient was small or max_iter={estimator.max_iter} was reached. Set alpha > 0 for a definite answer",
-            ConvergenceWarning,
-            stacklevel=stacklevel,
-        )
-        return
-    if not all(s.converged for s in solutions):
-        worst = max(s.relative_gradient for s in solutions)
-        warnings.warn(
-            f"{type(estimator).__name__} stopped at a gradient of {worst:.1e} of its value at w = 0, above "
-            f"tol={estimator.tol:g}, after {max(s.n_iter for s in solutions)} steps. Raise max_iter, tol or alpha, "
-            "or scale the features",
-            ConvergenceWarning,
-            stacklevel=stacklevel,
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -15,7 +15,7 @@ from sklearn.model_selection import check_cv
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
-from allmasks.linear_model.checks import check_grid
+from allmasks.linear_model.checks import check_grid, check_multi_class
 from allmasks.linear_model.logistic import DropoutLogisticRegression
 from allmasks.linear_model.partitions import refuse_lazy
 
@@ -39,7 +39,7 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
     refit : whether to fit the best pair to all rows; without, only the choice and its scores are there.
     search_tol : `tol` of the fits that are only scored; a rough minimum ranks as the exact one does.
     n_jobs : joblib's, over folds and rates. (One fit uses the processors already.)
-    fit_intercept, tol, max_iter, class_weight, verbose : as in `DropoutLogisticRegression`.
+    fit_intercept, tol, max_iter, class_weight, multi_class, verbose : as in `DropoutLogisticRegression`.
 
     Attributes
     ----------
@@ -73,6 +73,7 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
         search_tol: float = 1e-3,
         max_iter: int = 200,
         class_weight: Any = None,
+        multi_class: Literal["ovr", "quadratic"] = "ovr",
         n_jobs: int | None = None,
         verbose: int = 0,
     ) -> None:
@@ -86,6 +87,7 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
         self.search_tol = search_tol
         self.max_iter = max_iter
         self.class_weight = class_weight
+        self.multi_class = multi_class
         self.n_jobs = n_jobs
         self.verbose = verbose
 
@@ -98,6 +100,7 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
         X_unlabeled : rows without a class that every fit takes, see `DropoutLogisticRegression.fit`.
         """
         refuse_lazy("DropoutLogisticRegressionCV", X, y, sample_weight)
+        check_multi_class(self.multi_class)
         rates = np.unique(check_grid("ps", self.ps, below=1.0))
         alphas = np.unique(check_grid("alphas", self.alphas))[::-1]
         X, targets = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C")
@@ -152,8 +155,10 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
             final = self._single(self.p_, self.alpha_, self.tol)
             final.verbose = self.verbose
             final.fit(X, y, weight, more)
-            names = "classes_ coef_ intercept_ equivalent_penalty_ objective_ objective_error_ gradient_norm_ n_iter_"
-            for name in [*names.split(), "_rates"]:
+            names = (
+                "classes_ coef_ intercept_ equivalent_penalty_ objective_ objective_error_ guarantee_ gradient_norm_"
+            )
+            for name in [*names.split(), "n_iter_", "_rates"]:
                 setattr(self, name, getattr(final, name))
         return self
 
@@ -165,4 +170,5 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
             tol=tol,
             max_iter=self.max_iter,
             class_weight=self.class_weight,
+            multi_class=self.multi_class,
         )

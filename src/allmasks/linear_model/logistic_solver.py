@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 
 from allmasks.linear_model.newton import Objective, minimize
+from allmasks.linear_model.rows import Rows
 
-__all__ = ["ExactObjective", "Solution", "Task", "solve"]
+__all__ = ["ExactObjective", "Solution", "Task", "one_sided_features", "solve", "warn_if_unfinished"]
 
 Array = NDArray[np.float64]
 
@@ -106,3 +109,42 @@ def solve(
     relative = norm / scale if scale > 0 else norm
     taken += best.n_iter
     return Solution(best.w, value, final.error, norm, relative, taken, best.converged)
+
+
+def one_sided_features(rows: Rows, codes: NDArray[Any], targets: Any, weight: Array) -> NDArray[np.bool_]:
+    """Features that speak for one class only, in the labelled rows, which come first."""
+    one_sided = np.zeros(rows.d, bool)
+    used = np.concatenate([weight > 0, np.zeros(rows.n - len(weight), bool)])
+    for k in targets:
+        sign = np.zeros(len(used))
+        sign[: len(codes)] = np.where(codes == k, 1.0, -1.0)
+        one_sided |= rows.one_sided(sign, used)
+    return one_sided
+
+
+def warn_if_unfinished(
+    estimator: Any, solutions: list[Solution], one_sided: NDArray[np.bool_] | None, *, stacklevel: int = 3
+) -> None:
+    """ConvergenceWarning for weights without a finite best value, and for a stop before `tol`.
+
+    one_sided : features that speak for one class only, looked for where alpha = 0.
+    """
+    if one_sided is not None and one_sided.any():
+        first = int(np.flatnonzero(one_sided)[0])
+        warnings.warn(
+            f"{int(one_sided.sum())} of {len(one_sided)} features (the first: {first}) speak "
+            f"for one class only, so at alpha=0 no finite weight is best for them: the fit stopped where the "
+            f"gradient was small or max_iter={estimator.max_iter} was reached. Set alpha > 0 for a definite answer",
+            ConvergenceWarning,
+            stacklevel=stacklevel,
+        )
+        return
+    if not all(s.converged for s in solutions):
+        worst = max(s.relative_gradient for s in solutions)
+        warnings.warn(
+            f"{type(estimator).__name__} stopped at a gradient of {worst:.1e} of its value at w = 0, above "
+            f"tol={estimator.tol:g}, after {max(s.n_iter for s in solutions)} steps. Raise max_iter, tol or alpha, "
+            "or scale the features",
+            ConvergenceWarning,
+            stacklevel=stacklevel,
+        )

@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import d2_tweedie_score
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from allmasks.linear_model.checks import check_number
+from allmasks.linear_model.checks import check_settings
 from allmasks.linear_model.newton import minimize
 from allmasks.linear_model.partitions import chunkwise, is_lazy
 from allmasks.linear_model.poisson_objective import ExactPoisson
@@ -103,9 +103,7 @@ class DropoutPoissonRegressor(RegressorMixin, BaseEstimator):
 
     def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> DropoutPoissonRegressor:
         """Fit to rows X (n, d), dense or CSR, and counts (or rates) y (n,), 0 or more; both may be Dask collections."""
-        alpha = check_number("alpha", self.alpha, lowest=0.0)
-        tol = check_number("tol", self.tol, lowest=0.0)
-        max_iter = int(check_number("max_iter", self.max_iter, lowest=0.0))
+        alpha, tol, max_iter = check_settings(self)
         if is_lazy(X, y, sample_weight):
             from allmasks.linear_model.partitioned import poisson_problem
 
