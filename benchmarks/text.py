@@ -37,12 +37,12 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, StratifiedShu
 from sklearn.preprocessing import StandardScaler
 
 import allmasks as am
-from allmasks.linear_model import DropoutLogisticRegression
+from allmasks.linear_model import DropoutLogisticRegression, DropoutLogisticRegressionCV
 
 SETS = ["rts", "subj", "cr", "athr", "books", "electronics", "colon", "arcene"]
-C_GRID = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]
-P_GRID = [0.1, 0.3, 0.5, 0.7]
-ALPHA_GRID = [0.01, 0.03, 0.1, 0.3, 1.0]
+C_GRID = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]
+P_GRID = [0.1, 0.3, 0.5, 0.7, 0.9]
+ALPHA_GRID = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]
 TOL = 1e-6
 
 
@@ -106,17 +106,17 @@ def one_fold(X: Any, y: np.ndarray, X_test: Any, y_test: np.ndarray) -> dict[str
     start = time.perf_counter()
     l2 = GridSearchCV(LogisticRegression(max_iter=5000), {"C": C_GRID}, cv=inner, refit=False).fit(X, y)
     middle = time.perf_counter()
-    grid = {"p": P_GRID, "alpha": ALPHA_GRID}
     # To choose, a rough minimum does: its accuracy no longer changes.
-    ours = GridSearchCV(DropoutLogisticRegression(tol=1e-2), grid, cv=inner, refit=False).fit(X, y)
+    ours = DropoutLogisticRegressionCV(P_GRID, ALPHA_GRID, cv=inner, search_tol=1e-2, refit=False).fit(X, y)
+    choice = {"p": ours.p_, "alpha": ours.alpha_}
     end = time.perf_counter()
     rival, rival_seconds = timed(LogisticRegression(tol=same_tolerance(X, y), max_iter=20000, **l2.best_params_), X, y)
-    model, seconds = timed(DropoutLogisticRegression(tol=TOL, **ours.best_params_), X, y)
+    model, seconds = timed(DropoutLogisticRegression(tol=TOL, **choice), X, y)
     return {
         "l2": float(rival.score(X_test, y_test)),
         "dropout": float(model.score(X_test, y_test)),
         "l2_choice": l2.best_params_,
-        "dropout_choice": ours.best_params_,
+        "dropout_choice": choice,
         "l2_seconds": rival_seconds,
         "dropout_seconds": seconds,
         "l2_steps": int(rival.n_iter_[0]),
