@@ -36,6 +36,16 @@ def make_evidence(claims=CLAIMS, *, size=2.0, seeds=8, **changes):
     pictures = (
         Picture(Text("Bands", "띠"), Text("epoch", "에폭"), Text("loss", "손실"), bands, log_x=True, log_y=True),
         Picture(Text("Points", "점"), Text("a", "가"), Text("b", "나"), [points]),
+        Picture(
+            Text("Kinds", "종류"),
+            Text("data", "데이터"),
+            Text("loss", "손실"),
+            [
+                Series(Text(f"net {i}", f"망 {i}"), [0.0, 1.0], [1.0 + i, 2.0], [0.5 + i, 1.5], [1.25 + i, 2.5], True)
+                for i in range(3)
+            ],
+            categories=[Text("first", "첫째"), Text("second", "둘째")],
+        ),
     )
     findings = []
     for claim in claims:

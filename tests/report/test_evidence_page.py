@@ -2,12 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from allmasks.evidence import CLAIMS
 from allmasks.report.diagrams import ANALOGIES, DIAGRAMS, drawing
 from allmasks.report.evidence import evidence_text, render_evidence, verdict_table
-from allmasks.report.evidence_charts import effects
+from allmasks.report.evidence_charts import effects, picture_chart
 from allmasks.report.text import translator
 from report.evidence_cases import make_evidence
 from report.test_html import Page
@@ -96,3 +97,16 @@ def test_numbers_leave_as_json(found, tmp_path):
     assert found.to_html(tmp_path / "e.html", lang="ko").read_text(encoding="utf-8") == render_evidence(found, "ko")
     with pytest.raises(ValueError, match="lang must be one of en, ko, got 'fr'"):
         render_evidence(found, "fr")
+
+
+def test_kinds_stand_side_by_side_with_nothing_between_them():
+    picture = next(p for f in make_evidence().findings for p in f.pictures if p.categories)
+    chart = picture_chart("kinds", picture, "en", str)
+    data, axis = chart.figure["data"], chart.figure["layout"]["xaxis"]
+    assert [trace["mode"] for trace in data] == ["markers"] * 3
+    np.testing.assert_allclose([trace["x"] for trace in data], [[-0.2, 0.8], [0.0, 1.0], [0.2, 1.2]], atol=1e-15)
+    assert [trace["error_y"]["array"] for trace in data] == [[0.25, 0.5]] * 3
+    assert [trace["error_y"]["arrayminus"] for trace in data] == [[0.5, 0.5]] * 3
+    assert (axis["tickvals"], axis["ticktext"], axis["range"]) == ([0, 1], ["first", "second"], [-0.5, 1.5])
+    assert chart.rows == (("first", "1", "2", "3"), ("second", "2", "2", "2"))
+    assert picture_chart("kinds", picture, "ko", str).rows[1][0] == "둘째"

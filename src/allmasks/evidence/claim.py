@@ -59,7 +59,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Picture:
-    """A chart beside a verdict."""
+    """A chart beside a verdict.
+
+    categories : names of the places 0, 1, … of x, where these are kinds and not numbers: nothing lies between them.
+    """
 
     title: Text
     x: Text
@@ -67,6 +70,7 @@ class Picture:
     series: Sequence[Series]
     log_x: bool = False
     log_y: bool = False
+    categories: Sequence[Text] = ()
 
 
 @dataclass(frozen=True)

@@ -124,21 +124,65 @@ class _Rows:
 def picture_chart(key: str, picture: Picture, lang: str, _: Translate) -> Chart:
     """One of a claim's own pictures: lines with 95 % bands, or points."""
     data: list[dict[str, Any]] = []
-    for series, color in zip(picture.series, _COLORS * 3, strict=False):
-        data += _traces(series, color, lang)
-    axes = {}
+    if picture.categories:
+        data = _side_by_side(picture, lang)
+    else:
+        for series, color in zip(picture.series, _COLORS * 3, strict=False):
+            data += _traces(series, color, lang)
+    axes: dict[str, dict[str, Any]] = {}
     for axis, label, log in (("xaxis", picture.x, picture.log_x), ("yaxis", picture.y, picture.log_y)):
         axes[axis] = {"title": {"text": escape(label[lang])}} | ({"type": "log"} if log else {})
     if picture.log_x:
         axes["xaxis"] |= _log_ticks([x for series in picture.series for x in series.x])
+    names = [text[lang] for text in picture.categories]
+    if names:
+        ticks = {"tickvals": list(range(len(names))), "ticktext": [escape(name) for name in names], "zeroline": False}
+        axes["xaxis"] |= ticks | {"range": [-0.5, len(names) - 0.5]}
+    caption = ""
+    if any(_has_band(s) for s in picture.series):
+        bands, bars = _("Mean over seeds; bands are 95 % intervals."), _("Mean over seeds; bars are 95 % intervals.")
+        caption = bars if names else bands
     return Chart(
         key,
         picture.title[lang],
-        _("Mean over seeds; bands are 95 % intervals.") if any(_has_band(s) for s in picture.series) else "",
+        caption,
         {"data": data, "layout": _layout(height=340, legend=len(picture.series) > 1, **axes)},
         (picture.x[lang], *(series.name[lang] for series in picture.series)),
-        _numbers(picture.series),
+        _numbers(picture.series, names),
     )
+
+
+def _side_by_side(picture: Picture, lang: str) -> list[dict[str, Any]]:
+    """Points with their intervals as bars, those of one category beside each other."""
+    step = 0.6 / max(len(picture.series), 1)
+    data = []
+    for k, (series, color) in enumerate(zip(picture.series, _COLORS * 3, strict=False)):
+        trace = {
+            "type": "scatter",
+            "mode": "markers",
+            "name": escape(series.name[lang]),
+            "x": [x + (k - (len(picture.series) - 1) / 2) * step for x in series.x],
+            "y": [None if not math.isfinite(v) else v for v in series.y],
+            "hovertext": [f"{escape(series.name[lang])}: {number(v, 4)}" for v in series.y],
+            "hoverinfo": "text",
+            "marker": {"color": color, "size": 9},
+        }
+        if _has_band(series):
+            trace["error_y"] = _bars(series, color)
+        data.append(trace)
+    return data
+
+
+def _bars(series: Series, color: str) -> dict[str, Any]:
+    assert series.low is not None
+    assert series.high is not None
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [high - y for high, y in zip(series.high, series.y, strict=True)],
+        "arrayminus": [y - low for low, y in zip(series.low, series.y, strict=True)],
+        "color": color,
+    }
 
 
 def _traces(series: Series, color: str, lang: str) -> list[dict[str, Any]]:
@@ -173,13 +217,7 @@ def _traces(series: Series, color: str, lang: str) -> list[dict[str, Any]]:
     }
     if len(series.x) == 1:
         # A band of one point has no width: error bars instead.
-        main["error_y"] = {
-            "type": "data",
-            "symmetric": False,
-            "array": [series.high[0] - series.y[0]],
-            "arrayminus": [series.y[0] - series.low[0]],
-            "color": color,
-        }
+        main["error_y"] = _bars(series, color)
         return [main]
     return [fill, main]
 
@@ -197,9 +235,10 @@ def _log_ticks(values: Sequence[float]) -> dict[str, Any]:
     return {"tickvals": shown, "ticktext": [number(v, 3) for v in shown]}
 
 
-def _numbers(series: Sequence[Series]) -> tuple[tuple[str, ...], ...]:
-    """The lines' numbers as a table, where all share one axis of moderate length."""
+def _numbers(series: Sequence[Series], names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The lines' numbers as a table, where all share one axis of moderate length; `names` of its places, if any."""
     xs = [s.x for s in series]
     if any(x != xs[0] for x in xs) or len(xs[0]) > 40:
         return ()
-    return tuple((number(x, 4), *(number(s.y[i], 4) for s in series)) for i, x in enumerate(xs[0]))
+    places = [names[int(x)] if names else number(x, 4) for x in xs[0]] if xs else []
+    return tuple((place, *(number(s.y[i], 4) for s in series)) for i, place in enumerate(places))

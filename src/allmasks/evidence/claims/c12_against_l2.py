@@ -55,13 +55,16 @@ def pictures(lab: Lab) -> list[Picture]:
         ("both", ("dropout + L2", "드롭아웃 + L2")),
     )
     for d in lab.settings.datasets:
-        series = []
-        for i, (family, name) in enumerate(words):
-            arm = "none" if family == "none" else lab.best(d, family)
-            series.append(band(Text(*name), [i], lab.last(d, arm, "test")[:, None], points=True))
-        title = dataset_title("Test loss, each at its best strength", "각자 최적 강도에서의 테스트 손실", d)
+        arms = ["none" if family == "none" else lab.best(d, family) for family, _ in words]
+        losses = np.column_stack([lab.last(d, arm, "test") for arm in arms])
         found.append(
-            picture(title, Text("regularizer", "정규화 방법"), Text("test loss (nats)", "테스트 손실 (nats)"), series)
+            picture(
+                dataset_title("Test loss, each at its best strength", "각자 최적 강도에서의 테스트 손실", d),
+                Text("regularizer", "정규화 방법"),
+                Text("test loss (nats)", "테스트 손실 (nats)"),
+                [band(Text("mean over seeds", "시드 평균"), np.arange(len(words)), losses)],
+                categories=[Text(*name) for _, name in words],
+            )
         )
     return found
 

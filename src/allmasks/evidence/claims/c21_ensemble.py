@@ -65,11 +65,10 @@ def pictures(lab: Lab) -> list[Picture]:
         ("ensemble", Text("ensemble of 6 thinned nets", "솎은 망 6개의 앙상블")),
     )
     places = list(range(len(lab.settings.datasets)))
-    names = ", ".join(f"{i}: {d}" for i, d in enumerate(lab.settings.datasets))
     return [
         picture(
             Text("Test loss", "테스트 손실"),
-            Text(names, names),
+            Text("data", "데이터"),
             Text("test loss (nats)", "테스트 손실 (nats)"),
             [
                 band(
@@ -80,6 +79,7 @@ def pictures(lab: Lab) -> list[Picture]:
                 )
                 for key, name in rows
             ],
+            categories=[Text(d, d) for d in lab.settings.datasets],
         )
     ]
 
