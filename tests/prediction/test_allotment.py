@@ -19,15 +19,15 @@ def net(below: float, last: float) -> nn.Module:
     return seeded(make, seed=2, scale=1.5)
 
 
-def inner(model, **more):
+def inner(model, batch_size=None):
     from allmasks.expect.problem import Request
     from allmasks.prediction.allotment import allotted
     from allmasks.prediction.run import choose_route
-    from allmasks.prediction.setup import look
+    from allmasks.prediction.setup import look, read
 
-    options = {"task": "multiclass", "class_dim": None, "example_index": None, "batch_dim": None, "batch_size": None}
     with torch.no_grad():
-        setup = look(model, X, None, **{**options, **more})
+        data, first = read(model, X, None, example_index=None, batch_dim=None, batch_size=batch_size)
+        setup = look(model, data, first, task="multiclass", class_dim=None, batch_dim=None)
         request = Request(MonteCarlo(n_masks=256), None, None, None, None, 0)
         return allotted(setup, choose_route(setup, request, samples=False, likelihood=False), 0).inner
 

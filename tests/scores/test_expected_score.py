@@ -2,20 +2,25 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 import allmasks as am
 from allmasks.methods import ClosedForm, Delta, Fourier, GaussianMoments, MonteCarlo
 from scores import truth
-from scores.drawn import problems
+from scores.drawn import Drawn, problems
 
 LINKS = {"identity": lambda s: s, "log": np.exp}
+
+TINIEST = np.full((3, 3), 5e-324)
+"""Inputs whose products are rounded to whole multiples of the smallest double."""
 
 
 @truth.needs_extended
 @pytest.mark.parametrize("link", LINKS)
 @settings(deadline=None, max_examples=50)
 @given(case=problems(rows=3, most_units=9))
+@example(case=Drawn(np.array([0.138, -14.26, 122.56]), TINIEST, 0.0, 0.0, np.zeros(3), as_csr=False))
+@example(case=Drawn(np.array([0.138, 1e-200, 0.25]), TINIEST, 0.5, 0.0, np.zeros(3), as_csr=True))
 def test_identity_and_log_link(link, case):
     p = np.broadcast_to(case.p, case.weights.shape)
     if link == "log":

@@ -18,7 +18,7 @@ from allmasks.expect import Problem, Request, prepare, progress_bar
 from allmasks.methods import Method, MonteCarlo
 from allmasks.results import ExpectedLoss, Guarantee, plain_numbers, weakest, with_error
 from allmasks.samplers import Independent
-from allmasks.sites import DropoutSite
+from allmasks.sites import DropoutSite, class_name
 
 __all__ = ["Audit", "ConvergencePoint", "SitePenalty", "audit"]
 
@@ -172,7 +172,7 @@ def audit(
     value, error = float(expected.value), float(expected.error)
     penalty = float(expected.penalty)
     return Audit(
-        model_name=type(problem.model).__name__,
+        model_name=class_name(problem.model),
         n_examples=problem.n_examples,
         loss=problem.loss.name,
         units=problem.loss.units,

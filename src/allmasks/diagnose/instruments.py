@@ -11,7 +11,9 @@ from allmasks.diagnose.multiplied import Multiplied, refusal
 from allmasks.diagnose.robustness import Robustness, measure_robustness
 from allmasks.diagnose.unit_penalty import UnitPenalty, measure_unit_penalty
 from allmasks.expect import Problem, prepare
-from allmasks.sites import DropoutSite
+from allmasks.expect.distributed import EACH_THE_SAME
+from allmasks.expect.sharded import same_batch
+from allmasks.sites import DropoutSite, is_sharded
 
 __all__ = ["SiteInstruments", "measure_sites"]
 
@@ -37,11 +39,20 @@ def measure_sites(
     problem: Problem, seed: int, tick: Callable[[int], None] = lambda done: None
 ) -> tuple[tuple[SiteInstruments, ...], tuple[str, ...]]:
     """The instruments at each random site of up to 512 units, on the first 128 examples; and why others have none."""
-    batch = problem.data.first(EXAMPLES)
-    few = prepare(
-        problem.model, batch.args or batch.kwargs, batch.target, problem.loss, batch_dim=problem.data.batch_dim
-    )
+    batch, group = problem.data.first(EXAMPLES), None
     found, notes = [], []
+    if is_sharded(problem.model):
+        # Its ranks can only look together, and so at the same examples.
+        batch, group = same_batch(problem.model, problem.group, batch, problem.data), EACH_THE_SAME
+        notes.append("No curvature was measured: a model sharded by FSDP is not differentiated.")
+    few = prepare(
+        problem.model,
+        batch.args or batch.kwargs,
+        batch.target,
+        problem.loss,
+        batch_dim=problem.data.batch_dim,
+        group=group,
+    )
     for site in few.random_sites:
         why = refusal(site)
         if why is None and site.units > MAX_UNITS:

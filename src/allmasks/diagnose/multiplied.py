@@ -19,7 +19,7 @@ from allmasks.expect.evaluate import Plain
 from allmasks.expect.forward import Forward
 from allmasks.expect.model_losses import CrossEntropy, Logistic
 from allmasks.expect.sources import MaskChunk, NoMask
-from allmasks.sites import DropoutSite, borrowed
+from allmasks.sites import DropoutSite, is_sharded
 
 __all__ = ["Multiplied", "each_site", "generator", "pair", "refusal"]
 
@@ -128,7 +128,7 @@ class Multiplied:
         found = []
         for rows in multipliers.split(self._rows_at_once()):
             hits = []
-            with torch.no_grad(), borrowed(self.problem.model):
+            with torch.no_grad(), self.problem.lent():
                 for batch in self.problem.data:
                     for _, outputs in self._plain.forward(batch, self._as_chunk(rows)):
                         target = loss.check(outputs[0], batch.target)
@@ -157,7 +157,9 @@ class Multiplied:
     def curvature(self, at_once: int = 64) -> Tensor:
         """(n, units) ∂²L/∂mⱼ² at m = 1, which is hⱼ² ∂²L/∂hⱼ²; nan where the model cannot be differentiated twice."""
         rows = []
-        with borrowed(self.problem.model), torch.enable_grad():
+        if is_sharded(self.problem.model):
+            return torch.full((self.n_examples, self.units), torch.nan, dtype=torch.float64)
+        with self.problem.lent(), torch.enable_grad():
             for batch in self.problem.data:
                 noise = torch.ones(1, len(batch), self.units, dtype=torch.float64, requires_grad=True)
                 chunk = MaskChunk({self.site.name: noise}, torch.ones(1), 0)
@@ -167,7 +169,7 @@ class Multiplied:
 
     def _chunk(self, rows: Tensor, with_error: bool) -> tuple[Tensor, Tensor]:
         losses, errors = [], []
-        with torch.no_grad(), borrowed(self.problem.model):
+        with torch.no_grad(), self.problem.lent():
             for batch in self.problem.data:
                 for found in self._plain(batch, self._as_chunk(rows), with_error=with_error):
                     losses.append(found.loss.detach().cpu())
@@ -186,7 +188,7 @@ class Multiplied:
         forward: Forward = self.problem.forward((), observe=self.site.name)
         rows = []
         empty = MaskChunk({}, torch.ones(1), 0)
-        with torch.no_grad(), borrowed(self.problem.model):
+        with torch.no_grad(), self.problem.lent():
             for batch in self.problem.data:
                 ((_, seen),) = forward(batch, empty)
                 h = transform(seen[0].movedim(self.site.batch_dim or 0, 0))

@@ -24,7 +24,7 @@ from allmasks.expect.sources import MaskChunk, SampledMasks
 from allmasks.results import Guarantee
 from allmasks.sites import DropoutSite
 
-__all__ = ["Controlled", "fit_coefficient"]
+__all__ = ["Controlled", "best_coefficient", "pilot_blocks"]
 
 
 @dataclass
@@ -77,8 +77,8 @@ class Controlled:
         return quadratic - 0.5 * trace
 
 
-def fit_coefficient(evaluate: Controlled, data: Any, source: SampledMasks, weight: Tensor, chunk_masks: int) -> float:
-    """The c that makes the blocks' weighted mean vary least in the pilot: Cov(L, Q) / Var(Q) between blocks."""
+def pilot_blocks(evaluate: Controlled, data: Any, source: SampledMasks, weight: Tensor, chunk_masks: int) -> Tensor:
+    """(2, blocks) weighted sums over these examples of the loss and of the control, under the pilot's masks."""
     sums = torch.zeros(2, source.n_masks, dtype=torch.float64, device=weight.device)
     with torch.no_grad():
         for batch in data:
@@ -89,7 +89,11 @@ def fit_coefficient(evaluate: Controlled, data: Any, source: SampledMasks, weigh
                     rows = slice(at + where.start, at + where.stop)
                     sums[0, rows] += loss @ share
                     sums[1, rows] += control @ share
-    blocks = sums.reshape(2, -1, source.block).mean(dim=2)
+    return sums.reshape(2, -1, source.block).mean(dim=2)
+
+
+def best_coefficient(blocks: Tensor) -> float:
+    """The c that makes the blocks' weighted mean vary least in the pilot: Cov(L, Q) / Var(Q) between (2, blocks)."""
     loss, control = blocks - blocks.mean(dim=1, keepdim=True)
     scale = float(control @ control)
     return float(loss @ control) / scale if scale > 0 else 0.0

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from allmasks.expect.data import Batch
+from allmasks.expect.distributed import ALONE, Group
 from allmasks.expect.sources import MaskChunk
 from allmasks.sites import DropoutSite, hold_masks
 
@@ -47,6 +48,7 @@ class Forward:
         site itself stays at its mean mask.
     batched : try all masks of a chunk in one pass. Falls back to a loop, for good, at the first refusal.
     overwrites : the model has a site that works in place, which may be on the inputs: they are copied.
+    group : the ranks that may have to make each pass together.
     """
 
     model: nn.Module
@@ -55,6 +57,7 @@ class Forward:
     observe: str | None = None
     batched: bool = True
     overwrites: bool = False
+    group: Group = ALONE
 
     def __post_init__(self) -> None:
         self._rates = {site.name: site.call_rate for site in self.sites}
@@ -70,6 +73,8 @@ class Forward:
             try:
                 outputs = torch.func.vmap(lambda masks: self._once(batch, masks), randomness="error")(placed)
             except Exception:
+                if self.group.in_step:
+                    raise  # the other ranks are in the middle of this pass; that it can be batched has been tried
                 # vmap has no rule for something in this model (recurrent layers, data-dependent control flow).
                 # Whatever went wrong, the loop either runs or raises the error that really is the model's.
                 self.batched = False
@@ -90,7 +95,8 @@ class Forward:
         args, kwargs = batch.args, batch.kwargs
         if self.overwrites:
             args, kwargs = torch.utils._pytree.tree_map_only(Tensor, torch.clone, (args, kwargs))
-        with hold_masks(self.model, provide, self._rates, wake=self._wake if masks else frozenset()):
+        wake = self._wake if masks else frozenset()
+        with self.group.turn(), hold_masks(self.model, provide, self._rates, wake=wake):
             output = self.model(*args, **kwargs)
         if self.observe is None:
             return self.extract(output)

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from allmasks.errors import UncontrolledRandomness
-from allmasks.expect.data import Data
-from allmasks.expect.distributed import join, unwrapped
+from allmasks.expect.data import Batch, Data
+from allmasks.expect.distributed import Group, join, unwrapped
 from allmasks.expect.evaluate import Plain
 from allmasks.expect.forward import extract_output
-from allmasks.expect.model_losses import CallableLoss, model_loss
+from allmasks.expect.model_losses import CallableLoss, ModelLoss, model_loss
 from allmasks.expect.problem import INSPECTED_EXAMPLES, Problem
+from allmasks.expect.sharded import keep_in_step, same_batch
 from allmasks.expect.sources import NoMask
 from allmasks.sites import borrowed, inspect_model
 
@@ -38,8 +39,11 @@ def prepare(
     """Look at the model once, find its sites, and compute its loss in eval mode; `group` as in `expected_loss`."""
     ranks = join(group)
     keywords = {"example_index": example_index, "batch_dim": batch_dim, "batch_size": batch_size}
-    problem = ranks.run(lambda: _look(model, x, y, loss, **keywords))
-    problem.group = ranks
+    model, the_loss, data, own = ranks.run(lambda: _read(model, x, y, loss, ranks, **keywords))
+    first = same_batch(model, ranks, own, data)
+    problem = ranks.run(lambda: _look(model, data, the_loss, first, batch_dim))
+    problem.group, problem.buffers = ranks, ranks.buffers_of_first(model)
+    problem.batched = keep_in_step(ranks, problem.forward(problem.random_sites), first)
     sizes = ranks.gather(problem.data.n_examples)
     problem.n_examples = sum(sizes)
     problem.data.number_from(sum(sizes[: ranks.rank]))
@@ -52,17 +56,30 @@ def prepare(
     return problem
 
 
-def _look(
-    model: nn.Module, x: Any, y: Any, loss: Any, *, example_index: Any, batch_dim: Any, batch_size: Any
-) -> Problem:
+def _read(
+    model: nn.Module,
+    x: Any,
+    y: Any,
+    loss: Any,
+    ranks: Group,
+    *,
+    example_index: Any,
+    batch_dim: Any,
+    batch_size: Any,
+) -> tuple[nn.Module, ModelLoss, Data, Batch]:
+    """What was given, checked, and the examples to look at the model with."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    model = unwrapped(model)
+    model = unwrapped(model, ranks)
     the_loss = model_loss(loss)
     with borrowed(model):
         device = next((t.device for t in itertools.chain(model.parameters(), model.buffers())), None)
         data = Data(x, y, batch_dim=batch_dim, batch_size=batch_size, example_index=example_index, device=device)
-        batch = data.first(INSPECTED_EXAMPLES)
+        return model, the_loss, data, data.first(INSPECTED_EXAMPLES)
+
+
+def _look(model: nn.Module, data: Data, the_loss: ModelLoss, batch: Batch, batch_dim: int | None) -> Problem:
+    with borrowed(model):
         seen = inspect_model(model, batch.args, batch.kwargs, batch_dim=batch_dim, extract=_tensor_output)
         if seen.unaccounted:
             raise UncontrolledRandomness(
@@ -114,7 +131,7 @@ def _evaluate_mean_mask(problem: Problem, sample_weight: Any) -> Tensor:
     """The eval-mode loss of each example, kept; returns what each weighs in the mean."""
     n = problem.data.n_examples
     rows, weights = [], []
-    with torch.no_grad(), borrowed(problem.model):
+    with torch.no_grad(), problem.lent():
         forward = problem.forward(())
         evaluate = Plain(forward, problem.loss, problem.output_dim)
         errors = []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,11 +20,12 @@ from allmasks.expect.forward import Forward
 from allmasks.expect.model_losses import CrossEntropy, ModelLoss
 from allmasks.expect.monte_carlo import masks_for_tolerance
 from allmasks.expect.plan import DEFAULT_BUDGET, MIN_REPLICATES, Option, Plan, choose, sampled_masks
+from allmasks.expect.sharded import without_gradient
 from allmasks.expect.solve import Job, Solution, solve
 from allmasks.expect.sources import EveryMask, MaskSource, NoMask, SampledMasks
 from allmasks.methods import ClosedForm, Delta, Enumeration, Fourier, GaussianMoments, Method, MonteCarlo
 from allmasks.results import ExpectedLoss
-from allmasks.sites import DropoutSite, LastLayer, borrowed
+from allmasks.sites import DropoutSite, LastLayer, borrowed, is_sharded
 
 __all__ = ["INSPECTED_EXAMPLES", "Problem", "Request"]
 
@@ -89,6 +91,12 @@ class Problem:
     notes: tuple[str, ...] = ()
     group: Group = ALONE
     n_examples: int = field(init=False)
+    buffers: list[Tensor] = field(default_factory=list)
+    """Values that the model's buffers have while it is borrowed; its own where there are none."""
+
+    def lent(self) -> AbstractContextManager[None]:
+        """The model borrowed, in the state that is meant."""
+        return borrowed(self.model, self.buffers)
 
     @property
     def random_sites(self) -> tuple[DropoutSite, ...]:
@@ -96,7 +104,9 @@ class Problem:
         return tuple(site for site in self.sites if site.p != 0)
 
     def inputs(self) -> tuple[Tensor, ...]:
-        """Tensors that gradients flow to: the model's parameters and any inputs that ask for it."""
+        """Tensors that gradients flow to: the model's parameters and any inputs that ask for it; none if sharded."""
+        if is_sharded(self.model):
+            return ()
         leaves = tree_flatten(self.data.given)[0] if self.data.given is not None else []
         wanted = [t for t in (*self.model.parameters(), *leaves) if isinstance(t, Tensor) and t.requires_grad]
         return tuple(dict.fromkeys(wanted))
@@ -115,7 +125,7 @@ class Problem:
             weight=self.weight,
             chunk_masks=at_most,
             inputs=self.inputs() if grad else (),
-            prepare=lambda: borrowed(self.model),
+            prepare=self.lent,
             tick=tick or (lambda done: None),
             group=self.group,
         )
@@ -127,7 +137,7 @@ class Problem:
     def forward(self, sites: tuple[DropoutSite, ...], observe: str | None = None) -> Forward:
         """Outputs under masks of these sites; or, with `observe`, that site's input."""
         overwrites = any(site.in_place for site in self.sites)
-        return Forward(self.model, sites, self.extract, observe, self.batched, overwrites)
+        return Forward(self.model, sites, self.extract, observe, self.batched, overwrites, self.group)
 
     def integrated(self, sites: tuple[DropoutSite, ...], method: Method | None) -> Integrated:
         """The same, the last layer's site among them integrated by formula."""
@@ -140,7 +150,7 @@ class Problem:
 
     def controlled(self, sites: tuple[DropoutSite, ...], method: MonteCarlo, seed: int) -> Evaluator:
         """The loss with the last layer's quadratic form as control variate, its coefficient from a pilot."""
-        from allmasks.expect.controlled import Controlled, fit_coefficient
+        from allmasks.expect.controlled import Controlled, best_coefficient, pilot_blocks
 
         last, loss = self.last, self.loss
         plain = isinstance(loss, CrossEntropy) and loss.weight is None
@@ -162,8 +172,12 @@ class Problem:
         evaluate = Controlled(self.forward(before, observe=last.site), loss, site, last.weight, last.bias)
         pilot = SampledMasks(sites, method.sampler, MIN_REPLICATES * method.sampler.block, seed, first=_CONTROL_FIRST)
         job = self.job(pilot, evaluate, grad=False)
-        with borrowed(self.model):
-            evaluate.coefficient = fit_coefficient(evaluate, self.data, pilot, self.weight, job.chunk_masks)
+
+        def blocks() -> Tensor:
+            with self.lent():
+                return pilot_blocks(evaluate, self.data, pilot, self.weight, job.chunk_masks)
+
+        evaluate.coefficient = best_coefficient(self.group.sum(self.group.run(blocks)))
         return evaluate
 
     def integrates_last(self, sites: tuple[DropoutSite, ...]) -> bool:
@@ -303,6 +317,8 @@ class Problem:
         if start is not None:
             start(source.n_masks * self.data.n_examples)
         solution = solve(self.job(source, evaluate, grad=grad, tick=tick))
+        if grad and is_sharded(self.model):
+            solution = replace(solution, per_example=without_gradient(solution.per_example))
         return self._result(solution, method, source.n_masks if sampled else 0)
 
     def _result(self, solution: Solution, method: Method, n_masks: int) -> ExpectedLoss:

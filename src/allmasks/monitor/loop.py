@@ -12,7 +12,7 @@ from torch import nn
 
 from allmasks.files import check_writable, write_text
 from allmasks.methods import Method
-from allmasks.monitor.reading import Question, Reading, check_every
+from allmasks.monitor.reading import Question, Reading, all_ranks, check_every
 from allmasks.nn import RateScheduler
 
 __all__ = ["Monitor"]
@@ -34,6 +34,9 @@ class Monitor:
         the monitor goes on from a `state_dict`.
     tensorboard : a folder for TensorBoard, or a SummaryWriter of your own; needs `pip install 'allmasks[tensorboard]'`.
     schedule : a `RateScheduler` that `step()` steps after the reading, once an epoch.
+
+    Where torch.distributed is running, every rank makes a monitor and calls `step()`, with the same data, of which each
+    measures its share; all have the same readings, and the first rank writes them.
 
     Raises
     ------
@@ -78,9 +81,15 @@ class Monitor:
         self.history: list[tuple[int, Reading]] = []
         self._question = Question(data, loss, method, n_masks, atol, seed, batch_size)
         self._question.check(model)
-        self._csv = None if csv is None else _Rows(csv)
+        self._csv: _Rows | None = None
+        self._writer: Any = None
         self._own_writer = isinstance(tensorboard, str | Path)
-        self._writer = _summary_writer(tensorboard) if self._own_writer else tensorboard
+        all_ranks().run(lambda: self._open(csv, tensorboard))
+
+    def _open(self, csv: str | Path | None, tensorboard: Any) -> None:
+        if all_ranks().rank == 0:
+            self._csv = None if csv is None else _Rows(csv)
+            self._writer = _summary_writer(tensorboard) if self._own_writer else tensorboard
 
     def step(self) -> Reading | None:
         """Say that an epoch has ended: the reading, where one was due."""
@@ -93,18 +102,21 @@ class Monitor:
     def measure(self) -> Reading:
         """Measure and log now, due or not; before the first `step()` that is epoch 0."""
         reading = self._question.read(self.model)
+        all_ranks().run(lambda: self._write(reading))
+        self.history.append((self.epoch, reading))
+        return reading
+
+    def _write(self, reading: Reading) -> None:
         if self._csv is not None:
             self._csv.add(self.epoch, reading)
         if self._writer is not None:
             for name, value in reading.finite().items():
                 self._writer.add_scalar(name, value, self.epoch)
             self._writer.flush()
-        self.history.append((self.epoch, reading))
-        return reading
 
     def close(self) -> None:
         """Close the TensorBoard file, where this monitor has opened it."""
-        if self._own_writer:
+        if self._own_writer and self._writer is not None:
             self._writer.close()
 
     def __enter__(self) -> Monitor:

@@ -9,18 +9,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader
 
 from allmasks.diagnose.audit import all_and_alone, combine
 from allmasks.diagnose.multiplied import pair
 from allmasks.expect import Problem, Request, prepare
-from allmasks.expect.distributed import shard
+from allmasks.expect.distributed import ALONE, Group, join, shard
 from allmasks.methods import Method
 from allmasks.results import ExpectedLoss, Guarantee, plain_numbers
 from allmasks.sites import borrowed
 
-__all__ = ["Question", "Reading", "SiteShare", "check_every", "read"]
+__all__ = ["Question", "Reading", "SiteShare", "all_ranks", "check_every", "read"]
 
 _RESOLVED = 4
 """A ratio is taken only where the penalty below it is at least this many times its error; else it says nothing."""
@@ -110,9 +111,9 @@ class Question:
     @contextmanager
     def problem(self, model: nn.Module) -> Iterator[Problem]:
         """The model looked at; when the block ends it, its generators and the loader's are as they were."""
-        group = "world" if _ranks() > 1 else None
+        group = all_ranks()
         with borrowed(model), _loader_kept(self.data), torch.no_grad():
-            x, y = pair(self.data if group is None else shard(self.data))
+            x, y = pair(self.data if group is ALONE else shard(self.data, group))
             yield prepare(model, x, y, self.loss, batch_size=self.batch_size, group=group)
 
     def check(self, model: nn.Module) -> None:
@@ -188,10 +189,10 @@ def check_every(every: int) -> int:
     return every
 
 
-def _ranks() -> int:
-    import torch.distributed as dist
-
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+def all_ranks() -> Group:
+    """The processes that train together, or this one alone."""
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return join("world" if several else None)
 
 
 @contextmanager

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from allmasks.expect import progress_bar
 from allmasks.expect.distributed import join, unwrapped
 from allmasks.expect.problem import Request
+from allmasks.expect.sharded import keep_in_step, same_batch
 from allmasks.methods import Method, MonteCarlo
 from allmasks.prediction.allotment import allotted
 from allmasks.prediction.result import Prediction
 from allmasks.prediction.run import Results, Route, choose_route, drawn, masks_for_tolerance, over_ranks, run, unseen
-from allmasks.prediction.setup import Setup, inert_sites, look
+from allmasks.prediction.setup import Setup, inert_sites, look, read
 from allmasks.sites import borrowed
 
 __all__ = ["Prediction", "predict"]
@@ -114,21 +115,16 @@ def predict(
         raise ValueError("consistent=True gives all examples one key; leave example_index out")
     likelihood = y is not None
     ranks = join(group)
-    model = ranks.run(lambda: unwrapped(model))
-    with progress_bar(progress) as (start, tick), torch.no_grad(), borrowed(model):
-        setup = ranks.run(
-            lambda: look(
-                model,
-                x,
-                None if y is True else y,
-                task=task,
-                class_dim=class_dim,
-                example_index=example_index,
-                batch_dim=batch_dim,
-                batch_size=batch_size,
-            )
-        )
-        setup.consistent = consistent
+    model = ranks.run(lambda: unwrapped(model, ranks))
+    buffers = ranks.buffers_of_first(model)
+    with progress_bar(progress) as (start, tick), torch.no_grad(), borrowed(model, buffers):
+        targets = None if y is True else y
+        keywords = {"example_index": example_index, "batch_dim": batch_dim, "batch_size": batch_size}
+        data, own_first = ranks.run(lambda: read(model, x, targets, **keywords))
+        first = same_batch(model, ranks, own_first, data)
+        setup = ranks.run(lambda: look(model, data, first, task=task, class_dim=class_dim, batch_dim=batch_dim))
+        setup.consistent, setup.group = consistent, ranks
+        setup.batched = keep_in_step(ranks, setup.forward(setup.sites), first)
         sizes = ranks.gather(setup.data.n_examples)
         setup.n_examples = sum(sizes)
         setup.data.number_from(sum(sizes[: ranks.rank]))

@@ -13,6 +13,7 @@ from allmasks.methods import MonteCarlo
 from allmasks.prediction.evaluate import Nested, Wanted
 from allmasks.prediction.run import PILOT_FIRST, Route
 from allmasks.prediction.setup import Setup
+from allmasks.sites import n_parameters
 
 __all__ = ["allotted", "inner_blocks"]
 
@@ -56,7 +57,7 @@ def allotted(setup: Setup, route: Route, seed: int, ranks: Group = ALONE) -> Rou
     below = max(both - block / 2, 0.0)
     assert setup.last is not None
     outputs, width = setup.last.weight.shape
-    parameters = sum(p.numel() for p in setup.model.parameters()) - setup.last.weight.numel()
+    parameters = n_parameters(setup.model) - setup.last.weight.numel()
     ratio = parameters / (nested.inner * width * (outputs + _UNIT))
     inner = nested.inner * (inner_blocks(below, block, ratio) if math.isfinite(block + below) else 1)
     return replace(route, evaluate=replace(nested, inner=inner), inner=inner)

@@ -26,7 +26,7 @@ from allmasks.prediction.tally import Tally, jackknife, replicate_sizes
 from allmasks.prediction.task import Task
 from allmasks.prediction.weight import Weight, influences
 from allmasks.results import Guarantee
-from allmasks.sites import DropoutSite
+from allmasks.sites import DropoutSite, n_parameters
 
 __all__ = ["PILOT_FIRST", "Results", "Route", "choose_route", "masks_for_tolerance", "over_ranks", "run"]
 
@@ -128,7 +128,7 @@ def _cheap_last(setup: Setup) -> bool:
     """
     assert setup.last is not None
     outputs, width = setup.last.weight.shape
-    below = sum(p.numel() for p in setup.model.parameters()) - setup.last.weight.numel()
+    below = n_parameters(setup.model) - setup.last.weight.numel()
     return below >= _INNER_MASKS * width * (outputs + 16)
 
 

@@ -14,13 +14,14 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from allmasks.errors import UncontrolledRandomness
 from allmasks.expect.data import Batch, Data
+from allmasks.expect.distributed import ALONE, Group
 from allmasks.expect.forward import Forward
 from allmasks.expect.sources import MaskChunk, NoMask
 from allmasks.prediction.task import Task, main_output, settle_task
 from allmasks.sites import DropoutSite, LastLayer, borrowed, inspect_model
 from allmasks.sites.trace import output_tensors
 
-__all__ = ["Setup", "look"]
+__all__ = ["Setup", "look", "read"]
 
 _INSPECTED_EXAMPLES = 8
 _TRIES = 4
@@ -52,6 +53,7 @@ class Setup:
     notes: tuple[str, ...]
     n_examples: int
     consistent: bool = False
+    group: Group = ALONE
 
     def keyed(self, batch: Batch) -> Batch:
         """The batch with the keys its masks are drawn by: each example's own, or one for all."""
@@ -69,7 +71,7 @@ class Setup:
 
     def forward(self, sites: tuple[DropoutSite, ...], observe: str | None = None) -> Forward:
         """Outputs under masks of these sites, or with `observe` that site's input."""
-        return Forward(self.model, sites, self.outputs, observe, self.batched, self.overwrites)
+        return Forward(self.model, sites, self.outputs, observe, self.batched, self.overwrites, self.group)
 
     def in_eval(self, batch: Batch) -> list[Tensor]:
         """The outputs in eval mode."""
@@ -118,18 +120,10 @@ def _no_masks(batch: Batch) -> MaskChunk:
     return next(NoMask().chunks(batch.examples, 1, torch.device("cpu")))
 
 
-def look(
-    model: nn.Module,
-    x: Any,
-    y: Any,
-    *,
-    task: str | None,
-    class_dim: int | None,
-    example_index: Any,
-    batch_dim: int | None,
-    batch_size: int | None,
-) -> Setup:
-    """Find the sites, the example axes of inputs and outputs, and the task. Call it inside `borrowed`."""
+def read(
+    model: nn.Module, x: Any, y: Any, *, example_index: Any, batch_dim: int | None, batch_size: int | None
+) -> tuple[Data, Batch]:
+    """The data, checked, and the examples to look at the model with."""
     device = next((t.device for t in itertools.chain(model.parameters(), model.buffers())), None)
     data = Data(
         x,
@@ -140,7 +134,19 @@ def look(
         device=device,
         targets=False,
     )
-    batch = data.first(_INSPECTED_EXAMPLES)
+    return data, data.first(_INSPECTED_EXAMPLES)
+
+
+def look(
+    model: nn.Module,
+    data: Data,
+    batch: Batch,
+    *,
+    task: str | None,
+    class_dim: int | None,
+    batch_dim: int | None,
+) -> Setup:
+    """Find the sites, the example axes of inputs and outputs, and the task. Call it inside `borrowed`."""
     _check_output(model, batch)
     seen = inspect_model(model, batch.args, batch.kwargs, batch_dim=batch_dim, extract=main_output)
     if seen.unaccounted:

@@ -269,8 +269,8 @@ def expected_score(
         return ScoreMoments(mean, error, variance, variance_error, guarantee, method, at_mean)
     if isinstance(method, ClosedForm) and link == "identity":
         variance = problem.variance()
-        shift = (problem.d + 8) * EPS * problem.magnitude()
-        return ScoreMoments(at_mean, shift, variance, (2 * problem.d + 16) * EPS * variance, "exact", method, at_mean)
+        errors = problem.mean_error(), problem.variance_error(variance)
+        return ScoreMoments(at_mean, errors[0], variance, errors[1], "exact", method, at_mean)
     if isinstance(method, ClosedForm) and link == "log":
         mean, error, variance, variance_error = exponential_moments(problem)
         return ScoreMoments(mean, error, variance, variance_error, "exact", method, at_mean)

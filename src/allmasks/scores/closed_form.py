@@ -29,12 +29,8 @@ def closed_form(problem: ScoreProblem, y: Array, loss: ScoreLoss, want_grad: boo
 
 def _squared(problem: ScoreProblem, y: Array, want_grad: bool) -> RowResults:
     mu, var = problem.mean(), problem.variance()
-    d = problem.d
-    shift = (d + 8) * EPS * problem.magnitude()
+    shift, penalty_error = problem.mean_error(), problem.variance_error(var)
     residual = np.abs(mu - y)
-    # Squares of tiny scores underflow, where an error is no share of the value.
-    lost = np.where(shift > 0, (2 * d + 16) * np.finfo(np.float64).smallest_subnormal, 0.0)
-    penalty_error = (2 * d + 16) * EPS * var + lost
     value = (mu - y) ** 2 + var
     error = 2 * residual * shift + shift**2 + penalty_error + 8 * EPS * value
     gradient = None

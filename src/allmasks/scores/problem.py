@@ -12,11 +12,14 @@ from scipy import sparse
 
 from allmasks.masks import check_p
 
-__all__ = ["EPS", "Gradient", "RowResults", "ScoreProblem", "check_inputs"]
+__all__ = ["EPS", "LEAST", "Gradient", "RowResults", "ScoreProblem", "check_inputs"]
 
 Array = NDArray[np.float64]
 
 EPS = float(np.finfo(np.float64).eps)
+
+LEAST = float(np.finfo(np.float64).smallest_subnormal)
+"""Distance between the smallest doubles: what one product may lose to underflow."""
 
 _BLOCK_ELEMENTS = 2**20
 """Elements of X looked at in one go, so that temporaries stay near 8 MB each."""
@@ -105,6 +108,19 @@ class ScoreProblem:
         if self.is_sparse:
             return np.asarray(abs(self.X) @ scale).reshape(-1) + abs(self.intercept)
         return np.concatenate([np.abs(self.X[rows]) @ scale for rows in self.blocks()]) + abs(self.intercept)
+
+    def mean_error(self) -> Array:
+        """Round-off bound of `mean`, (n,)."""
+        return (self.d + 8) * EPS * self.magnitude() + self.lost()
+
+    def variance_error(self, variance: Array) -> Array:
+        """Round-off bound of `variance`, (n,)."""
+        return (2 * self.d + 16) * EPS * variance + self.lost()
+
+    def lost(self) -> Array:
+        """What a row's products may lose to underflow, where an error is no share of the value, (n,)."""
+        stored = np.asarray((self.X != 0).sum(axis=1)).reshape(-1)
+        return np.where(stored > 0, (2 * self.d + 16) * LEAST, 0.0)
 
     def gradient(self, base: Array, slope: Any, intercept: Array | None = None) -> Gradient:
         """Gradient from the rows' conditional slopes Gᵢⱼ = E[L'(S) mⱼ/(1−pⱼ)] = baseᵢ + slope(rows)ᵢⱼ.

@@ -6,6 +6,7 @@ from allmasks.sites.borrow import borrowed
 from allmasks.sites.hold import hold_masks
 from allmasks.sites.inspect import Inspection, LastLayer, find_dropout, inspect_model
 from allmasks.sites.register import register_dropout
+from allmasks.sites.sharding import class_name, is_sharded, n_parameters
 from allmasks.sites.site import DropoutSite
 
 __all__ = [
@@ -13,8 +14,11 @@ __all__ = [
     "Inspection",
     "LastLayer",
     "borrowed",
+    "class_name",
     "find_dropout",
     "hold_masks",
     "inspect_model",
+    "is_sharded",
+    "n_parameters",
     "register_dropout",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from allmasks.sites.sharding import sharded_parts
+
 __all__ = ["borrowed", "generator_states"]
 
 
 @contextmanager
-def borrowed(model: nn.Module) -> Iterator[None]:
+def borrowed(model: nn.Module, filled: Sequence[Tensor] = ()) -> Iterator[None]:
     """The model in eval mode; flags, buffers, gradients and every global generator are put back at the end.
 
     Flags are set one by one: `model.eval()` may be overridden, and a flag that the user has set alone must come
-    back alone. May be nested.
+    back alone. May be nested. `filled` are values that the buffers have inside, if there are any.
 
     Raises
     ------
@@ -41,13 +43,21 @@ def borrowed(model: nn.Module) -> Iterator[None]:
         if buffer is not None and not buffer.is_inference()
     ]
     grads = [(parameter, parameter.grad) for parameter in model.parameters()]
+    # A pass leaves the outermost part's parameters gathered, each in place of the shard that was there.
+    shards = [(part, list(map(id, part.parameters()))) for part in sharded_parts(model)]
     grad_mode = torch.is_grad_enabled()
     states = generator_states()
     try:
         for module in modules:
             module.training = False
+        with torch.no_grad():
+            for own, value in zip(model.buffers(), filled, strict=False):
+                own.copy_(value)
         yield
     finally:
+        for part, before in reversed(shards):
+            if list(map(id, part.parameters())) != before:
+                part.reshard()  # type: ignore[operator]
         for module, flag in flags:
             module.training = flag
         with torch.no_grad():

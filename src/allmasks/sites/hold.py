@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from allmasks.sites.calls import Call, parse
 from allmasks.sites.draws import DRAWS, parse_draw
-from allmasks.sites.naming import ROOT, Namer
+from allmasks.sites.naming import Namer, modules_at
 
 __all__ = ["hold_masks"]
 
@@ -148,7 +148,7 @@ def hold_masks(
     One context is one forward pass: calls are counted from its start. But for `wake`, dropout is switched off or on
     here and not by the modules' flags, so nothing else in the model that looks at them is woken.
     """
-    woken = [model.get_submodule("" if path == ROOT else path) for path in wake]
+    woken = [module for path in wake for module in modules_at(model, path)]
     flags = [module.training for module in woken]
     # A compiled part would trace the mode itself; run eagerly it makes the same calls.
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
@@ -15,8 +17,9 @@ from allmasks.sites.axes import find_axes
 from allmasks.sites.borrow import borrowed
 from allmasks.sites.calls import Call
 from allmasks.sites.probe import Axis, Inputs
+from allmasks.sites.sharding import is_sharded
 from allmasks.sites.site import DropoutSite, mask_shape_of_example, units_of
-from allmasks.sites.trace import Trace, output_tensors, trace
+from allmasks.sites.trace import Trace, linear_arguments, output_tensors, trace
 from allmasks.sites.training_only import TrainingOnly, look_in_training
 
 __all__ = ["Inspection", "LastLayer", "find_dropout", "inspect_model"]
@@ -115,7 +118,8 @@ def inspect_model(
             training = look_in_training(model, given, plain, in_train, notes)
         in_eval = trace(model, given, train=False, wake=training.awake) if training.awake else plain
         axes, out_dims = find_axes(model, given, in_eval, extract, batch_dim, training.awake)
-    sites = tuple(_site(name, in_eval, in_train, axes, plain, training) for name in in_eval.seen)
+        sites = tuple(_site(name, in_eval, in_train, axes, plain, training) for name in in_eval.seen)
+        last_linear = _last_linear(model, given, in_eval, sites, extract, training.awake)
     sites = tuple(site for site in sites if site.kind != "attention" or site.p > 0)
     notes += [
         f"{site.name} drops units in eval mode too; here eval mode means that it is held at its mean mask."
@@ -127,7 +131,7 @@ def inspect_model(
         n_examples=given.n,
         output=plain.output,
         unaccounted=tuple(dict.fromkeys(map(str, plain.draws))) + tuple(f"it draws from {m}" for m in plain.moved),
-        last_linear=_last_linear(model, in_eval, sites, extract),
+        last_linear=last_linear,
         output_batch_dim=(out_dims[0] or 0) if out_dims else 0,
         output_batch_dims=out_dims,
         output_link=_link(in_eval, extract),
@@ -223,7 +227,12 @@ def _link(seen: Trace, extract: Callable[[Any], Any]) -> str | None:
 
 
 def _last_linear(
-    model: nn.Module, seen: Trace, sites: tuple[DropoutSite, ...], extract: Callable[[Any], Any]
+    model: nn.Module,
+    given: Inputs,
+    seen: Trace,
+    sites: tuple[DropoutSite, ...],
+    extract: Callable[[Any], Any],
+    awake: frozenset[str],
 ) -> LastLayer | None:
     """The site and Linear that the model ends with, by the identity of the objects that passed through.
 
@@ -233,8 +242,8 @@ def _last_linear(
     outputs = output_tensors(extract(seen.output))
     if len(outputs) != 1:
         return None
-    output = outputs[0]
-    for use in seen.linears:
+    output, sharded = outputs[0], is_sharded(model)
+    for k, use in enumerate(seen.linears):
         same = output is use.result or (
             output.data_ptr() == use.result.data_ptr()
             and output.numel() == use.result.numel() > 0
@@ -244,12 +253,29 @@ def _last_linear(
         )
         if not same or output._version != use.result_version or use.input.ndim != 2:
             continue
-        if not any(use.weight is parameter for parameter in model.parameters()):
+        if not (use.owned if sharded else any(use.weight is parameter for parameter in model.parameters())):
             continue
         for site in sites:
             past = seen.seen[site.name]
             if past.result is use.input and past.version == use.input_version:
                 whole = site.kind == "dropout" and site.batch_dim == 0 and not site.merged and site.wakes is None
-                fits = site.shape == (use.weight.shape[1],)
-                return LastLayer(site.name, use.weight, use.bias) if whole and fits and site.controllable else None
+                if not (whole and site.shape == (use.weight.shape[1],) and site.controllable):
+                    return None
+                weight, bias = _gathered(model, given, awake, k) if sharded else (use.weight, use.bias)
+                return LastLayer(site.name, weight, bias)
     return None
+
+
+def _gathered(model: nn.Module, given: Inputs, awake: frozenset[str], k: int) -> tuple[Tensor, Tensor | None]:
+    """Copies of the weight and bias of call k of F.linear, taken in a pass, since they are whole only then."""
+    found: list[tuple[Tensor, Tensor | None]] = []
+    calls = itertools.count()
+
+    def copy(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> Any:
+        if func is F.linear and next(calls) == k:
+            _, weight, bias = linear_arguments(args, kwargs)
+            found.append((weight.detach().clone(), None if bias is None else bias.detach().clone()))
+        return value
+
+    trace(model, given, train=False, wake=awake, watch=copy)
+    return found[0]

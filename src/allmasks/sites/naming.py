@@ -8,7 +8,9 @@ from types import FrameType
 
 from torch import nn
 
-__all__ = ["ROOT", "Namer", "parent_of", "path_of"]
+from allmasks.sites.sharding import known_path
+
+__all__ = ["ROOT", "Namer", "modules_at", "parent_of", "path_of"]
 
 ROOT = "(root)"
 """What the model itself is called, whose own path is empty."""
@@ -44,6 +46,12 @@ def parent_of(path: str) -> str | None:
     return path.rpartition(".")[0] or ROOT
 
 
+def modules_at(model: nn.Module, path: str) -> list[nn.Module]:
+    """The module of this path after the wrappers around it, outermost first."""
+    wanted = "" if path == ROOT else path
+    return [module for full, module in model.named_modules() if known_path(full) == wanted]
+
+
 class Namer:
     """Names for the calls of one forward pass.
 
@@ -52,7 +60,7 @@ class Namer:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._paths = {id(module): path for path, module in model.named_modules()}
+        self._paths = {id(module): known_path(path) for path, module in model.named_modules()}
         self._made: Counter[str] = Counter()
         self.in_checkpoint = False
 

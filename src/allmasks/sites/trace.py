@@ -19,7 +19,7 @@ from allmasks.sites.hold import hold_masks
 from allmasks.sites.naming import Namer
 from allmasks.sites.probe import Inputs
 
-__all__ = ["Draw", "LinearUse", "Seen", "Trace", "trace"]
+__all__ = ["Draw", "LinearUse", "Seen", "Trace", "linear_arguments", "trace"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,10 @@ class Seen:
 
 @dataclass
 class LinearUse:
-    """A call of F.linear, with the objects that went in and came out, unchanged so far."""
+    """A call of F.linear, with the objects that went in and came out, unchanged so far.
+
+    `owned`: the weight is the calling module's own, which in a sharded model is no parameter once the pass is over.
+    """
 
     input: Tensor
     input_version: int
@@ -53,6 +56,7 @@ class LinearUse:
     bias: Tensor | None
     result: Tensor
     result_version: int
+    owned: bool = False
 
 
 @dataclass
@@ -164,20 +168,21 @@ def trace(
 
     def look(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> Any:
         if func is F.linear:
-            _note_linear(result, args, kwargs, value)
+            _note_linear(result, args, kwargs, value, namer)
         elif func in _LINKS:
             result.links.append((_LINKS[func], value))
         elif result.seen and getattr(func, "__name__", "").startswith("conv"):
             result.convolves_after_site = True
         return value if watch is None else watch(func, args, kwargs, value)
 
+    namer = Namer(model)
     own = inputs.copied()
     for module in model.modules():
         module.training = train and not isinstance(module, nn.modules.batchnorm._NormBase)
     before = generator_states()
     try:
         with (
-            _Draws(Namer(model), result.draws, extreme),
+            _Draws(namer, result.draws, extreme),
             hold_masks(model, provide, watch=look, unmasked=unmasked, wake=wake),
         ):
             result.output = model(*own.args, **own.kwargs)
@@ -188,8 +193,14 @@ def trace(
     return result
 
 
-def _note_linear(result: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> None:
-    names = dict(zip(("input", "weight", "bias"), args, strict=False))
-    names.update(kwargs)
-    x, weight, bias = names["input"], names["weight"], names.get("bias")
-    result.linears.append(LinearUse(x, x._version, weight, bias, value, value._version))
+def linear_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Input, weight and bias of a call of F.linear."""
+    names = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
+    return names["input"], names["weight"], names.get("bias")
+
+
+def _note_linear(result: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any, namer: Namer) -> None:
+    x, weight, bias = linear_arguments(args, kwargs)
+    module = namer.path()[1]
+    owned = module is not None and any(own is weight for own in (*module._parameters.values(), *vars(module).values()))
+    result.linears.append(LinearUse(x, x._version, weight, bias, value, value._version, owned))

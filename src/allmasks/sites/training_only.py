@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from allmasks.sites.borrow import borrowed
 from allmasks.sites.draws import HIGHEST
-from allmasks.sites.naming import ROOT, parent_of, path_of
+from allmasks.sites.naming import modules_at, parent_of, path_of
 from allmasks.sites.probe import Inputs
 from allmasks.sites.site import DropoutSite
 from allmasks.sites.trace import Draw, Trace, output_tensors, trace
@@ -217,7 +217,7 @@ def _equal(ours: list[Tensor], theirs: list[Tensor]) -> bool:
 
 def _find_threshold(model: nn.Module, given: Inputs, in_eval: Trace, path: str, name: str) -> Threshold | str | None:
     """Where a module's uniform draw tips over; None if it never does, a sentence if it is no dropout."""
-    module = model.get_submodule("" if path == ROOT else path)
+    module = modules_at(model, path)[-1]
 
     def outcome(v: float) -> tuple[list[Tensor], list[Tensor]]:
         """The module's output and the model's, all numbers drawn being v."""
