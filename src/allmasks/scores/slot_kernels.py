@@ -12,8 +12,8 @@ import numpy as np
 from numba import njit, prange
 
 from allmasks.scores.kernels import _sub_gaussian, _units
-from allmasks.scores.lanes import LANES, gathered_product, gathered_sum
-from allmasks.scores.row_kernel import _multiply_factors, _powers, _sigmoid, _softplus, _tilted_sum
+from allmasks.scores.lanes import LANES, gathered_product, gathered_sum, set_factors, tilted_part, times_factors, turn
+from allmasks.scores.row_kernel import _powers, _sigmoid, _softplus
 from allmasks.scores.tail_bounds import log_mgf_bound, quick_period_for, statistics
 
 __all__ = ["add_common", "number_entries", "row_periods", "saturated_rows", "spread_entries", "tabulated_rows"]
@@ -126,134 +126,149 @@ def add_common(data, indices, indptr, common, of_rate, rate_per_unit, gradient):
             gradient[j] += x * (common[i] + of_rate[i] * x * rate_per_unit[j])
 
 
-@njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
+@njit(cache=True, parallel=True, error_model="numpy")
 def _start(a, p, h, chunks, lanes, steps, factors):  # type: ignore[no-untyped-def]
     """Powers 1 … 8 of each slot's e^{iah} in `lanes` (slots, 16), the eighth in `steps`, and the first factors."""
     m = len(a)
     for chunk in prange(chunks):
         for j in range(m * chunk // chunks, m * (chunk + 1) // chunks):
-            lane = lanes[j]
-            steps[j, 0], steps[j, 1] = _powers(a[j] * h, lane[:LANES], lane[LANES:])
-            q = 1.0 - p[j]
-            for k in range(LANES):
-                factors[j, k], factors[j, LANES + k] = p[j] + q * lane[k], q * lane[LANES + k]
+            z = lanes[j]
+            steps[j, 0], steps[j, 1] = _powers(a[j] * h, z[:LANES], z[LANES:])
+            set_factors(z, p[j], 1.0 - p[j], factors[j])
 
 
-@njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
+@njit(cache=True, parallel=True, error_model="numpy")
 def _advance(p, slot_start, slot_row, tilt, want_grad, chunks, lanes, steps, factors, tilted):  # type: ignore[no-untyped-def]
     """Add these nodes' part of the gradient to `tilted` (slots,), and go on to the next eight."""
     m = len(p)
     for chunk in prange(chunks):
         total = np.empty(2 * LANES)
         for j in range(m * chunk // chunks, m * (chunk + 1) // chunks):
-            lane, factor = lanes[j], factors[j]
+            z = lanes[j]
             q = 1.0 - p[j]
             if want_grad:
                 gathered_sum(tilt, slot_row, slot_start[j], slot_start[j + 1], total)
-                part = 0.0
-                for k in range(LANES):
-                    x, y, fr, fi = lane[k], lane[LANES + k], factor[k], factor[LANES + k]
-                    # z conj(f) / |f|²: divided by the very factor that was multiplied in.
-                    square = fr * fr + fi * fi
-                    term = total[k] * (y * fr - x * fi) + total[LANES + k] * (x * fr + y * fi)
-                    part += term / square if square > 0.0 else 0.0
-                tilted[j] += part
-            sr, si = steps[j, 0], steps[j, 1]
-            for k in range(LANES):
-                x, y = lane[k], lane[LANES + k]
-                u, v = x * sr - y * si, x * si + y * sr
-                lane[k], lane[LANES + k] = u, v
-                factor[k], factor[LANES + k] = p[j] + q * u, q * v
+                tilted[j] += tilted_part(total, z, p[j], q)
+            turn(z, steps[j, 0], steps[j, 1])
+            set_factors(z, p[j], q, factors[j])
 
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
-def _single_factors(which, single_start, single, data, indices, per_unit, rates, h, n_nodes, chunks, alone):  # type: ignore[no-untyped-def]
-    """alone (rows, 2, nodes) = Π of the factors of the entries without a slot."""
+def _single_factors(  # type: ignore[no-untyped-def]
+    which, single_start, single, data, indices, per_unit, rates, h, chunks, alone
+):
+    """alone (rows, nodes / 8, 16) = Π of the factors of the entries without a slot."""
     for chunk in prange(chunks):
-        a, p = np.empty(1), np.empty(1)
-        zr, zi = np.empty(LANES), np.empty(LANES)
+        z = np.empty(2 * LANES)
         for number in range(len(which) * chunk // chunks, len(which) * (chunk + 1) // chunks):
             i = which[number]
-            re, im = alone[number, 0], alone[number, 1]
-            re[:], im[:] = 1.0, 0.0
-            for e in single[single_start[i] : single_start[i + 1]]:
-                j = indices[e]
-                a[0], p[0] = data[e] * per_unit[j], rates[j]
-                _multiply_factors(a, p, 0, 1, h, n_nodes, False, re, im, zr, zi)
+            row = alone[number]
+            row[:, :LANES], row[:, LANES:] = 1.0, 0.0
+            for u in range(single_start[i], single_start[i + 1]):
+                j = indices[single[u]]
+                p = rates[j]
+                q = 1.0 - p
+                sr, si = _powers(data[single[u]] * per_unit[j] * h, z[:LANES], z[LANES:])
+                for block in range(len(row)):
+                    times_factors(z, p, q, row[block])
+                    turn(z, sr, si)
 
 
-@njit(cache=True, fastmath={"contract"}, error_model="numpy")
+@njit(cache=True, error_model="numpy")
 def _single_gradient(  # type: ignore[no-untyped-def]
-    which, single_start, single, data, indices, per_unit, rates, h, n_nodes, share, alone, gradient
+    which, single_start, single, data, indices, per_unit, rates, h, share, alone, gradient
 ):
-    zr, zi = np.empty(LANES), np.empty(LANES)
+    """Σ_k Im(H_k z_k / (p + q z_k)) of each entry without a slot, times its share, added to the gradient."""
+    z = np.empty(2 * LANES)
     for number in range(len(which)):
         i = which[number]
-        for e in single[single_start[i] : single_start[i + 1]]:
-            j = indices[e]
-            part = _tilted_sum(data[e] * per_unit[j], rates[j], h, n_nodes, alone[number, 0], alone[number, 1], zr, zi)
-            gradient[j] += share[i] * data[e] * part
+        row = alone[number]
+        for u in range(single_start[i], single_start[i + 1]):
+            j = indices[single[u]]
+            p = rates[j]
+            q = 1.0 - p
+            sr, si = _powers(data[single[u]] * per_unit[j] * h, z[:LANES], z[LANES:])
+            part = 0.0
+            for block in range(len(row)):
+                part += tilted_part(row[block], z, p, q)
+                turn(z, sr, si)
+            gradient[j] += share[i] * data[single[u]] * part
 
 
 @njit(cache=True, fastmath={"contract"}, error_model="numpy")
 def _by_node(b, h, n_nodes):  # type: ignore[no-untyped-def]
-    """(6, nodes): h / (t sinh πt), h / sinh πt, h t / sinh πt, e^{ibt}, and the round-off of the powers of an e^{iθ}."""
-    nodes = np.empty((6, n_nodes))
+    """(nodes / 8, 7, 8), by eights of nodes:
+
+    h / (t sinh πt), h / sinh πt, h t / sinh πt, e^{ibt}, the larger of the first and third, and that times the
+    round-off of the powers of an e^{iθ}.
+    """
+    nodes = np.empty((n_nodes // LANES, 7, LANES))
     zr, zi = np.empty(LANES), np.empty(LANES)
     sr, si = _powers(b * h, zr, zi)
-    for k in range(n_nodes):
-        t, lane = (k + 1) * h, k % LANES
-        weight = -2.0 * h * math.exp(-math.pi * t) / math.expm1(-2.0 * math.pi * t)
-        x, y = zr[lane], zi[lane]
-        nodes[0, k], nodes[1, k], nodes[2, k], nodes[3, k], nodes[4, k] = weight / t, weight, weight * t, x, y
+    for block in range(n_nodes // LANES):
+        here = nodes[block]
         # As in the row kernel: z^LANES is off by at most 20 units in the last place and its powers by 22 more a step.
-        nodes[5, k] = 26.0 + 22.0 * (k // LANES + 1.0)
-        zr[lane], zi[lane] = x * sr - y * si, x * si + y * sr
+        powers = 26.0 + 22.0 * (block + 1.0)
+        for lane in range(LANES):
+            t = (block * LANES + lane + 1) * h
+            weight = -2.0 * h * math.exp(-math.pi * t) / math.expm1(-2.0 * math.pi * t)
+            x, y = zr[lane], zi[lane]
+            here[0, lane], here[1, lane], here[2, lane] = weight / t, weight, weight * t
+            here[3, lane], here[4, lane] = x, y
+            here[5, lane] = max(weight / t, weight * t)
+            here[6, lane] = powers * here[5, lane]
+            zr[lane], zi[lane] = x * sr - y * si, x * si + y * sr
     return nodes
 
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
 def _row_nodes(  # type: ignore[no-untyped-def]
-    which, base, nodes, row_start, row_slot, factors, alone, share, units, chunks, turn, sums, tilt
+    which, block, nodes, row_start, row_slot, factors, alone, share, units, chunks, turns, sums, tilt
 ):
     """Eight nodes of the rows `which`: their part of the integrals added to `sums` (rows, 5), and H in `tilt` (n, 16).
 
-    turn (rows, 18) : e^{iμt} at these nodes, and what takes it to the next.
+    turns (rows, 18) : e^{iμt} at these nodes, and what takes it to the next.
     """
-    off_sum = 0.5 * nodes.shape[1] + 12.0
+    off_sum = 0.5 * nodes.shape[0] * LANES + 12.0
+    at = nodes[block]
     for chunk in prange(chunks):
         phi = np.empty(2 * LANES)
         for number in range(len(which) * chunk // chunks, len(which) * (chunk + 1) // chunks):
             i = which[number]
             gathered_product(factors, row_slot, row_start[i], row_start[i + 1], phi)
-            here, total = turn[number], sums[number]
+            if len(alone) > 0:
+                others = alone[number, block]
+                for lane in range(LANES):
+                    r, m, x, y = phi[lane], phi[LANES + lane], others[lane], others[LANES + lane]
+                    phi[lane], phi[LANES + lane] = r * x - m * y, r * y + m * x
+            here, total, out, by = turns[number], sums[number], tilt[i], share[i]
             sr, si = here[2 * LANES], here[2 * LANES + 1]
-            value = slope = curvature = plain = off = 0.0
+            value = slope = curvature = plain = apart = powers = 0.0
             for lane in range(LANES):
-                k = base + lane
-                pr, pi = phi[lane], phi[LANES + lane]
-                if len(alone) > 0:
-                    x, y = alone[number, 0, k], alone[number, 1, k]
-                    pr, pi = pr * x - pi * y, pr * y + pi * x
-                fr, fi = nodes[3, k] * pr - nodes[4, k] * pi, nodes[3, k] * pi + nodes[4, k] * pr
+                r, m, x, y = phi[lane], phi[LANES + lane], at[3, lane], at[4, lane]
+                fr, fi = x * r - y * m, x * m + y * r
                 cr, ci = here[lane], here[LANES + lane]
                 here[lane], here[LANES + lane] = cr * sr - ci * si, cr * si + ci * sr
-                value += (cr - fr) * nodes[0, k]
-                slope += (fi - ci) * nodes[1, k]
-                curvature += (fr - cr) * nodes[2, k]
-                plain += ci * nodes[1, k]
-                # Rounding of e^{iμt}, of e^{ibt} and of φ; then of this term and of the sum it enters.
-                apart = abs(cr - fr) + abs(ci - fi)
-                off += ((2.0 + units[i]) * nodes[5, k] + off_sum * apart) * max(nodes[0, k], nodes[2, k])
-                er, ei = fr * nodes[1, k], fi * nodes[1, k]
-                tilt[i, lane], tilt[i, LANES + lane] = share[i] * er, share[i] * ei
-                if len(alone) > 0:
-                    alone[number, 0, k], alone[number, 1, k] = er, ei
+                weight = at[1, lane]
+                value += (cr - fr) * at[0, lane]
+                slope += (fi - ci) * weight
+                curvature += (fr - cr) * at[2, lane]
+                plain += ci * weight
+                apart += (abs(cr - fr) + abs(ci - fi)) * at[5, lane]
+                powers += at[6, lane]
+                phi[lane], phi[LANES + lane] = fr * weight, fi * weight
+            for lane in range(2 * LANES):
+                out[lane] = by * phi[lane]
+            if len(alone) > 0:
+                others = alone[number, block]
+                for lane in range(2 * LANES):
+                    others[lane] = phi[lane]
             total[0] += value
             total[1] += slope
             total[2] += curvature
             total[3] += plain
-            total[4] += _EPS * off
+            # Rounding of e^{iμt}, of e^{ibt} and of φ; then of the terms and of the sum they enter.
+            total[4] += _EPS * ((2.0 + units[i]) * powers + off_sum * apart)
 
 
 @njit(cache=True, error_model="numpy")
@@ -284,24 +299,20 @@ def tabulated_rows(  # type: ignore[no-untyped-def]
     """
     n = len(indptr) - 1
     lanes, factors, steps = np.empty((len(a), 2 * LANES)), np.empty((len(a), 2 * LANES)), np.empty((len(a), 2))
-    alone = np.empty((len(which) if len(single) else 0, 2, n_nodes))
+    alone = np.empty((len(which) if len(single) else 0, n_nodes // LANES, 2 * LANES))
     if len(single):
-        _single_factors(
-            which, single_start, single, data, indices, per_unit, rates, h, n_nodes, row_chunks, alone
-        )
-    turn, sums, tilt = _turns(which, rows, h), np.zeros((len(which), 5)), np.zeros((n, 2 * LANES))
+        _single_factors(which, single_start, single, data, indices, per_unit, rates, h, row_chunks, alone)
+    turns, sums, tilt = _turns(which, rows, h), np.zeros((len(which), 5)), np.zeros((n, 2 * LANES))
     nodes, units = _by_node(b, h, n_nodes), rows[:, 4].copy()
     _start(a, p, h, slot_chunks, lanes, steps, factors)
-    for base in range(0, n_nodes, LANES):
+    for block in range(n_nodes // LANES):
         _row_nodes(
-            which, base, nodes, row_start, row_slot, factors, alone, share, units, row_chunks, turn, sums, tilt
+            which, block, nodes, row_start, row_slot, factors, alone, share, units, row_chunks, turns, sums, tilt
         )
-        if grads or base + LANES < n_nodes:
+        if grads or (block + 1) * LANES < n_nodes:
             _advance(p, slot_start, slot_row, tilt, grads, slot_chunks, lanes, steps, factors, tilted)
     if grads and len(single):
-        _single_gradient(
-            which, single_start, single, data, indices, per_unit, rates, h, n_nodes, share, alone, gradient
-        )
+        _single_gradient(which, single_start, single, data, indices, per_unit, rates, h, share, alone, gradient)
     _finish(which, indptr, rows, eps, h, sums, common, of_rate, out)
 
 

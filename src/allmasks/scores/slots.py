@@ -102,12 +102,14 @@ def tabulated_moments(
     # By row: what all entries' slopes E[σ(S) m]/q share, and the share of p a in them.
     common, of_rate = np.zeros(problem.n), np.zeros(problem.n)
     kernels.saturated_rows(np.flatnonzero(period == 0.0), x.indptr, rows, common, out)
-    fits = np.ceil(t_end * period / (2.0 * np.pi)) <= min(max_nodes, _MOST_NODES) // LANES * LANES
+    blocks = t_end * period / (2.0 * np.pi * LANES)
+    fits = np.ceil(blocks) * LANES <= min(max_nodes, _MOST_NODES)
     a, p = slots.value * per_unit[slots.column], rates[slots.column]
     tilted, gradient = np.zeros(len(slots)), np.zeros(problem.d)
-    for lowest, highest in _groups(period[(period > 0.0) & fits], len(slots) / max(len(x.indices), 1)):
-        which = np.flatnonzero((period > lowest) & (period <= highest))
-        h = 2.0 * np.pi / highest
+    lowest = 0.0
+    for highest in _groups(blocks[(blocks > 0.0) & fits], len(slots) / max(len(x.indices), 1)):
+        which = np.flatnonzero((blocks > lowest) & (blocks <= highest))
+        lowest, h = highest, 2.0 * np.pi / float(period[which].max(initial=1.0))
         n_nodes = int(np.ceil(t_end / h / LANES)) * LANES
         kernels.tabulated_rows(
             which, a, p, slots.row_start, slots.row_slot, slots.slot_start, slots.slot_row, slots.single_start,
@@ -122,22 +124,20 @@ def tabulated_moments(
     return gradient, np.flatnonzero((period > 0.0) & ~fits)
 
 
-def _groups(period: Array, per_entry: float) -> list[tuple[float, float]]:
-    """Ranges (lo, hi] of periods that share the step 2π/hi, at least cost: nodes for rows, and for slots once a group.
+def _groups(blocks: Array, per_entry: float) -> list[float]:
+    """Ends of the ranges of `blocks` (of nodes that rows need) that share one step, at least cost.
 
     per_entry : slots for each entry.
     """
-    if not len(period):
+    if not len(blocks):
         return []
-    edges = np.quantile(period, _SPREAD, method="inverted_cdf")
+    shares = np.array(_SPREAD)
+    edges = np.quantile(blocks, shares, method="inverted_cdf")
 
     def cost(ends: list[int]) -> float:
-        done, total = 0.0, 0.0
-        for end in ends:
-            # A slot's node, and half of what an entry's costs, come again in each group.
-            total += float(edges[end]) * (_SPREAD[end] - done + 0.5 + 8.0 * per_entry)
-            done = _SPREAD[end]
-        return total
+        # A slot's nodes, and half of what an entry's cost, come again in each group.
+        own = np.diff(shares[ends], prepend=0.0)
+        return float(np.ceil(edges[ends]) @ (own + 0.5 + 8.0 * per_entry))
 
-    chosen = edges[min(([2], [0, 2], [1, 2], [0, 1, 2]), key=cost)]
-    return list(zip([0.0, *chosen[:-1].tolist()], chosen.tolist(), strict=True))
+    best = min(([2], [0, 2], [1, 2], [0, 1, 2]), key=cost)
+    return [float(edge) for edge in edges[best]]
