@@ -152,37 +152,37 @@ def _tilted_part(b: Any, on: _Arguments, h: Any, z: Any, p: Any, q: Any) -> Any:
     return on.total(b.select(b.fcmp_ordered(">", square, zero), b.fdiv(im, square), zero))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def gathered_product(_, table, index, lo, hi, out):  # type: ignore[no-untyped-def]
     """out (16,) = Π of the rows index[lo : hi] of table (rows, 16); index is int32."""
     return _loop(_gathered_product)(_, table, index, lo, hi, out)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def gathered_sum(_, table, index, lo, hi, out):  # type: ignore[no-untyped-def]
     """out (16,) = Σ of the rows index[lo : hi] of table (rows, 16); index is int32."""
     return _loop(_gathered_sum)(_, table, index, lo, hi, out)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def turn(_, z, re, im):  # type: ignore[no-untyped-def]
     """z (16,) *= re + i im."""
     return _loop(_turn)(_, z, re, im)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def set_factors(_, z, p, q, out):  # type: ignore[no-untyped-def]
     """out (16,) = p + q z."""
     return _loop(_set_factors)(_, z, p, q, out)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def times_factors(_, z, p, q, out):  # type: ignore[no-untyped-def]
     """out (16,) *= p + q z."""
     return _loop(_times_factors)(_, z, p, q, out)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def tilted_part(_, h, z, p, q):  # type: ignore[no-untyped-def]
     """Σ Im(h z / (p + q z)) over the eight, h and z (16,); a factor of 0 counts as 0."""
     return _loop(_tilted_part, types.float64)(_, h, z, p, q)
