@@ -166,4 +166,5 @@ def test_the_quick_period_is_no_smaller_and_hardly_larger(centre, var, largest, 
     sub, reach = var, 10 * (var + largest)
     best = tail_bounds.period_for(centre, eps, sub, var, largest, reach)
     quick = tail_bounds.quick_period_for(centre, eps, sub, var, largest, reach)
-    assert best <= quick <= 1.25 * best
+    # The same λ, 0.8ⁿ, is rounded another way.
+    assert best * (1 - 1e-13) <= quick <= 1.25 * best
