@@ -1,6 +1,6 @@
-"""Dropout against L2 on text: accuracy over folds, fit times, and sampled masks at equal exact objective.
+"""Dropout against L2 on text: accuracy over folds, and fit times. Sampled masks: `text_sampled.py`.
 
-    python benchmarks/text.py --data DIR [--out text.json] [--sets rts subj cr athr books …] [--folds 10] [--no-sampled]
+    python benchmarks/text.py --data DIR [--out text.json] [--sets rts subj cr athr books …] [--folds 10]
     python benchmarks/text.py --data DIR --out text.json --times 5
 
 The second, after the first: fit times alone, of the first fold at the settings it chose, the two taking turns.
@@ -32,11 +32,10 @@ from rich.table import Table
 from scipy import io, sparse
 from sklearn.datasets import load_svmlight_file
 from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression, SGDClassifier
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, StratifiedShuffleSplit
 from sklearn.preprocessing import StandardScaler
 
-import allmasks as am
 from allmasks.linear_model import DropoutLogisticRegression, DropoutLogisticRegressionCV
 
 SETS = ["rts", "subj", "cr", "athr", "books", "electronics", "colon", "arcene"]
@@ -126,55 +125,6 @@ def one_fold(X: Any, y: np.ndarray, X_test: Any, y_test: np.ndarray) -> dict[str
     }
 
 
-def masked(X: Any, p: float, rng: np.random.Generator) -> Any:
-    keep = rng.random(X.data.shape) >= p
-    out = sparse.csr_matrix((X.data * keep / (1.0 - p), X.indices.copy(), X.indptr.copy()), X.shape)
-    out.eliminate_zeros()
-    return out
-
-
-def objective(w: np.ndarray, b: float, X: Any, y: np.ndarray, p: float, alpha: float) -> float:
-    """The exact dropout objective at any weights."""
-    try:
-        loss = am.expected_score_loss(w, X, y.astype(float), p, intercept=b, method=am.methods.Fourier(max_nodes=2**16))
-    except am.MethodNotApplicable:
-        # Weights so large that a row's scores spread over thousands: far from any minimum.
-        return float("inf")
-    return float(loss.value) * len(y) + 0.5 * alpha * float(w @ w)
-
-
-def sampled(X: Any, y: np.ndarray, choice: dict[str, float], n_masks: int = 100) -> dict[str, float]:
-    """Time to fit `n_masks` sampled masks, as one weighted problem and as stochastic passes, and ours to equal it."""
-    p, alpha = choice["p"], choice["alpha"]
-    rng = np.random.default_rng(0)
-    start = time.perf_counter()
-    stacked = sparse.vstack([masked(X, p, rng) for _ in range(n_masks)], format="csr")
-    batch = LogisticRegression(C=1.0 / alpha, max_iter=5000)
-    batch.fit(stacked, np.tile(y, n_masks), np.full(n_masks * len(y), 1.0 / n_masks))
-    batch_seconds = time.perf_counter() - start
-    del stacked
-    start = time.perf_counter()
-    stream = SGDClassifier(loss="log_loss", alpha=alpha / len(y), average=True, random_state=0)
-    for _ in range(n_masks):
-        stream.partial_fit(masked(X, p, rng), y, classes=[0, 1])
-    stream_seconds = time.perf_counter() - start
-    values = {
-        "batch": objective(batch.coef_[0], float(batch.intercept_[0]), X, y, p, alpha),
-        "stream": objective(stream.coef_[0], float(stream.intercept_[0]), X, y, p, alpha),
-    }
-    answer = {"batch_seconds": batch_seconds, "stream_seconds": stream_seconds}
-    answer |= {f"{name}_objective": value for name, value in values.items()}
-    for tol in (3e-1, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 1e-4, TOL):
-        model, seconds = timed(DropoutLogisticRegression(p=p, alpha=alpha, tol=tol), X, y)
-        for name, value in values.items():
-            if model.objective_ <= value and f"ours_to_{name}" not in answer:
-                answer[f"ours_to_{name}"] = seconds
-        if all(f"ours_to_{name}" in answer for name in values):
-            break
-    answer["ours_objective"] = model.objective_
-    return answer
-
-
 def summary(records: dict[str, Any]) -> Table:
     table = Table(title="Dropout − L2, chosen on the training folds")
     for column in (
@@ -186,8 +136,6 @@ def summary(records: dict[str, Any]) -> Table:
         "L2 s",
         "dropout s",
         "ratio",
-        "sampled ×",
-        "SGD ×",
     ):
         table.add_column(column, justify="left" if column == "set" else "right")
     gains = []
@@ -202,11 +150,6 @@ def summary(records: dict[str, Any]) -> Table:
         error = [float(v.std(ddof=1) / len(v) ** 0.5) if len(v) > 1 else float("nan") for v in (a, b, b - a)]
         seconds = [statistics.median(r[k] for r in rows) for k in ("l2_seconds", "dropout_seconds")]
         ratio = statistics.median(r["dropout_seconds"] / r["l2_seconds"] for r in rows)
-        s = records.get(f"{name}/sampled", {})
-        times = [
-            f"{s[f'{kind}_seconds'] / s[f'ours_to_{kind}']:.1f}" if f"ours_to_{kind}" in s else "–"
-            for kind in ("batch", "stream")
-        ]
         gains.append((b - a).mean())
         table.add_row(
             name,
@@ -217,7 +160,6 @@ def summary(records: dict[str, Any]) -> Table:
             f"{seconds[0]:.2f}",
             f"{seconds[1]:.2f}",
             f"{ratio:.1f}",
-            *times,
         )
     return table
 
@@ -256,7 +198,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--folds", type=int, default=10, help="outer folds to run at most")
-    parser.add_argument("--no-sampled", action="store_true", help="leave the sampled masks out")
     parser.add_argument("--times", type=int, default=0, metavar="N", help="only fit times: medians of N, needs --out")
     args = parser.parse_args()
     records: dict[str, Any] = json.loads(args.out.read_text()) if args.out and args.out.exists() else {}
@@ -288,8 +229,6 @@ def main() -> None:
                 keep(key, one_fold(X, y, X_test, y_test))
                 r = records[key]
                 console.print(f"{key}: L2 {r['l2']:.4f}, dropout {r['dropout']:.4f} {r['dropout_choice']}")
-            if fold == 0 and not args.no_sampled and sparse.issparse(X) and f"{name}/sampled" not in records:
-                keep(f"{name}/sampled", sampled(X, y, records[key]["dropout_choice"]))
     console.print(summary(records))
 
 

@@ -27,8 +27,6 @@ Array = NDArray[np.float64]
 _SHARES = (0.25220, 0.58523, 0.16257)
 _SCALES = (0.90793, 0.57778, 0.36403)
 
-_BLOCK = 2**18
-
 
 def logistic_density(mean: Array, variance: Array) -> Array:
     """E σ'(N(mean, variance)), to about 1.5e-4; never 0.
@@ -68,21 +66,19 @@ def kept_curvature(rows: Rows, weights: Array, p: Array, mu: Array, variance: Ar
     keep_prob = 1.0 - p
     slope = r * logistic_density(mu, variance)
     shift, shrink = weights * p / keep_prob, weights**2 * p / keep_prob
-    scale = np.sqrt(slope)
-    extra = np.zeros(rows.d)
     X = rows.X
     if sparse.issparse(X):
-        data = np.empty_like(X.data)
-        for block in rows.blocks():
-            lo, hi = X.indptr[block.start], X.indptr[block.stop]
-            row_of = np.repeat(np.arange(block.start, block.stop), np.diff(X.indptr[block.start : block.stop + 1]))
-            columns, x = X.indices[lo:hi], X.data[lo:hi]
-            h = _kept(x, shift[columns], shrink[columns], keep_prob[columns], mu[row_of], variance[row_of])
-            h *= (r / np.maximum(slope, 1e-300))[row_of]
-            np.minimum(h, 1.0 / keep_prob[columns], out=h)
-            data[lo:hi] = scale[row_of] * h * x
-            extra += np.bincount(columns, slope[row_of] * x * x * h * (1.0 / keep_prob[columns] - h), rows.d)
+        from allmasks.linear_model.curvature_kernels import kept_entries
+
+        data, terms = np.empty_like(X.data), np.empty_like(X.data)
+        shares, widths = np.array(_SHARES) / np.sqrt(2.0 * np.pi), np.array(_SCALES) ** -2.0
+        kept_entries(
+            X.data, X.indices, X.indptr, shift, shrink, keep_prob, mu, variance, r, slope, shares, widths,
+            max(1, min(64, rows.n)), data, terms
+        )  # fmt: skip
+        extra = np.bincount(X.indices, terms, rows.d).astype(np.float64, copy=False)
         return sparse.csr_matrix((data, X.indices, X.indptr), X.shape), extra
+    scale, extra = np.sqrt(slope), np.zeros(rows.d)
     hat = np.empty_like(X)
     for block in rows.blocks():
         x = X[block]

@@ -203,7 +203,7 @@ class ExactLogistic:
         task = self.task
         weights, b = task.split(w)
         problem = ScoreProblem(weights, task.rows.X, task.p, b, task.noisy / self._total)
-        out, gradient, _ = logistic_moments(problem, self.method, grads=grads)
+        out, gradient, _ = logistic_moments(problem, self.method, grads=grads, slots=task.rows.slots)
         return out, gradient
 
     def _value(self, weights: Array, out: Array) -> tuple[float, Array]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+
+from allmasks.scores.slots import Slots, find_slots
 
 __all__ = ["Rows"]
 
@@ -47,6 +50,11 @@ class Rows:
             self.X = np.ascontiguousarray(X, np.float64)
             self.squares = np.square(self.X) if self.X.size <= _KEPT_SQUARES else None
             self._sparse = False
+
+    @cached_property
+    def slots(self) -> Slots | None:
+        """Repeated values of CSR features, so that the exact objective tabulates them; None where they are few."""
+        return find_slots(self.X) if self._sparse and self.X.nnz else None
 
     @property
     def n(self) -> int:

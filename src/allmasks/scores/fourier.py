@@ -13,12 +13,15 @@ E e^{−|S|} is below the tolerance already (a saturated score) no node is neede
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from allmasks.errors import MethodNotApplicable
 from allmasks.methods import Fourier
 from allmasks.scores.problem import EPS, Gradient, RowResults, ScoreProblem
+from allmasks.scores.slots import Slots, tabulated_moments
 
 __all__ = ["fourier_logistic", "logistic_moments"]
 
@@ -29,9 +32,11 @@ _EXACT_TOL = 1e-12
 
 
 def logistic_moments(
-    problem: ScoreProblem, method: Fourier, y: Array | None = None, grads: int = 0
+    problem: ScoreProblem, method: Fourier, y: Array | None = None, grads: int = 0, slots: Slots | None = None
 ) -> tuple[Array, Array, object]:
     """Rows of (penalty, error, E σ(S), E σ'(S), μ), shape (n, 5); gradients with respect to weights and X.
+
+    slots : of CSR rows of few values, whose factors are then tabulated (`slots.py`), for gradients in the weights.
 
     Raises
     ------
@@ -51,13 +56,17 @@ def logistic_moments(
     grad_x: Array = np.zeros(1)
     if problem.is_sparse:
         x = problem.X
-        terms = np.zeros(len(x.data) if grads else 1)
-        chunks = max(1, min(64, n))
-        refused = kernels.sparse_rows(x.data, x.indices, x.indptr, problem.per_unit, *settings, chunks, out, terms)
-        if grads:
-            grad_w = np.bincount(x.indices, x.data * terms, d).astype(np.float64, copy=False)
-        if grads > 1:
-            grad_x = problem.weights[x.indices] * terms
+        if slots is not None and grads < 2 and y is None:
+            grad_w, left = tabulated_moments(problem, slots, method.tol, method.max_nodes, grads > 0, out)
+            refused = _one_by_one(problem, left, settings, out, grad_w) if len(left) else -1
+        else:
+            terms = np.zeros(len(x.data) if grads else 1)
+            chunks = max(1, min(64, n))
+            refused = kernels.sparse_rows(x.data, x.indices, x.indptr, problem.per_unit, *settings, chunks, out, terms)
+            if grads:
+                grad_w = np.bincount(x.indices, x.data * terms, d).astype(np.float64, copy=False)
+            if grads > 1:
+                grad_x = problem.weights[x.indices] * terms
     else:
         # A fixed number of chunks, so that sums do not depend on the number of threads.
         parts = np.zeros((max(1, min(64, n, 2**23 // max(d, 1))), d if grads else 1))
@@ -72,6 +81,23 @@ def logistic_moments(
             "Fourier(max_nodes=...) with more nodes, Enumeration() for at most 20 units, or MonteCarlo()",
         )
     return out, grad_w, grad_x
+
+
+def _one_by_one(problem: ScoreProblem, rows: NDArray[np.int64], settings: Any, out: Array, grad_w: Array) -> int:
+    """Some CSR rows by the row kernel, their gradient added to `grad_w`. Returns the first refused, or -1."""
+    from allmasks.scores import kernels
+
+    rates, b, coef, tol, max_nodes, share, y, grads = settings
+    x = problem.X[rows]
+    some, terms = np.empty((len(rows), 5)), np.zeros(len(x.data) if grads else 1)
+    refused = kernels.sparse_rows(
+        x.data, x.indices, x.indptr, problem.per_unit, rates, b, coef, tol, max_nodes, share[rows], y[rows], grads,
+        max(1, min(64, len(rows))), some, terms
+    )  # fmt: skip
+    out[rows] = some
+    if grads:
+        grad_w += np.bincount(x.indices, x.data * terms, problem.d)
+    return int(rows[refused]) if refused >= 0 else -1
 
 
 def fourier_logistic(problem: ScoreProblem, y: Array, method: Fourier, want_grad: bool) -> RowResults:
