@@ -30,6 +30,12 @@ def mask_multiply(x: Tensor, key: int, p: float, units: Tensor | None = None) ->
     p : 0 < p < 1, used where `units` is None.
     units : (d,) float64 rates from 0 to 1; element e belongs to unit e % d, so d is the size of x's last axes.
     """
+    if units is None and x.is_cpu and x.is_contiguous() and x.dtype in _WIDE:
+        # The usual road in one piece: for a small tensor each call in between counts.
+        out = torch.empty_like(x)
+        multiply, law = _law(p, x.dtype)
+        multiply(x.data_ptr(), out.data_ptr(), x.numel(), key, law, torch.get_num_threads())
+        return out
     kernel = _kernel(x)
     if kernel is None:
         return torch.empty_like(x) if x.device.type == "meta" else x * _noise(x, key, p, units)
