@@ -8,10 +8,10 @@ elimination of common subexpressions knows torch's own random operators only, by
 one: each call that is traced therefore carries a number of its own. Compiled checkpointing looks in the arguments
 for the device whose generator it must restore: it is always the CPU.
 
-A ReLU before a dropout leaves its output to nobody else, so the compiler keeps the output's sign for backward, as booleans.
-Without AVX-512 it writes those one by one, which takes as long as the layer's matrix product. `masked` therefore takes
-what a ReLU gave along into backward (`behind`, which no kernel reads): what eager code keeps is kept, and the sign is
-taken from it.
+A ReLU before a dropout leaves its output to nobody else, so the compiler keeps the output's sign for backward, as
+booleans. Without AVX-512 it writes those one by one, which takes as long as the layer's matrix product. `masked`
+therefore takes what a ReLU gave along into backward (`behind`, which no kernel reads): what eager code keeps is kept,
+and the sign is taken from it.
 
 They are registered one level below `torch.library.custom_op`, whose wrapper takes longer than a small tensor's dropout.
 """
@@ -60,9 +60,7 @@ def _unsigned(seed: int) -> int:
     return seed & (2**64 - 1)
 
 
-def _masked(
-    x: Tensor, key: Tensor, p: float, units: Tensor | None = None, behind: Tensor | None = None
-) -> Tensor:
+def _masked(x: Tensor, key: Tensor, p: float, units: Tensor | None = None, behind: Tensor | None = None) -> Tensor:
     return mask_multiply(x, int(key), p, units)
 
 
@@ -191,7 +189,7 @@ class _Gaussian(torch.autograd.Function):
 
 _masked_apply = super(torch.autograd.Function, _Masked).apply
 """`Function.apply` in C: the Python part before it serves torch.func, whose transforms take the operators here."""
-_Masked._backward_cls.apply = _Masked.backward
+_Masked._backward_cls.apply = _Masked.backward  # type: ignore[attr-defined, unused-ignore]
 """The same in backward, where the Python part asks which of two names for it was defined."""
 
 
