@@ -109,7 +109,11 @@ def _sign_is_slow(x: Tensor) -> bool:
     """Whether the compiler is tracing, and would keep the sign of this ReLU's output and take long to write it."""
     if not torch.compiler.is_compiling() or x.device.type != "cpu" or x.grad_fn is None:
         return False
-    return x.grad_fn.name() == "ReluBackward0" and torch.backends.cpu.get_cpu_capability() != "AVX512"
+    return x.grad_fn.name() == "ReluBackward0" and _booleans_are_slow()
+
+
+def _booleans_are_slow() -> bool:
+    return torch.backends.cpu.get_cpu_capability() != "AVX512"
 
 
 def _masked_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
