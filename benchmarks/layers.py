@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
+import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -149,6 +153,33 @@ def row(table: Table, what: str, times: dict[str, float], rival: str, wanted: st
     table.add_row(what, f"{times['ours'] * 1e3:.4f}", rival, f"{times[rival] * 1e3:.4f}", f"{ratio:.2f}", wanted)
 
 
+KEPT = {"MALLOC_TRIM_THRESHOLD_": str(2**33), "MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TOP_PAD_": str(2**26)}
+"""With these glibc keeps what is freed instead of giving it back to the system, as jemalloc and tcmalloc do."""
+
+
+def with_memory_kept(table: Table, threads: int) -> None:
+    """The rows that allocate, in a process of their own whose allocator keeps freed memory."""
+    command = [sys.executable, __file__, "--threads", str(threads), "--kept"]
+    run = subprocess.run(command, env={**os.environ, **KEPT}, stdout=subprocess.PIPE, text=True, check=True)
+    for what, times, rival in json.loads(run.stdout):
+        row(table, f"{what}; freed memory kept", times, rival, "")
+
+
+def kept_rows() -> list[tuple[str, dict[str, float], str]]:
+    x = torch.randn(2**20)
+    g = torch.ones_like(x)
+    t = medians({"torch": with_backward(F.dropout, x, g), "ours": with_backward(ours, x, g)}, 3.0)
+    large = torch.randn(2**24)
+    u = medians({"x.clone()": lambda: large.clone(), "ours": lambda: ours(large, 0.5)}, 3.0)
+    steps = {"no dropout": step(net(nn.Identity)), "ours": step(net(lambda: am.nn.Dropout(0.5)))}
+    v = medians(steps, 8.0, burst=3)
+    return [
+        ("2^20 float32, forward + backward", t, "torch"),
+        ("2^24 float32, forward", u, "x.clone()"),
+        ("step of 784-1024-1024-10, batch 256", v, "no dropout"),
+    ]
+
+
 def net(layer: Callable[[], nn.Module]) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
@@ -204,12 +235,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--kept", action="store_true", help="only the rows that allocate, as JSON")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.kept:
+        print(json.dumps(kept_rows()))
+        return
     console = Console(width=140)
     console.print(f"{processor()}, {options.threads} threads, torch {torch.__version__}")
     table = Table("what", "ours, ms", "against", "ms", "times faster", "wanted")
     speed(table)
+    with_memory_kept(table, options.threads)
     training(table, not options.no_compile)
     console.print(table)
     memory = Table("kept for backward, 2^20 float32", "bytes", "bytes an element")

@@ -13,6 +13,7 @@ from torch import nn
 
 import allmasks as am
 from allmasks.kernels import reference
+from allmasks.nn import ops
 from allmasks.nn.multiply import mask_multiply, split_key
 
 f = am.nn.functional
@@ -118,3 +119,53 @@ def test_ranks_differ_and_agree_on_request():
     run = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "default: differ, same_on_ranks: agree, seeded: agree, gradients: agree" in run.stdout
+
+
+class Net(nn.Module):
+    """Two layers, each behind a ReLU."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(16, 64), nn.Linear(64, 64)
+        self.dropout = am.nn.Dropout(0.5)
+
+    def forward(self, x):
+        return self.dropout(self.second(self.dropout(self.first(x).relu())).relu())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.parametrize("slow", [True, False])
+@pytest.mark.parametrize("bad", [None, float("inf"), float("nan")])
+def test_compiled_step_is_eager_bit_for_bit(monkeypatch, slow, bad):
+    """Where booleans are written slowly the ReLU's output is kept instead of its sign; nothing else changes."""
+    monkeypatch.setattr(ops, "_booleans_are_slow", lambda: slow)
+    torch._dynamo.reset()
+    x, grad = torch.randn(8, 16), torch.randn(8, 64)
+    if bad is not None:
+        grad[::3, ::5] = bad  # what becomes of it depends on the ReLU's sign where the unit is dropped
+    results = []
+    for compiled in (False, True):
+        net = Net()
+        run = torch.compile(net, fullgraph=True) if compiled else net
+        am.seed(5)
+        with torch._inductor.config.patch(force_disable_caches=True):
+            out = run(x)
+        saved = out.grad_fn.saved_tensors if compiled else ()
+        out.backward(grad)
+        results.append((out.detach(), *(p.grad for p in net.parameters())))
+    assert any(t.dtype == torch.bool for t in saved) is not slow
+    assert all(torch.equal(a.nan_to_num(7e7), b.nan_to_num(7e7)) for a, b in zip(*results, strict=True))
+
+
+def test_gradients_of_a_compiled_layer_behind_a_relu():
+    x = torch.linspace(-1, 1, 60).reshape(6, 10)
+    grads = []
+    for compiled in (False, True):
+        y = x.clone().requires_grad_()
+        function = lambda t: f.dropout(t.relu(), 0.3, key=KEY)  # noqa: E731
+        run = torch.compile(function, fullgraph=True, backend="aot_eager") if compiled else function
+        (grad,) = torch.autograd.grad(run(y).sum(), y)
+        grads.append(grad)
+    assert torch.equal(*grads)

@@ -1,9 +1,10 @@
 """Dropout on a CPU at memory speed: keyed bits made and applied in one pass, compiled by numba on first use.
 
-The bits are those of `reference.stream`. They go to a small array that stays in the cache, one run of the layout at a
-time, and each lane is applied in a loop of its own over a contiguous slice: that is what lets the compiler use whole
-vectors for both. Kernels take addresses instead of arrays, since boxing an array would cost a small tensor more than
-its dropout does. Half types are given as their bits, widened and rounded in registers.
+The bits are those of `reference.stream`. Whole runs of the layout are vector instructions of our own (`vector`). What
+is left goes to a small array that stays in the cache, and each lane is applied in a loop of its own over a contiguous
+slice: that is what lets the compiler use whole vectors for both. Kernels take addresses instead of arrays, since boxing
+an array would cost a small tensor more than its dropout does. Half types are given as their bits, widened and rounded
+in registers.
 
 Compiled code is cached on disk (numba's `cache=True`, `NUMBA_CACHE_DIR`): only the first use on a machine waits.
 """
@@ -20,6 +21,7 @@ from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic, overload
 
 from allmasks.kernels import team
+from allmasks.kernels.vector import run_of_16_bits, run_of_32_bits
 
 __all__ = ["BFLOAT16", "FLOAT16", "FLOAT32", "FLOAT64", "fill_words", "multiply", "multiply_units"]
 
@@ -78,6 +80,17 @@ def _widen(value):  # type: ignore[no-untyped-def]
 def _narrow(value, like):  # type: ignore[no-untyped-def]
     """The float -> as stored, rounded to nearest even."""
     raise NotImplementedError("compiled code only")
+
+
+def _size(like):  # type: ignore[no-untyped-def]
+    """Bytes of a number as stored."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(_size, inline="always")
+def _size_typed(like):  # type: ignore[no-untyped-def]
+    size = like.bitwidth // 8
+    return lambda like: size
 
 
 @overload(_widen, inline="always")
@@ -153,58 +166,37 @@ def _lane(x, out, w, shift, every, threshold, scale):  # type: ignore[no-untyped
         out[i] = _narrow(_widen(x[i]) * (scale if kept else zero), out[i])
 
 
-@njit(forceinline=True)
-def _lane_in_place(x, w, shift, every, threshold, scale):  # type: ignore[no-untyped-def]
-    zero = scale - scale
-    for i in range(len(x)):
-        kept = U(U(w[i] >> shift) & every) < threshold
-        x[i] = _narrow(_widen(x[i]) * (scale if kept else zero), x[i])
-
-
 @njit(cache=True, nogil=True)
-def _span(x, out, inplace, lo, hi, k0, k1, bits, threshold, scale):  # type: ignore[no-untyped-def]
-    """Elements lo … hi - 1; lo is a multiple of the run.
-
-    In place has a loop of its own: of two arrays that are the same the compiler knows too little for whole vectors.
-    """
-    w0, w1 = np.empty(_STRIDE, np.uint32), np.empty(_STRIDE, np.uint32)
+def _span(x_at, out_at, n, lo, hi, k0, k1, bits, threshold, scale, like):  # type: ignore[no-untyped-def]
+    """Elements lo … hi - 1 of n; lo is a multiple of the run. Whole runs stay in registers."""
     run = _STRIDE * (64 // bits)
-    for start in range(lo, hi, run):
-        _fill(k0, k1, np.uint64(start // run * _STRIDE), w0, w1)
-        if start + run > hi:
-            for lane in range(64 // bits):
-                a = start + lane * _STRIDE
-                b = min(a + _STRIDE, hi)
-                if a < b:
-                    word = w0 if lane < 32 // bits else w1
-                    shift = U(16) if bits == 16 and lane % 2 else U(0)
-                    every = U(0xFFFFFFFF) if bits == 32 else U(0xFFFF)
-                    _lane(x[a:b], out[a:b], word, shift, every, threshold, scale)
-        elif inplace:
-            if bits == 16:
-                _lane_in_place(x[start : start + 128], w0, U(0), U(0xFFFF), threshold, scale)
-                _lane_in_place(x[start + 128 : start + 256], w0, U(16), U(0xFFFF), threshold, scale)
-                _lane_in_place(x[start + 256 : start + 384], w1, U(0), U(0xFFFF), threshold, scale)
-                _lane_in_place(x[start + 384 : start + 512], w1, U(16), U(0xFFFF), threshold, scale)
-            else:
-                _lane_in_place(x[start : start + 128], w0, U(0), U(0xFFFFFFFF), threshold, scale)
-                _lane_in_place(x[start + 128 : start + 256], w1, U(0), U(0xFFFFFFFF), threshold, scale)
-        elif bits == 16:
-            _lane(x[start : start + 128], out[start : start + 128], w0, U(0), U(0xFFFF), threshold, scale)
-            _lane(x[start + 128 : start + 256], out[start + 128 : start + 256], w0, U(16), U(0xFFFF), threshold, scale)
-            _lane(x[start + 256 : start + 384], out[start + 256 : start + 384], w1, U(0), U(0xFFFF), threshold, scale)
-            _lane(x[start + 384 : start + 512], out[start + 384 : start + 512], w1, U(16), U(0xFFFF), threshold, scale)
+    whole = hi - (hi - lo) % run
+    for start in range(lo, whole, run):
+        counter = np.uint64(start // run * _STRIDE)
+        high = U(U(counter >> np.uint64(32)) + k0)
+        low = U(U(counter & np.uint64(0xFFFFFFFF)) + k1)
+        offset = start * _size(like)
+        if bits == 16:
+            run_of_16_bits(x_at + offset, out_at + offset, high, low, k0, k1, threshold, scale, like)
         else:
-            _lane(x[start : start + 128], out[start : start + 128], w0, U(0), U(0xFFFFFFFF), threshold, scale)
-            _lane(
-                x[start + 128 : start + 256], out[start + 128 : start + 256], w1, U(0), U(0xFFFFFFFF), threshold, scale
-            )
+            run_of_32_bits(x_at + offset, out_at + offset, high, low, k0, k1, threshold, scale, like)
+    if whole < hi:
+        x, out = carray(_pointer(x_at, like), n), carray(_pointer(out_at, like), n)
+        w0, w1 = np.empty(_STRIDE, np.uint32), np.empty(_STRIDE, np.uint32)
+        _fill(k0, k1, np.uint64(whole // run * _STRIDE), w0, w1)
+        for lane in range(64 // bits):
+            a = whole + lane * _STRIDE
+            b = min(a + _STRIDE, hi)
+            if a < b:
+                word = w0 if lane < 32 // bits else w1
+                shift = U(16) if bits == 16 and lane % 2 else U(0)
+                every = U(0xFFFFFFFF) if bits == 32 else U(0xFFFF)
+                _lane(x[a:b], out[a:b], word, shift, every, threshold, scale)
 
 
 @njit(cache=True, nogil=True)
 def _serial(x_at, out_at, n, key, bits, threshold, scale, like):  # type: ignore[no-untyped-def]
-    x, out = carray(_pointer(x_at, like), n), carray(_pointer(out_at, like), n)
-    _span(x, out, x_at == out_at, 0, n, U(key), U(key >> 32), bits, U(threshold), scale)
+    _span(x_at, out_at, n, 0, n, U(key), U(key >> 32), bits, U(threshold), scale, like)
 
 
 # -- the same with a law for each unit: element e belongs to unit e % units ------------------------------------
@@ -265,11 +257,10 @@ def _shares(like: Any) -> Any:
         block = carray(_pointer(at, _INT), 11)
         n, key, threshold = block[3], block[4], U(block[6])
         scale = wide(carray(_pointer(at, FLOAT64), 11)[7])
-        x, out = carray(_pointer(block[1], like), n), carray(_pointer(block[2], like), n)
         lo = team.next_task(at) * _TASK
         while lo < n:
             hi = min(lo + _TASK, n)
-            _span(x, out, block[1] == block[2], lo, hi, U(key), U(key >> 32), block[5], threshold, scale)
+            _span(block[1], block[2], n, lo, hi, U(key), U(key >> 32), block[5], threshold, scale, like)
             lo = team.next_task(at) * _TASK
 
     return cfunc(types.void(types.int64), cache=True)(share)

@@ -11,6 +11,7 @@ took; the recomputation draws the same ticket and looks it up.
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections import OrderedDict
 from typing import Any
@@ -29,16 +30,18 @@ _BLOCK = 256
 _TICKETS = 1 << 16
 """Calls that may still be recomputed and are remembered; many times what one backward pass holds."""
 
+_LOWEST = -(2**63)
 _RANK_STEP = 0x9E3779B97F4A7C15
 
 _DISTRIBUTED = torch.distributed.is_available()
 
 
 class _Word(threading.local):
-    """A tensor to draw into, one a thread: making one takes longer than drawing."""
+    """A tensor to draw into, one a thread, and its memory: making one, or `item()`, takes as long as drawing."""
 
     def __init__(self) -> None:
-        self.here = torch.empty((), dtype=torch.int64, device="cpu")
+        self.tensor = torch.empty((), dtype=torch.int64, device="cpu")
+        self.memory = ctypes.c_int64.from_address(self.tensor.data_ptr())
 
 
 _word = _Word()
@@ -72,7 +75,8 @@ def next_key(seed: int | None) -> int:
 
 def draw_key() -> int:
     """64 bits from torch's CPU generator, another number on each rank of a distributed run."""
-    key = int(_word.here.random_(-(2**63), None).item())
+    _word.tensor.random_(_LOWEST, None)
+    key: int = _word.memory.value
     if _DISTRIBUTED and torch.distributed.is_initialized() and not _same_on_ranks:
         key = (key ^ (torch.distributed.get_rank() * _RANK_STEP)) & (2**64 - 1)
         key = key - 2**64 if key >= 2**63 else key

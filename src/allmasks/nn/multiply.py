@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from allmasks.kernels import anywhere
+from allmasks.kernels import anywhere, pages
 from allmasks.nn.law import drawn_law, unit_law
 
 __all__ = ["gaussian_multiply", "mask_multiply", "mask_multiply_", "split_key"]
@@ -30,6 +30,14 @@ def mask_multiply(x: Tensor, key: int, p: float, units: Tensor | None = None) ->
     p : 0 < p < 1, used where `units` is None.
     units : (d,) float64 rates from 0 to 1; element e belongs to unit e % d, so d is the size of x's last axes.
     """
+    if units is None and x.is_cpu and x.is_contiguous() and x.dtype in _WIDE:
+        # The usual road in one piece: for a small tensor each call in between counts.
+        out, n = torch.empty_like(x), x.numel()
+        if n >= _PERHAPS_FRESH and n * x.element_size() >= pages.FRESH_FROM:
+            pages.ask_for_large(out.data_ptr(), n * x.element_size())
+        multiply, law = _law(p, x.dtype)
+        multiply(x.data_ptr(), out.data_ptr(), n, key, law, torch.get_num_threads())
+        return out
     kernel = _kernel(x)
     if kernel is None:
         return torch.empty_like(x) if x.device.type == "meta" else x * _noise(x, key, p, units)
@@ -91,6 +99,9 @@ def _kernel(x: Tensor) -> Any:
         return _on_gpu
     return None
 
+
+_PERHAPS_FRESH = pages.FRESH_FROM // 8
+"""Elements below which no dtype is that large."""
 
 _WIDE = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.float32, torch.float16: np.float32}
 """What each dtype is multiplied in."""

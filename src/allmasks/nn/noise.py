@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from allmasks.nn import keys
+from allmasks.nn.keys import draw_key
 from allmasks.nn.ops import CPU, call_number, gaussian_autograd, key_tensor, masked_autograd
 
 __all__ = [
@@ -29,6 +30,9 @@ Key = int | Tensor | None
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 """Tensors whose memory is what it seems; subclasses (fake, distributed) take the operators."""
+
+_transforms = torch._C._functorch.peek_interpreter_stack
+"""The torch.func transform that runs, or None."""
 
 
 P = ParamSpec("P")
@@ -55,14 +59,15 @@ def check_rate(p: Any) -> None:
 
 def check_input(x: Any) -> None:
     """TypeError unless x is a dense tensor of real floating-point numbers."""
+    if isinstance(x, Tensor) and x.is_floating_point() and x.layout is torch.strided:
+        return
     if not isinstance(x, Tensor):
         raise TypeError(f"dropout takes a tensor, got {type(x).__name__}")
     if x.is_complex():
         raise TypeError("dropout of complex tensors is not supported; apply it to torch.view_as_real(x)")
     if not x.is_floating_point():
         raise TypeError(f"dropout needs a floating-point tensor, got {x.dtype}; convert it with .float() first")
-    if x.layout != torch.strided:
-        raise TypeError(f"dropout needs a dense tensor, got layout {x.layout}; apply it to the values")
+    raise TypeError(f"dropout needs a dense tensor, got layout {x.layout}; apply it to the values")
 
 
 def nothing(x: Tensor, inplace: bool) -> Tensor:
@@ -88,7 +93,7 @@ def rates_of_units(p: Tensor, shape: Sequence[int]) -> Tensor:
 
 def _direct(x: Tensor) -> bool:
     """Whether x can go straight to the kernels."""
-    return type(x) in _PLAIN and torch._C._functorch.peek_interpreter_stack() is None
+    return type(x) in _PLAIN and _transforms() is None
 
 
 def _key_now(key: Key, seed: int | None) -> int:
@@ -127,7 +132,8 @@ def masked(x: Tensor, p: float, units: Tensor | None, inplace: bool, key: Key, s
         result = torch.ops.allmasks.masked(x, _key_op(key, seed), p, units)
         return x.copy_(result) if inplace else result
     if _direct(x):
-        return masked_autograd(x, _key_now(key, seed), p, units, inplace)
+        now = draw_key() if key is None and seed is None else _key_now(key, seed)
+        return masked_autograd(x, now, p, units, inplace)
     if torch._C._functorch.peek_interpreter_stack() is not None:
         # A product with a constant has every derivative and every batching rule there is.
         ones = torch.ones(x.shape, dtype=x.dtype, device=x.device)

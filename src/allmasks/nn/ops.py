@@ -8,6 +8,11 @@ elimination of common subexpressions knows torch's own random operators only, by
 one: each call that is traced therefore carries a number of its own. Compiled checkpointing looks in the arguments
 for the device whose generator it must restore: it is always the CPU.
 
+A ReLU before a dropout leaves its output to nobody else, so the compiler keeps the output's sign for backward, as
+booleans. Without AVX-512 it writes those one by one, which takes as long as the layer's matrix product. `masked`
+therefore takes what a ReLU gave along into backward (`behind`, which no kernel reads): what eager code keeps is kept,
+and the sign is taken from it.
+
 They are registered one level below `torch.library.custom_op`, whose wrapper takes longer than a small tensor's dropout.
 """
 
@@ -30,7 +35,7 @@ _RANDOM = (torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag)
 _PURE = (torch.Tag.pt2_compliant_tag,)
 _library.define("draw_key(int call, *, Device device) -> Tensor", tags=_RANDOM)
 _library.define("seeded_key(int seed, int call, *, Device device) -> Tensor", tags=_RANDOM)
-_library.define("masked(Tensor x, Tensor key, float p, Tensor? units=None) -> Tensor", tags=_PURE)
+_library.define("masked(Tensor x, Tensor key, float p, Tensor? units=None, Tensor? behind=None) -> Tensor", tags=_PURE)
 _library.define("gaussian(Tensor x, Tensor key, float p) -> Tensor", tags=_PURE)
 
 
@@ -55,7 +60,7 @@ def _unsigned(seed: int) -> int:
     return seed & (2**64 - 1)
 
 
-def _masked(x: Tensor, key: Tensor, p: float, units: Tensor | None = None) -> Tensor:
+def _masked(x: Tensor, key: Tensor, p: float, units: Tensor | None = None, behind: Tensor | None = None) -> Tensor:
     return mask_multiply(x, int(key), p, units)
 
 
@@ -86,7 +91,7 @@ def _(seed: int, call: int, *, device: torch.device) -> Tensor:
 
 
 @torch.library.register_fake("allmasks::masked", lib=_library)
-def _(x: Tensor, key: Tensor, p: float, units: Tensor | None = None) -> Tensor:
+def _(x: Tensor, key: Tensor, p: float, units: Tensor | None = None, behind: Tensor | None = None) -> Tensor:
     return torch.empty_like(x)
 
 
@@ -95,34 +100,50 @@ def _(x: Tensor, key: Tensor, p: float) -> Tensor:
     return torch.empty_like(x)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, key, ctx.p, *units = inputs
-    ctx.save_for_backward(key, units[0] if units else None)
+def _masked_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, key, ctx.p, units, _ = inputs
+    ctx.save_for_backward(key, units, x if _sign_is_slow(x) else None)
 
 
-def _masked_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-    key, units = ctx.saved_tensors
-    return torch.ops.allmasks.masked(grad, key, ctx.p, units), None, None, None
+def _sign_is_slow(x: Tensor) -> bool:
+    """Whether the compiler is tracing, and would keep the sign of this ReLU's output and take long to write it."""
+    if not torch.compiler.is_compiling() or x.device.type != "cpu" or x.grad_fn is None:
+        return False
+    return x.grad_fn.name() == "ReluBackward0" and _booleans_are_slow()
+
+
+def _booleans_are_slow() -> bool:
+    return torch.backends.cpu.get_cpu_capability() != "AVX512"
+
+
+def _masked_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    key, units, behind = ctx.saved_tensors
+    return torch.ops.allmasks.masked(grad, key, ctx.p, units, behind), None, None, None, None
+
+
+def _gaussian_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, key, ctx.p = inputs
+    ctx.save_for_backward(key)
 
 
 def _gaussian_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     return torch.ops.allmasks.gaussian(grad, ctx.saved_tensors[0], ctx.p), None, None
 
 
-torch.library.register_autograd("allmasks::masked", _masked_backward, setup_context=_save, lib=_library)
-torch.library.register_autograd("allmasks::gaussian", _gaussian_backward, setup_context=_save, lib=_library)
+torch.library.register_autograd("allmasks::masked", _masked_backward, setup_context=_masked_save, lib=_library)
+torch.library.register_autograd("allmasks::gaussian", _gaussian_backward, setup_context=_gaussian_save, lib=_library)
 
 
 def _batched(op: Any) -> Any:
     """The rule for vmap. A mask is a function of its key: one key for the whole batch is one mask for each example."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], x: Tensor, key: Tensor, *rest: Any) -> tuple[Tensor, int]:
-        if any(dim is not None for dim in in_dims[2:]):
+        if any(dim is not None for dim in in_dims[2:4]):
             raise RuntimeError("vmap over drop rates is not supported: pass rates that are the same for all")
         count = info.batch_size
         xs = [x] * count if in_dims[0] is None else x.unbind(in_dims[0])
         each = [key] * count if in_dims[1] is None else key.unbind(in_dims[1])
-        return torch.stack([op(one, k, *rest) for one, k in zip(xs, each, strict=True)]), 0
+        return torch.stack([op(one, k, *rest[:2]) for one, k in zip(xs, each, strict=True)]), 0
 
     return rule
 
@@ -136,17 +157,18 @@ torch.library.register_vmap("allmasks::gaussian", _batched(torch.ops.allmasks.ga
 
 class _Masked(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, key: int, p: float, units: Tensor | None, inplace: bool) -> Tensor:
-        ctx.law = key, p, units, inplace
+    def forward(ctx: Any, x: Tensor, law: tuple[int, float, Tensor | None, bool]) -> Tensor:
+        ctx.law = law
+        key, p, units, inplace = law
         if inplace:
             ctx.mark_dirty(x)
             return mask_multiply_(x, key, p, units)
         return mask_multiply(x, key, p, units)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         key, p, units, _ = ctx.law
-        return masked_autograd(grad, key, p, units), None, None, None, None
+        return masked_autograd(grad, key, p, units), None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
@@ -171,6 +193,8 @@ class _Gaussian(torch.autograd.Function):
 
 _masked_apply = super(torch.autograd.Function, _Masked).apply
 """`Function.apply` in C: the Python part before it serves torch.func, whose transforms take the operators here."""
+_Masked._backward_cls.apply = _Masked.backward  # type: ignore[attr-defined, unused-ignore]
+"""The same in backward, where the Python part asks which of two names for it was defined."""
 
 
 def _differentiated(x: Tensor) -> bool:
@@ -180,7 +204,7 @@ def _differentiated(x: Tensor) -> bool:
 def masked_autograd(x: Tensor, key: int, p: float, units: Tensor | None = None, inplace: bool = False) -> Tensor:
     """`mask_multiply` with derivatives of every order."""
     if _differentiated(x):
-        return _masked_apply(x, key, p, units, inplace)
+        return _masked_apply(x, (key, p, units, inplace))
     return mask_multiply_(x, key, p, units) if inplace else mask_multiply(x, key, p, units)
 
 

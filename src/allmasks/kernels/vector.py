@@ -1,0 +1,135 @@
+"""One whole run of the layout as vector instructions: words made, compared and multiplied in registers.
+
+The same as `cpu._fill` and `cpu._lane`, which do what is left at the end. Loops over small arrays leave a compiler one
+vector at a time, whose thirteen rounds wait for each other; here 32 counters go through together, as four vectors of
+AVX2 or two of AVX-512, and their words never go to memory. Every element's word is where the layout has it: the word of
+counter i decides on elements i, i + 128 and so on, so that loads and stores are whole vectors too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+__all__ = ["run_of_16_bits", "run_of_32_bits"]
+
+_WIDTH = 32
+"""Counters at a time: 16 leave execution units idle, 64 do not fit in the registers (AVX2)."""
+
+_STRIDE = 128  # reference.LANE_STRIDE
+_ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
+
+_I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
+_HALF, _SINGLE, _DOUBLE = ir.HalfType(), ir.FloatType(), ir.DoubleType()
+
+
+def _vector(element: Any) -> Any:
+    return ir.VectorType(element, _WIDTH)
+
+
+def _constant(n: int, element: Any = _I32) -> Any:
+    return ir.Constant(_vector(element), [n] * _WIDTH)
+
+
+def _splat(b: Any, value: Any) -> Any:
+    kind = _vector(value.type)
+    one = b.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_I32, 0))
+    return b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(_vector(_I32), [0] * _WIDTH))
+
+
+def _threefry(b: Any, x0: Any, x1: Any, schedule: list[Any]) -> tuple[Any, Any]:
+    """Threefry-2x32-13 after the first key injection."""
+    for r in range(13):
+        left = _ROTATIONS[r % 8]
+        x0 = b.add(x0, x1)
+        x1 = b.xor(b.or_(b.shl(x1, _constant(left)), b.lshr(x1, _constant(32 - left))), x0)
+        if r % 4 == 3:
+            s = r // 4 + 1
+            x0 = b.add(x0, schedule[s % 3])
+            x1 = b.add(x1, b.add(schedule[(s + 1) % 3], _constant(s)))
+    return x0, x1
+
+
+_STORED = {types.float32: (_SINGLE, 4), types.float64: (_DOUBLE, 8), types.uint16: (_I16, 2), types.int16: (_I16, 2)}
+"""What an address points to, and its bytes; the 16-bit integers stand for bfloat16 and float16, as in `cpu`."""
+
+
+def _place(b: Any, address: Any, index: Any, kind: Any) -> Any:
+    """A pointer to the vector that starts at this element."""
+    element, size = _STORED[kind]
+    return b.inttoptr(b.add(address, b.mul(index, ir.Constant(_I64, size))), _vector(element).as_pointer())
+
+
+def _widened(b: Any, value: Any, kind: Any) -> Any:
+    """Numbers as stored -> the floats to compute with."""
+    if kind == types.uint16:
+        return b.bitcast(b.shl(b.zext(value, _vector(_I32)), _constant(16)), _vector(_SINGLE))
+    if kind == types.int16:
+        return b.fpext(b.bitcast(value, _vector(_HALF)), _vector(_SINGLE))
+    return value
+
+
+def _narrowed(b: Any, value: Any, kind: Any) -> Any:
+    """The floats -> as stored, rounded to nearest even."""
+    if kind == types.uint16:
+        bits = b.bitcast(value, _vector(_I32))
+        odd = b.and_(b.lshr(bits, _constant(16)), _constant(1))
+        return b.trunc(b.lshr(b.add(b.add(bits, _constant(0x7FFF)), odd), _constant(16)), _vector(_I16))
+    if kind == types.int16:
+        return b.bitcast(b.fptrunc(value, _vector(_HALF)), _vector(_I16))
+    return value
+
+
+def _run(bits: int) -> Any:
+    """out = x * (scale where the word < threshold, else 0) for the 128 counters from (high, low) on; x may be out.
+
+    high and low are the counter's words with the key's added, as the generator starts.
+    """
+
+    def run(context, x_at, out_at, high, low, k0, k1, threshold, scale, like):  # type: ignore[no-untyped-def]
+        kind = types.unliteral(like)
+
+        def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+            x_at, out_at, high, low, k0, k1, threshold, scale, _ = args
+            schedule = [_splat(b, k0), _splat(b, k1)]
+            schedule.append(b.xor(b.xor(_constant(0x1BD11BDA), schedule[0]), schedule[1]))
+            # Words of 16 bits are compared in the upper half of 32, where the one half of a word already is.
+            last = _splat(b, threshold if bits == 32 else b.shl(threshold, ir.Constant(_I32, 16)))
+            factor, top = _splat(b, scale), _splat(b, high)
+            zero = ir.Constant(factor.type, [0.0] * _WIDTH)
+            start = b.add(_splat(b, low), ir.Constant(_vector(_I32), list(range(_WIDTH))))
+
+            before, body, after = b.block, b.append_basic_block("counters"), b.append_basic_block("done")
+            b.branch(body)
+            b.position_at_end(body)
+            index, counter = b.phi(_I64), b.phi(_vector(_I32))
+            index.add_incoming(ir.Constant(_I64, 0), before)
+            counter.add_incoming(start, before)
+            lanes = []
+            for word in _threefry(b, top, counter, schedule):
+                lanes += [word] if bits == 32 else [b.shl(word, _constant(16)), word]
+            for lane, word in enumerate(lanes):
+                at = b.add(index, ir.Constant(_I64, lane * _STRIDE))
+                source, target = _place(b, x_at, at, kind), _place(b, out_at, at, kind)
+                noise = b.select(b.icmp_unsigned("<", word, last), factor, zero)
+                size = _STORED[kind][1]
+                value = b.fmul(_widened(b, b.load(source, align=size), kind), noise)
+                b.store(_narrowed(b, value, kind), target, align=size)
+            index.add_incoming(b.add(index, ir.Constant(_I64, _WIDTH)), body)
+            counter.add_incoming(b.add(counter, _constant(_WIDTH)), body)
+            more = b.icmp_unsigned("<", index, ir.Constant(_I64, _STRIDE - _WIDTH))
+            b.cbranch(more, body, after)
+            b.position_at_end(after)
+            return context.get_dummy_value()
+
+        words = (types.uint32,) * 5
+        wide = types.float64 if kind == types.float64 else types.float32
+        return types.void(types.int64, types.int64, *words, wide, like), generate
+
+    return intrinsic(run)
+
+
+run_of_16_bits, run_of_32_bits = _run(16), _run(32)

@@ -1,0 +1,43 @@
+"""Large pages are a wish: results are the same, whatever the kernel answers."""
+
+import mmap
+import sys
+
+import pytest
+import torch
+
+from allmasks.kernels import pages
+from allmasks.nn.multiply import mask_multiply
+
+
+def test_only_whole_pages_inside_are_asked_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr(pages, "_madvise", lambda: lambda *call: asked.append(call))
+    page = mmap.PAGESIZE
+    pages.ask_for_large(10 * page + 64, 5 * page)
+    pages.ask_for_large(10 * page, 5 * page)
+    pages.ask_for_large(10 * page + 64, page)  # no whole page
+    assert asked == [(11 * page, 4 * page, 14), (10 * page, 5 * page, 14)]
+
+
+def test_large_tensors_ask_and_small_ones_do_not(monkeypatch):
+    asked = []
+    monkeypatch.setattr(pages, "ask_for_large", lambda address, size: asked.append(size))
+    for n in (pages.FRESH_FROM // 4 - 1, pages.FRESH_FROM // 4):
+        mask_multiply(torch.ones(n), 5, 0.5)
+    mask_multiply(torch.ones(pages.FRESH_FROM // 4, dtype=torch.bfloat16), 5, 0.5)
+    assert asked == [pages.FRESH_FROM]
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+def test_a_refusal_changes_nothing(monkeypatch, platform):
+    monkeypatch.setattr(sys, "platform", platform)
+    pages._madvise.cache_clear()
+    pages.ask_for_large(2**52, 2**20)  # nothing is mapped there
+    pages.ask_for_large(0, 0)
+    pages._madvise.cache_clear()
+    monkeypatch.undo()
+    n = pages.FRESH_FROM // 4
+    out = mask_multiply(torch.ones(n), 5, 0.5)
+    assert torch.equal(out[:4096], mask_multiply(torch.ones(4096), 5, 0.5))
+    assert float(out.mean()) == pytest.approx(1.0, abs=5 / n**0.5)
