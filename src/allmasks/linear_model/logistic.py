@@ -50,7 +50,7 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         At 0 a feature seen in one class only has no finite best weight: the fit warns and stops.
     fit_intercept : whether there is an intercept b. It is never dropped.
     tol : stop once ‖∇‖₂ is `tol` of its value at w = 0.
-    max_iter : Newton steps at most in each of the two stages.
+    max_iter : Newton steps at most in each stage: two rough ones, then the exact one.
     class_weight : None, "balanced", or {class: weight}; multiplies `sample_weight`.
     multi_class : "ovr", one exact problem for each class; or "quadratic", all classes in one softmax, E_m[L] replaced
         by Σᵢ sᵢ (L(zᵢ) + ½ tr(Hᵢ Cov zᵢ)), zᵢ the scores at the mean mask and Hᵢ the loss's curvature there (Wager et

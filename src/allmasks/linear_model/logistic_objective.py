@@ -11,7 +11,7 @@ under Gaussian instead of Bernoulli noise of the same variance.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,9 +64,9 @@ class LogisticTask:
         """Unknowns: weights and intercept."""
         return self.rows.d + bool(self.fit_intercept)
 
-    def gaussian(self) -> GaussianLogistic:
-        """The stand-in that a fit begins with."""
-        return GaussianLogistic(self)
+    def gaussian(self, stronger: float = 1.0) -> GaussianLogistic:
+        """The stand-in that a fit begins with, at so many times alpha."""
+        return GaussianLogistic(replace(self, alpha=stronger * self.alpha))
 
     def exact(self, tol: float, scale: float = 0.0) -> ExactLogistic:
         """The objective itself, each row's mean over masks to within `tol`; `scale`: see `ExactLogistic`."""

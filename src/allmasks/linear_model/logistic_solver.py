@@ -21,6 +21,8 @@ Array = NDArray[np.float64]
 _ROUGH = 1e-2
 """Relative gradient at which the stand-in has told what it can: its minimum is about so far from the exact one."""
 
+_PATH = (10.0, 1.0)
+"""The stand-in is minimized at ten times alpha first: from w = 0 at a small alpha Newton's steps are cut short."""
 
 _KEEP = 0.2
 """A step that divides the gradient by five shows a curvature good enough for the next step too."""
@@ -46,7 +48,7 @@ class Task(Protocol):
 
     def gradient_at_zero(self) -> Array: ...
 
-    def gaussian(self) -> Objective: ...
+    def gaussian(self, stronger: float = 1.0) -> Objective: ...
 
     def exact(self, tol: float, scale: float = 0.0) -> ExactObjective: ...
 
@@ -92,9 +94,9 @@ def solve(
         value, _ = final.value_and_gradient(w)
         return Solution(w, value, final.error, 0.0, 0.0, 0, True)
     taken = 0
-    if start is None and max_iter > 0:
-        rough = minimize(task.gaussian(), w, max(_ROUGH, tol) * scale, max_iter, report=teller("Gaussian"))
-        w, taken = rough.w, rough.n_iter
+    for stronger in _PATH if start is None and max_iter > 0 else ():
+        stage = minimize(task.gaussian(stronger), w, max(_ROUGH, tol) * scale, max_iter, report=teller("Gaussian"))
+        w, taken = stage.w, taken + stage.n_iter
     # Each row's loss is off by at most `accuracy` at the end, so neither the line search nor the gradient notices.
     accuracy = min(1e-8, max(1e-3 * tol, 1e-13))
     exact = task.exact(accuracy, scale)

@@ -197,11 +197,11 @@ class _MakeLogistic:
 class LogisticTaskOverPartitions(Summed):
     """A binary logistic problem whose rows lie in partitions: what `logistic_solver.solve` asks of a task."""
 
-    def _stage(self, of: Callable[[Any], Any]) -> Summed:
-        return Summed(self.data, self.make, of, self.size, self.alpha, self.fit_intercept)
+    def _stage(self, of: Callable[[Any], Any], stronger: float = 1.0) -> Summed:
+        return Summed(self.data, self.make, of, self.size, stronger * self.alpha, self.fit_intercept)
 
-    def gaussian(self) -> Summed:
-        return self._stage(methodcaller("gaussian"))
+    def gaussian(self, stronger: float = 1.0) -> Summed:
+        return self._stage(methodcaller("gaussian"), stronger)
 
     def exact(self, tol: float, scale: float = 0.0) -> Summed:
         # One tolerance throughout: a worker that comes back knows no earlier gradient to set a coarser one by.
