@@ -258,7 +258,7 @@ def doctor(tell: Callable[[str], None] = lambda line: None) -> Doctor:
         ("model untouched", _model),
     ):
         if not _compiled(name):
-            tell(f"compiling kernels for the check of {name}: once on this machine, half a minute")
+            tell(f"compiling kernels for the check of {name}: once on this machine, up to a minute or two")
         try:
             checks.append(check())
         except Exception as problem:  # a broken installation is what this is here to report

@@ -146,6 +146,10 @@ class Checkpointed(nn.Module):
         return self.head(checkpoint(self.block, h, use_reentrant=False))
 
 
+# Older releases of torch lose their hooks when a checkpoint is left half way, and say so as it is thrown away.
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in.*_checkpoint_without_reentrant:pytest.PytestUnraisableExceptionWarning"
+)
 def test_checkpointed_blocks_are_refused_where_backward_would_run_unmasked():
     net, inputs, y = Checkpointed().double(), x(3, 4).double(), torch.zeros(3, 1).double()
     plain = nn.Sequential(*net.block, *net.head)
