@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -284,6 +285,23 @@ def test_doctor(capsys):
     assert numbers["numba_threads"] >= 1
     assert numbers["kernels_writable"] is True
     assert numbers["packages"]["allmasks"] == allmasks.__version__
+
+
+def test_doctor_says_what_it_compiles_where_nothing_is_kept_yet(monkeypatch, tmp_path):
+    from allmasks import doctor
+    from allmasks.kernels.draw import independent
+
+    assert doctor._compiled("random bits")  # needs nothing
+    folder = SimpleNamespace(cache_path=tmp_path)
+    monkeypatch.setattr(type(independent), "stats", folder)
+    assert not doctor._compiled("compiled bits")
+    for name in ("_threefry", "_same_bits", "_exactness", "_model"):
+        monkeypatch.setattr(doctor, name, lambda: doctor.Check("", True, ""))
+    told = []
+    assert doctor.doctor(told.append).healthy
+    assert [line.partition(":")[0] for line in told] == [
+        f"compiling kernels for the check of {name}" for name in ("compiled bits", "exact expectations")
+    ]
 
 
 def test_doctor_reports_a_broken_installation(capsys, monkeypatch):

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -133,6 +134,20 @@ def _kernel_cache() -> tuple[str, bool]:
     return str(folder), existing.is_dir() and os.access(existing, os.W_OK)
 
 
+def _compiled(check: str) -> bool:
+    """Whether numba has kept what a check needs, or it needs nothing compiled."""
+    if check == "compiled bits":
+        from allmasks.kernels.draw import independent as kernel
+    elif check == "exact expectations":
+        from allmasks.scores.row_kernel import logistic_row as kernel
+    else:
+        return True
+    if not hasattr(kernel, "stats"):  # numba's compiler is switched off
+        return True
+    name = f"{kernel.__module__.rpartition('.')[2]}.{kernel.__name__}-*.nbi"
+    return next(Path(str(kernel.stats.cache_path)).glob(name), None) is not None
+
+
 def _cpu() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as info:
@@ -218,8 +233,15 @@ def _model() -> Check:
     return Check("model untouched", difference <= 1e-12 and untouched, detail)
 
 
-def doctor() -> Doctor:
-    """Look at the machine and run the self checks; takes seconds, and draws nothing from any global generator."""
+def doctor(tell: Callable[[str], None] = lambda line: None) -> Doctor:
+    """Look at the machine and run the self checks; takes seconds, and draws nothing from any global generator.
+
+    The first run on a machine compiles what the checks need, as the first use would, and keeps it for later ones.
+
+    Parameters
+    ----------
+    tell : called with a line for the user before anything that takes long.
+    """
     import numba
     import torch
 
@@ -235,6 +257,8 @@ def doctor() -> Doctor:
         ("exact expectations", _exactness),
         ("model untouched", _model),
     ):
+        if not _compiled(name):
+            tell(f"compiling kernels for the check of {name}: once on this machine, up to a minute or two")
         try:
             checks.append(check())
         except Exception as problem:  # a broken installation is what this is here to report

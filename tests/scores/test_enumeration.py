@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from scipy import sparse
 
 import allmasks as am
 from allmasks.methods import Enumeration
 from allmasks.scores.problem import ScoreProblem
 from scores import truth
-from scores.drawn import problems
+from scores.drawn import Drawn, problems
 
 LOSSES = {
     "squared_error": lambda s, y: (s - y) ** 2,
@@ -24,6 +24,7 @@ LOSSES = {
 @pytest.mark.parametrize("name", LOSSES)
 @settings(deadline=None, max_examples=40)
 @given(case=problems(rows=3, most_units=9))
+@example(case=Drawn(np.array([13.57, -25.28, 21.04]), np.full((3, 3), 5e-324), 0.0, 0.0, np.zeros(3), as_csr=False))
 def test_within_its_own_error(name, case):
     p = np.broadcast_to(case.p, case.weights.shape)
     if name in ("poisson", "exponential"):

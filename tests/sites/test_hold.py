@@ -84,7 +84,7 @@ def test_the_replay_catches_other_masks():
     model = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 3))
     args = (x(5, 6),)
     (right,) = replayed(model, args, {}, {"2": 0.5}, 0)
-    (wrong,) = replayed(model, args, {}, {"2": 0.5}, 0, tilt=0.98)
+    (wrong,) = replayed(model, args, {}, {"2": 0.5}, 0, tilt=0.9)
     assert not torch.allclose(right, wrong, atol=1e-3)
 
 
@@ -146,6 +146,10 @@ class Checkpointed(nn.Module):
         return self.head(checkpoint(self.block, h, use_reentrant=False))
 
 
+# Older releases of torch lose their hooks when a checkpoint is left half way, and say so as it is thrown away.
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in.*_checkpoint_without_reentrant:pytest.PytestUnraisableExceptionWarning"
+)
 def test_checkpointed_blocks_are_refused_where_backward_would_run_unmasked():
     net, inputs, y = Checkpointed().double(), x(3, 4).double(), torch.zeros(3, 1).double()
     plain = nn.Sequential(*net.block, *net.head)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from allmasks.cli.common import JsonOption, check_outputs, write_json
+from allmasks.cli.common import JsonOption, check_outputs, say, write_json
 
 __all__ = ["doctor"]
 
@@ -14,7 +14,7 @@ def doctor(json_file: JsonOption = None) -> None:
     check_outputs(None, json_file)
     from allmasks.doctor import doctor as examine
 
-    found = examine()
+    found = examine(say)
     if json_file != "-":
         lines = found.lines()
         width = max(len(label) for label, _ in lines)

@@ -101,7 +101,7 @@ def enumerate_loss(
                 slopes[rows, j] = kept / problem.keep_prob[j]
         del at
     at_mean = loss.value(problem.mean(), y)
-    error = (problem.d + 24) * EPS * spread
+    error = (problem.d + 24) * EPS * spread + problem.lost()
     gradient = None if slopes is None else problem.gradient_of(slopes, mean_slope)
     penalty_error = error + (problem.d + 24) * EPS * (np.abs(at_mean) + problem.magnitude())
     return RowResults(value, error, value - at_mean, penalty_error, "exact", n_masks=most, gradient=gradient)
