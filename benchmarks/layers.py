@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torch._inductor.config
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
@@ -210,6 +211,8 @@ def training(table: Table, compiled: bool) -> None:
         "ours": step(net(lambda: am.nn.Dropout(0.5))),
     }
     if compiled:
+        # What an earlier version of the operators was compiled to may lie in the compiler's cache on disk.
+        torch._inductor.config.force_disable_caches = True
         steps["ours, compiled"] = step(torch.compile(net(lambda: am.nn.Dropout(0.5)), fullgraph=True))
         steps["no dropout, compiled"] = step(torch.compile(net(nn.Identity), fullgraph=True))
         steps["torch.nn.Dropout, compiled"] = step(torch.compile(net(lambda: nn.Dropout(0.5)), fullgraph=True))
