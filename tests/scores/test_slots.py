@@ -168,3 +168,24 @@ def test_the_quick_period_is_no_smaller_and_hardly_larger(centre, var, largest, 
     quick = tail_bounds.quick_period_for(centre, eps, sub, var, largest, reach)
     # The same λ, 0.8ⁿ, is rounded another way.
     assert best * (1 - 1e-13) <= quick <= 1.25 * best
+
+
+def test_units_that_are_never_dropped_are_factors_and_their_rounding_counts():
+    n, w, a = 20000, 0.01, 3e-7
+    weights = np.append(np.where(np.arange(n) % 2, a, -a), w)
+    x = sparse.csr_matrix(np.ones((2, n + 1)))
+    problem = ScoreProblem(weights, x, np.append(np.zeros(n), 0.5), 0.0, np.full(2, 0.5))
+    out, _, _ = logistic_moments(problem, Fourier(tol=1e-12), grads=1, slots=find_slots(x))
+    softplus = lambda s: np.log1p(np.exp(np.longdouble(s)))  # noqa: E731
+    exact = (softplus(0.0) + softplus(2 * w)) / 2 - softplus(w)
+    assert abs(out[0, 0] - exact) <= out[0, 1]
+
+
+@pytest.mark.parametrize("size", [1e99, 1e101, 1e155, 1e200])
+def test_scores_that_overflow_go_to_the_row_kernel(size):
+    x = sparse.csr_matrix(np.tile([[1.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 0.0, 0.0]], (3, 1)))
+    weights = np.array([1.0, -1.0, 0.5]) * size
+    problem = ScoreProblem(weights, x, np.array([0.5, 0.3, 0.2]), 0.0, np.full(9, 1 / 9))
+    together, _, _ = logistic_moments(problem, Fourier(tol=1e-10), grads=1, slots=find_slots(x))
+    by_row, _, _ = logistic_moments(problem, Fourier(tol=1e-10), grads=1)
+    np.testing.assert_array_equal(together, by_row)

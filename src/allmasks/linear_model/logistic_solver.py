@@ -86,7 +86,7 @@ def solve(
             return None
         tell = report
         return lambda k, value, norm: tell(
-            f"{stage} step {k}: objective {value:.10g}, relative gradient {norm / scale:.1e}"
+            f"{stage} step {k}: objective {value:.10g}, relative gradient {norm / scale if scale else norm:.1e}"
         )
 
     if scale == 0.0 and start is None:

@@ -68,9 +68,16 @@ def spread_entries(of_entry, indptr, slot_start):  # type: ignore[no-untyped-def
     return row_start, row_slot, slot_start, slot_row, single_start, single
 
 
+_LARGEST_VARIANCE = 1e200
+"""Beyond it the bounds' own arithmetic overflows; the nodes of such a row are past any budget."""
+
+
 @njit(cache=True, parallel=True)
 def row_periods(data, indices, indptr, per_unit, rates, b, eps, chunks, rows):  # type: ignore[no-untyped-def]
-    """rows (n, 6) = μ, Σ|a| + |b|, variance, what saturation leaves, random units, period (0: no node is needed)."""
+    """rows (n, 6) = μ, Σ|a| + |b|, variance, what saturation leaves, factors, period.
+
+    Period 0: no node is needed; infinite: a score so large that it overflows on the way.
+    """
     n = len(indptr) - 1
     sub_gaussian = _sub_gaussian(rates)
     longest = 0
@@ -79,12 +86,14 @@ def row_periods(data, indices, indptr, per_unit, rates, b, eps, chunks, rows):  
     for chunk in prange(chunks):
         a, p, sub, _ = _units(longest)
         for i in range(n * chunk // chunks, n * (chunk + 1) // chunks):
-            mu, magnitude, m = b, abs(b), 0
+            mu, magnitude, m, factors = b, abs(b), 0, 0
             for e in range(indptr[i], indptr[i + 1]):
                 j = indices[e]
                 contribution = data[e] * per_unit[j]
                 magnitude += abs(contribution)
                 mu += contribution * (1.0 - rates[j])
+                # A unit that is never dropped is a factor too, and its rounding counts.
+                factors += contribution != 0.0
                 if rates[j] > 0.0 and contribution != 0.0:
                     a[m], p[m], sub[m] = contribution, rates[j], sub_gaussian[j]
                     m += 1
@@ -94,10 +103,12 @@ def row_periods(data, indices, indptr, per_unit, rates, b, eps, chunks, rows):  
             period = 0.0
             if m == 0:
                 left = 0.0
+            elif not (math.isfinite(mu) and var < _LARGEST_VARIANCE):
+                period = math.inf
             elif left > 2.0 * eps:
                 period = quick_period_for(abs(mu), eps, total_sub, var, largest, reach)
             row = rows[i]
-            row[0], row[1], row[2], row[3], row[4], row[5] = mu, magnitude, var, left, m, period
+            row[0], row[1], row[2], row[3], row[4], row[5] = mu, magnitude, var, left, factors, period
 
 
 @njit(cache=True)
