@@ -7,6 +7,7 @@ writes linear_paths.svg, logistic_paths.svg, poisson_paths.svg and rare_features
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,30 @@ def finished(figure: go.Figure, name: str, height: int) -> None:
     figure.write_image(HERE / name)
 
 
+Curves = tuple[np.ndarray, np.ndarray]
+
+
+def beside(
+    file: str,
+    names: Sequence[str],
+    dropout: Curves,
+    penalty: Curves,
+    *,
+    titles: tuple[str, str] = ("dropout, over p (α = 0.1)", "L2, over α"),
+    label: str = "coefficient × standard deviation",
+) -> None:
+    """One line for each coefficient, over (rates, coefficients) on the left and (alphas, coefficients) on the right."""
+    figure = make_subplots(1, 2, shared_yaxes=True, subplot_titles=titles)
+    for j, name in enumerate(names):
+        style = {"name": name, "legendgroup": name, "line": {"color": COLORS[j], "width": 1.6}}
+        for column, (x, coefs) in enumerate((dropout, penalty), 1):
+            figure.add_scatter(x=x, y=coefs[:, j], showlegend=column == 1, row=1, col=column, **style)
+    figure.update_xaxes(title_text="p", row=1, col=1)
+    figure.update_xaxes(title_text="α", type="log", row=1, col=2)
+    figure.update_yaxes(title_text=label, row=1, col=1)
+    finished(figure, file, 420)
+
+
 def paths() -> None:
     """Diabetes, columns centered, not scaled: the penalty of dropout knows the scale of each, that of ridge not."""
     X, y = load_diabetes(return_X_y=True, scaled=False)
@@ -37,17 +62,9 @@ def paths() -> None:
     scale = X.std(axis=0)
     over_p = np.array([DropoutRidge(p).fit(X, y).coef_ for p in rates]) * scale
     over_alpha = np.array([Ridge(alpha).fit(X, y).coef_ for alpha in alphas]) * scale
-    figure = make_subplots(1, 2, shared_yaxes=True, subplot_titles=("dropout, over p", "ridge, over α"))
-    for j, name in enumerate(names):
-        line = {"color": COLORS[j], "width": 1.6}
-        figure.add_scatter(x=rates, y=over_p[:, j], name=name, line=line, legendgroup=name, row=1, col=1)
-        figure.add_scatter(
-            x=alphas, y=over_alpha[:, j], name=name, line=line, legendgroup=name, showlegend=False, row=1, col=2
-        )
-    figure.update_xaxes(title_text="p", row=1, col=1)
-    figure.update_xaxes(title_text="α", type="log", row=1, col=2)
-    figure.update_yaxes(title_text="coefficient × standard deviation", row=1, col=1)
-    finished(figure, "linear_paths.svg", 420)
+    beside(
+        "linear_paths.svg", names, (rates, over_p), (alphas, over_alpha), titles=("dropout, over p", "ridge, over α")
+    )
 
 
 def logistic_paths() -> None:
@@ -59,17 +76,7 @@ def logistic_paths() -> None:
     alphas = np.logspace(-1, 4, 40)
     over_p = np.array([DropoutLogisticRegression(p, alpha=0.1).fit(X, y).coef_[0] for p in rates])
     over_alpha = np.array([LogisticRegression(C=1 / a, tol=1e-8, max_iter=5000).fit(X, y).coef_[0] for a in alphas])
-    figure = make_subplots(1, 2, shared_yaxes=True, subplot_titles=("dropout, over p (α = 0.1)", "L2, over α"))
-    for j, name in enumerate(names):
-        line = {"color": COLORS[j], "width": 1.6}
-        figure.add_scatter(x=rates, y=over_p[:, j], name=name, line=line, legendgroup=name, row=1, col=1)
-        figure.add_scatter(
-            x=alphas, y=over_alpha[:, j], name=name, line=line, legendgroup=name, showlegend=False, row=1, col=2
-        )
-    figure.update_xaxes(title_text="p", row=1, col=1)
-    figure.update_xaxes(title_text="α", type="log", row=1, col=2)
-    figure.update_yaxes(title_text="coefficient", row=1, col=1)
-    finished(figure, "logistic_paths.svg", 420)
+    beside("logistic_paths.svg", names, (rates, over_p), (alphas, over_alpha), label="coefficient")
 
 
 def poisson_paths() -> None:
@@ -82,17 +89,7 @@ def poisson_paths() -> None:
     alphas = np.logspace(-1, 4, 40)
     over_p = np.array([DropoutPoissonRegressor(p, alpha=0.1).fit(X, y).coef_ for p in rates]) * scale
     over_alpha = np.array([DropoutPoissonRegressor(0.0, alpha=a).fit(X, y).coef_ for a in alphas]) * scale
-    figure = make_subplots(1, 2, shared_yaxes=True, subplot_titles=("dropout, over p (α = 0.1)", "L2, over α"))
-    for j, name in enumerate(f"scale {s:g}" for s in scale):
-        line = {"color": COLORS[j], "width": 1.6}
-        figure.add_scatter(x=rates, y=over_p[:, j], name=name, line=line, legendgroup=name, row=1, col=1)
-        figure.add_scatter(
-            x=alphas, y=over_alpha[:, j], name=name, line=line, legendgroup=name, showlegend=False, row=1, col=2
-        )
-    figure.update_xaxes(title_text="p", row=1, col=1)
-    figure.update_xaxes(title_text="α", type="log", row=1, col=2)
-    figure.update_yaxes(title_text="coefficient × standard deviation", row=1, col=1)
-    finished(figure, "poisson_paths.svg", 420)
+    beside("poisson_paths.svg", [f"scale {s:g}" for s in scale], (rates, over_p), (alphas, over_alpha))
 
 
 def rare_features() -> None:

@@ -37,8 +37,8 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
     cv : number of (stratified) folds, a splitter, or an iterable of splits.
     scoring : a scorer or its name; None is accuracy.
     refit : whether to fit the best pair to all rows; without, only the choice and its scores are there.
-    search_tol : `tol` of the fits that are only scored. At 1e-4 they rank as exact minima do; at 1e-2, on text, they
-        did not: a fit of the path then stops where the last one ended.
+    search_tol : `tol` of the fits that are only scored. Of a rough one beware: a fit of the path that meets it where
+        the last one ended does not move.
     n_jobs : joblib's, over folds and rates. (One fit uses the processors already.)
     fit_intercept, tol, max_iter, class_weight, multi_class, verbose : as in `DropoutLogisticRegression`.
 

@@ -128,7 +128,7 @@ class QuadraticMultinomial:
         value, gradient = self.value_and_gradient(found.x)
         norm = float(np.linalg.norm(gradient))
         relative = norm / scale if scale > 0 else norm
-        return Solution(found.x, value, np.nan, norm, relative, max(int(found.nit), 1), relative <= tol)
+        return Solution(found.x, value, np.nan, norm, relative, int(found.nit), relative <= tol)
 
 
 def _times(squares: Any, pi: Array, W: Array) -> Any:
