@@ -11,7 +11,8 @@ Compiled code is cached on disk (numba's `cache=True`, `NUMBA_CACHE_DIR`): only 
 
 from __future__ import annotations
 
-import ctypes
+import struct
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -23,7 +24,7 @@ from numba.extending import intrinsic, overload
 from allmasks.kernels import team
 from allmasks.kernels.vector import run_of_16_bits, run_of_32_bits
 
-__all__ = ["BFLOAT16", "FLOAT16", "FLOAT32", "FLOAT64", "fill_words", "multiply", "multiply_units"]
+__all__ = ["BFLOAT16", "FLOAT16", "FLOAT32", "FLOAT64", "fill_words", "multiplier", "multiply_units"]
 
 U = np.uint32
 
@@ -194,11 +195,6 @@ def _span(x_at, out_at, n, lo, hi, k0, k1, bits, threshold, scale, like):  # typ
                 _lane(x[a:b], out[a:b], word, shift, every, threshold, scale)
 
 
-@njit(cache=True, nogil=True)
-def _serial(x_at, out_at, n, key, bits, threshold, scale, like):  # type: ignore[no-untyped-def]
-    _span(x_at, out_at, n, 0, n, U(key), U(key >> 32), bits, U(threshold), scale, like)
-
-
 # -- the same with a law for each unit: element e belongs to unit e % units ------------------------------------
 
 
@@ -225,24 +221,13 @@ def _span_units(x, out, lo, hi, k0, k1, last, scale):  # type: ignore[no-untyped
                 done += length
 
 
-@njit(cache=True, nogil=True)
-def _serial_units(x_at, out_at, n, key, last, scale, like):  # type: ignore[no-untyped-def]
-    x, out = carray(_pointer(x_at, like), n), carray(_pointer(out_at, like), n)
-    _span_units(x, out, 0, n, U(key), U(key >> 32), last, scale)
-
-
 # -- a team's share: each thread takes tasks until none is left ------------------------------------------------
 
 
-class _Block(ctypes.Structure):
-    """What the threads of a team read, each of 64 bits; the first is the next task's number."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("task", "x", "out", "n", "key", "bits", "threshold")),
-        ("scale", ctypes.c_double),
-        *((name, ctypes.c_int64) for name in ("last", "scales", "units")),
-    ]
-
+_block = struct.Struct("=7qd3q").pack
+"""What the threads of a team read, each of 64 bits: the next task's number, the addresses of x and of the output, n,
+key, bits, threshold, scale; for a law of each unit the addresses of the largest words and of the scales, and how many.
+"""
 
 _INT, _UINT32 = np.int64(0), np.uint32(0)
 
@@ -309,25 +294,32 @@ def _shares_words() -> Any:
 # -- called from Python ----------------------------------------------------------------------------------------
 
 
-def multiply(x_at: int, out_at: int, n: int, key: int, law: tuple[int, int, Any, Any], threads: int) -> None:
-    """out = x * (scale where the element's word < threshold, else 0), for the n numbers at these addresses.
+def multiplier(bits: int, threshold: int, scale: Any, like: Any) -> Callable[[int, int, int, int, int], None]:
+    """The kernel of a law: a function of (x_at, out_at, n, key, threads).
+
+    It sets out = x * (scale where the element's word < threshold, else 0), for the n numbers at these addresses.
 
     Parameters
     ----------
+    bits : 16 or 32 bits decide on an element; 0 < threshold < 2**bits.
+    scale : NumPy scalar, float64 for float64 data, otherwise float32.
+    like : FLOAT32, FLOAT64, BFLOAT16 or FLOAT16: what the addresses point to.
+
     x_at, out_at : addresses of contiguous data; equal for in place, otherwise disjoint.
     key : 64 bits as a signed integer.
-    law : bits, threshold, scale, like.
-        bits : 16 or 32 bits decide on an element; 0 < threshold < 2**bits.
-        scale : NumPy scalar, float64 for float64 data, otherwise float32.
-        like : FLOAT32, FLOAT64, BFLOAT16 or FLOAT16: what the addresses point to.
     threads : how many to use, at most.
     """
-    if n < _SERIAL_BELOW or threads < 2 or team.forked():
-        _serial(x_at, out_at, n, key, *law)
-        return
-    bits, threshold, scale, like = law
-    block = _Block(0, x_at, out_at, n, key, bits, threshold, scale)
-    team.run(_shares(like).address, ctypes.addressof(block), threads)
+    body = _shares(like).address
+    alone, by_team, factor = team.plain(body), team.run, float(scale)
+
+    def multiply(x_at: int, out_at: int, n: int, key: int, threads: int) -> None:
+        block = _block(0, x_at, out_at, n, key, bits, threshold, factor, 0, 0, 0)
+        if n < _SERIAL_BELOW or threads < 2 or team.forked():
+            alone(block)
+        else:
+            by_team(body, block, threads)
+
+    return multiply
 
 
 def multiply_units(x_at: int, out_at: int, n: int, key: int, last: Any, scale: Any, like: Any, threads: int) -> None:
@@ -338,14 +330,12 @@ def multiply_units(x_at: int, out_at: int, n: int, key: int, last: Any, scale: A
     last : uint32 array, the largest word that keeps.
     scale : array of float64 or float32, as above; 0 where nothing is kept.
     """
-    if n < _SERIAL_BELOW or threads < 2 or team.forked():
-        _serial_units(x_at, out_at, n, key, last, scale, like)
-        return
-    block = _Block(0, x_at, out_at, n, key, last=last.ctypes.data, scales=scale.ctypes.data, units=len(last))
-    team.run(_shares_units(like).address, ctypes.addressof(block), threads)
+    block = _block(0, x_at, out_at, n, key, 0, 0, 0.0, last.ctypes.data, scale.ctypes.data, len(last))
+    alone = n < _SERIAL_BELOW or team.forked()
+    team.run(_shares_units(like).address, block, 1 if alone else threads)
 
 
 def fill_words(out: Any, key: int, threads: int) -> None:
     """out[e] = the 32-bit word of element e, for a contiguous uint32 array."""
-    block = _Block(0, 0, out.ctypes.data, len(out), key)
-    team.run(_shares_words().address, ctypes.addressof(block), 1 if team.forked() else threads)
+    block = _block(0, 0, out.ctypes.data, len(out), key, 0, 0, 0.0, 0, 0, 0)
+    team.run(_shares_words().address, block, 1 if team.forked() else threads)

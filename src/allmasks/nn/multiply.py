@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -35,8 +36,7 @@ def mask_multiply(x: Tensor, key: int, p: float, units: Tensor | None = None) ->
         out, n = torch.empty_like(x), x.numel()
         if n >= _PERHAPS_FRESH and n * x.element_size() >= pages.FRESH_FROM:
             pages.ask_for_large(out.data_ptr(), n * x.element_size())
-        multiply, law = _law(p, x.dtype)
-        multiply(x.data_ptr(), out.data_ptr(), n, key, law, torch.get_num_threads())
+        _law(p, x.dtype)(x.data_ptr(), out.data_ptr(), n, key, torch.get_num_threads())
         return out
     kernel = _kernel(x)
     if kernel is None:
@@ -117,12 +117,12 @@ def _has_triton() -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _law(p: float, dtype: torch.dtype) -> tuple[Any, tuple[int, int, Any, Any]]:
-    """The compiled kernels, loaded when first needed, and bits, threshold, scale and number type as they take them."""
+def _law(p: float, dtype: torch.dtype) -> Callable[[int, int, int, int, int], None]:
+    """The compiled kernel of this rate and number type, loaded when first needed."""
     from allmasks.kernels import cpu
 
     law = drawn_law(p)
-    return cpu.multiply, (law.bits, law.threshold, _WIDE[dtype](law.scale), _like(dtype))
+    return cpu.multiplier(law.bits, law.threshold, _WIDE[dtype](law.scale), _like(dtype))
 
 
 def _like(dtype: torch.dtype) -> Any:
@@ -138,8 +138,7 @@ def _like(dtype: torch.dtype) -> Any:
 
 def _on_cpu(x: Tensor, out: Tensor, key: int, p: float, units: Tensor | None) -> None:
     if units is None:
-        multiply, law = _law(p, x.dtype)
-        multiply(x.data_ptr(), out.data_ptr(), x.numel(), key, law, torch.get_num_threads())
+        _law(p, x.dtype)(x.data_ptr(), out.data_ptr(), x.numel(), key, torch.get_num_threads())
         return
     from allmasks.kernels import cpu
 
