@@ -1,10 +1,12 @@
 """Layers and functions: moments by the drawn law, every mode of torch, keys, conversion, schedules, bad input."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 import allmasks as am
@@ -43,6 +45,26 @@ def test_operators_are_clean(units):
     x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
     torch.library.opcheck(torch.ops.allmasks.masked.default, (x, torch.tensor(5), 0.3, units))
     torch.library.opcheck(torch.ops.allmasks.gaussian.default, (x, torch.tensor(5), 0.3))
+
+
+@pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_tracer_sees_the_operator(mode, grad):
+    """Plain tensors go straight to the kernel, but not while someone records what is called."""
+    x, masked = torch.linspace(-1, 1, 40).requires_grad_(grad), torch.ops.allmasks.masked
+    program = make_fx(lambda t, key: masked(t, key, 0.5), tracing_mode=mode)(x, torch.tensor(5))
+    assert torch.ops.allmasks.masked.default in {node.target for node in program.graph.nodes}
+    assert torch.equal(program(x, torch.tensor(6)), f.dropout(x, 0.5, key=6))
+    assert not torch.equal(program(x, torch.tensor(6)), program(x, torch.tensor(5)))
+
+
+def test_the_operator_has_derivatives_of_every_order():
+    x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    for units in (None, torch.tensor([0.1, 0.5, 0.0, 0.9], dtype=torch.float64)):
+        function = partial(torch.ops.allmasks.masked, key=torch.tensor(5), p=0.3, units=units)
+        assert torch.autograd.gradcheck(function, (x,))
+        assert torch.autograd.gradgradcheck(function, (x,))
+        assert torch.equal(function(x.detach()), function(x).detach())
 
 
 def test_nothing_is_kept_for_backward():

@@ -12,7 +12,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from allmasks.nn import keys
 from allmasks.nn.keys import draw_key
-from allmasks.nn.ops import CPU, call_number, gaussian_autograd, key_tensor, masked_autograd
+from allmasks.nn.ops import CPU, call_number, gaussian_autograd, key_tensor, masked_autograd, plain
 
 __all__ = [
     "Key",
@@ -27,13 +27,6 @@ __all__ = [
 ]
 
 Key = int | Tensor | None
-
-_PLAIN = (Tensor, torch.nn.Parameter)
-"""Tensors whose memory is what it seems; subclasses (fake, distributed) take the operators."""
-
-_transforms = torch._C._functorch.peek_interpreter_stack
-"""The torch.func transform that runs, or None."""
-
 
 P = ParamSpec("P")
 
@@ -91,11 +84,6 @@ def rates_of_units(p: Tensor, shape: Sequence[int]) -> Tensor:
         ) from None
 
 
-def _direct(x: Tensor) -> bool:
-    """Whether x can go straight to the kernels."""
-    return type(x) in _PLAIN and _transforms() is None
-
-
 def _key_now(key: Key, seed: int | None) -> int:
     if key is None:
         return keys.next_key(seed)
@@ -131,7 +119,7 @@ def masked(x: Tensor, p: float, units: Tensor | None, inplace: bool, key: Key, s
     if torch.compiler.is_compiling():
         result = torch.ops.allmasks.masked(x, _key_op(key, seed), p, units)
         return x.copy_(result) if inplace else result
-    if _direct(x):
+    if plain(x):
         now = draw_key() if key is None and seed is None else _key_now(key, seed)
         return masked_autograd(x, now, p, units, inplace)
     if torch._C._functorch.peek_interpreter_stack() is not None:
@@ -150,7 +138,7 @@ def masked_ones(
     ones = torch.ones(shape, dtype=x.dtype, device=x.device)
     if torch.compiler.is_compiling():
         return torch.ops.allmasks.masked(ones, _key_op(key, seed), p, units)
-    if _direct(x):
+    if plain(x):
         return masked_autograd(ones, _key_now(key, seed), p, units, True)
     return torch.ops.allmasks.masked(ones, _key_in_transform(key, seed), p, units)
 
@@ -159,7 +147,7 @@ def gaussian(x: Tensor, p: float, key: Key, seed: int | None) -> Tensor:
     """x times keyed Gaussian noise of mean 1 and variance p/(1 − p)."""
     if torch.compiler.is_compiling():
         return torch.ops.allmasks.gaussian(x, _key_op(key, seed), p)
-    if _direct(x):
+    if plain(x):
         return gaussian_autograd(x, _key_now(key, seed), p)
     if torch._C._functorch.peek_interpreter_stack() is not None:
         ones = torch.ones(x.shape, dtype=x.dtype, device=x.device)

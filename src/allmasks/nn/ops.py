@@ -28,7 +28,7 @@ from torch.autograd import forward_ad
 from allmasks.nn import keys
 from allmasks.nn.multiply import gaussian_multiply, mask_multiply, mask_multiply_
 
-__all__ = ["CPU", "call_number", "gaussian_autograd", "key_tensor", "masked_autograd"]
+__all__ = ["CPU", "call_number", "gaussian_autograd", "key_tensor", "masked_autograd", "plain"]
 
 _library = torch.library.Library("allmasks", "DEF")
 _RANDOM = (torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag)
@@ -54,6 +54,18 @@ _calls = itertools.count()
 def call_number() -> int:
     """A number that no other traced call has; the compiler asks when it traces and keeps the answer."""
     return next(_calls)
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+"""Tensors whose memory is what it seems; subclasses (fake, distributed) take the operators."""
+
+_transform = torch._C._functorch.peek_interpreter_stack
+"""The torch.func transform that runs, or None."""
+
+
+def plain(x: Tensor) -> bool:
+    """Whether x can go straight to the kernels."""
+    return type(x) in _PLAIN and _transform() is None
 
 
 def _unsigned(seed: int) -> int:
@@ -130,7 +142,34 @@ def _gaussian_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     return torch.ops.allmasks.gaussian(grad, ctx.saved_tensors[0], ctx.p), None, None
 
 
-torch.library.register_autograd("allmasks::masked", _masked_backward, setup_context=_masked_save, lib=_library)
+class _MaskedOp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        _masked_save(ctx, inputs, inputs[0])
+        return _below_autograd(*inputs)
+
+    backward = staticmethod(_masked_backward)
+
+
+def _below_autograd(*inputs: Any) -> Tensor:
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.allmasks.masked.default(*inputs)
+
+
+def _masked_autograd_key(
+    x: Tensor, key: Tensor, p: float, units: Tensor | None = None, behind: Tensor | None = None
+) -> Tensor:
+    """What the dispatcher comes to first. Compiled code calls it with plain tensors: for them this is all."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _MaskedOp.apply(x, key, p, units, behind)
+    if plain(x) and type(key) is Tensor and not torch._C._len_torch_dispatch_stack():
+        return _masked(x, key, p, units)
+    # A subclass, a transform or a mode (tracing, counting) takes it from here.
+    return _below_autograd(x, key, p, units, behind)
+
+
+# What torch.library.register_autograd makes of the same functions takes longer than a small tensor's dropout.
+_library.impl("masked", _masked_autograd_key, "Autograd")
 torch.library.register_autograd("allmasks::gaussian", _gaussian_backward, setup_context=_gaussian_save, lib=_library)
 
 
