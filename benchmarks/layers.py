@@ -47,10 +47,10 @@ def medians(
     """Median seconds of each function, called in turn so that a change of the machine's mood meets all of them.
 
     A turn is one call that is not timed and then `TURN` seconds of calls that are, five at least. So each is timed as
-    in a loop of its own: the allocator holds what it frees, torch's threads are awake, and as much time goes to each.
+    in a loop of its own: the allocator holds what it frees and torch's threads are awake.
     With `fresh` the very first call of each turn is timed, and only that. After `F.dropout` of 2^20, whose generator
     leaves the second thread asleep and whose mask and output the allocator gives back to the system, that call pays
-    for both: up to four times as much as the next.
+    for both: several times as much as the next.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
     for function in functions.values():

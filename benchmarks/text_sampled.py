@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import platform
 import statistics
@@ -175,7 +176,7 @@ def table(name: str, record: dict[str, Any]) -> Table:
             else:
                 excess, _, how = record[rival]["nearest"]
                 longest = record[rival]["longest"]
-                cells += [f"> {longest:.1f}, came to {excess:.1e} ({how})", f"> {longest / seconds:.0f}"]
+                cells += [f"> {longest:.1f}, came to {excess:.1e} ({how})", f"> {math.floor(longest / seconds)}"]
         shown.add_row(*cells)
     return shown
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,10 @@ def run(body: int, block: bytes, threads: int) -> None:
         region(body, block, threads, 0)
         return
     others = [_pool(threads - 1).submit(call, block) for _ in range(threads - 1)]
-    call(block)
+    try:
+        call(block)
+    finally:  # whatever interrupts this thread, the memory they write to is not let go before they are done
+        wait(others)
     for other in others:
         other.result()
 

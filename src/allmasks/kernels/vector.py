@@ -68,8 +68,8 @@ def _place(b: Any, address: Any, index: Any, kind: Any) -> Any:
 def _fetch_next(b: Any, addresses: tuple[Any, Any], index: Any, lanes: int, kind: Any) -> None:
     """Ask for a part of the next run's memory, to be read and to be written.
 
-    The run itself goes through memory in steps of a lane, which no processor's prefetcher makes out; asked for line
-    after line, it comes as fast as a copy's. Nothing is read or written by it, so that the end of memory is no matter.
+    The run itself goes through memory in steps of a lane, which hides from the processor that it is one stream. Nothing
+    is read or written by asking, so that the end of memory is no matter.
     """
     size = lanes * _STORED[kind][1]
     byte = ir.IntType(8).as_pointer()
