@@ -128,6 +128,13 @@ def one_fold(X: Any, y: np.ndarray, X_test: Any, y_test: np.ndarray) -> dict[str
     }
 
 
+def over_folds(name: str, values: np.ndarray) -> tuple[float, float]:
+    """Mean and standard error over folds. The two halves of a split of AthR share their rows: the split is the unit."""
+    if name == "athr" and len(values) % 2 == 0:
+        values = values.reshape(-1, 2).mean(axis=1)
+    return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
+
+
 def summary(records: dict[str, Any]) -> Table:
     table = Table(title="Dropout − L2, chosen on the training folds")
     for column in (
@@ -147,19 +154,16 @@ def summary(records: dict[str, Any]) -> Table:
         if not rows:
             continue
         a, b = (100 * np.array([r[k] for r in rows]) for k in ("l2", "dropout"))
-        if name == "athr" and len(a) % 2 == 0:
-            # The two halves of a split share their rows: the split is the unit.
-            a, b = a.reshape(-1, 2).mean(axis=1), b.reshape(-1, 2).mean(axis=1)
-        error = [float(v.std(ddof=1) / len(v) ** 0.5) if len(v) > 1 else float("nan") for v in (a, b, b - a)]
+        l2, dropout, gain = (over_folds(name, values) for values in (a, b, b - a))
         seconds = [statistics.median(r[k] for r in rows) for k in ("l2_seconds", "dropout_seconds")]
         ratio = statistics.median(r["dropout_seconds"] / r["l2_seconds"] for r in rows)
-        gains.append((b - a).mean())
+        gains.append(gain[0])
         table.add_row(
             name,
             str(len(rows)),
-            f"{a.mean():.2f} ± {error[0]:.2f}",
-            f"{b.mean():.2f} ± {error[1]:.2f}",
-            f"{(b - a).mean():+.2f} ± {error[2]:.2f}",
+            f"{l2[0]:.2f} ± {l2[1]:.2f}",
+            f"{dropout[0]:.2f} ± {dropout[1]:.2f}",
+            f"{gain[0]:+.2f} ± {gain[1]:.2f}",
             f"{seconds[0]:.2f}",
             f"{seconds[1]:.2f}",
             f"{ratio:.1f}",
@@ -218,11 +222,8 @@ def surface_table(name: str, data: Path, folds: int, console: Console) -> None:
         "L2, " + ", ".join(f"C = {C:g}: {value:.2f}" for C, value in zip(C_GRID, l2.mean(axis=0), strict=True))
     )
     i, j = np.unravel_index(ours.mean(axis=0).argmax(), ours.shape[1:])
-    gain = ours[:, i, j] - l2[:, l2.mean(axis=0).argmax()]
-    if name == "athr" and len(gain) % 2 == 0:
-        gain = gain.reshape(-1, 2).mean(axis=1)
-    error = gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else float("nan")
-    console.print(f"best by the test rows, p = {P_GRID[i]:g}, α = {ALPHA_GRID[j]:g}: {gain.mean():+.2f} ± {error:.2f}")
+    gain, error = over_folds(name, ours[:, i, j] - l2[:, l2.mean(axis=0).argmax()])
+    console.print(f"best by the test rows, p = {P_GRID[i]:g}, α = {ALPHA_GRID[j]:g}: {gain:+.2f} ± {error:.2f}")
 
 
 def main() -> None:

@@ -40,7 +40,9 @@ def test_an_example_that_alone_fixes_a_coefficient_is_really_left_out():
     assert np.isfinite(curve.error).all()
     assert curve.error[0] == pytest.approx(curve.error[1], rel=1e-4)
     alone = linear_rate_curve(X, y, p=[0.0])
-    assert (alone.error[0], alone.one_se_p) == (curve.error[0], 0.0)
+    # One p or several are products of other shapes, which a BLAS may sum in another order.
+    assert alone.error[0] == pytest.approx(curve.error[0], rel=1e-13)
+    assert alone.one_se_p == 0.0
 
 
 def test_an_error_that_is_not_known_is_infinite_and_never_the_best():

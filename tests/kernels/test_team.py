@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -56,3 +58,22 @@ def test_a_forked_child_starts_no_threads():
     # The child's own minute begins at the fork: before it, a busy machine may take long to import and compile.
     run = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=600)
     assert run.stdout.strip() == "0", run.stderr
+
+
+def test_an_interrupted_caller_waits_for_the_other_threads(monkeypatch):
+    """They write to its memory: it must not be let go before they are done."""
+    caller, started, done = threading.get_ident(), threading.Event(), threading.Event()
+
+    def body(block):
+        if threading.get_ident() == caller:
+            started.wait(60)
+            raise KeyboardInterrupt
+        started.set()
+        time.sleep(0.2)
+        done.set()
+
+    monkeypatch.setattr(team, "_region", lambda: None)
+    monkeypatch.setattr(team, "plain", lambda address: body)
+    with pytest.raises(KeyboardInterrupt):
+        team.run(0, b"", 2)
+    assert done.is_set()

@@ -309,18 +309,16 @@ def multiplier(bits: int, threshold: int, scale: Any, like: Any) -> Callable[[in
     key : 64 bits as a signed integer.
     threads : how many to use, at most.
     """
-    share = _shares(like)
-    body, factor = share.address, float(scale)
-    alone = team.plain(body)
+    share, factor = _shares(like), float(scale)  # the function holds it: compiled code lives as long as it does
+    alone = team.plain(share.address)
 
     def multiply(x_at: int, out_at: int, n: int, key: int, threads: int) -> None:
         block = _block(0, x_at, out_at, n, key, bits, threshold, factor, 0, 0, 0)
         if n < _SERIAL_BELOW or threads < 2 or team.forked():
             alone(block)
         else:
-            team.run(body, block, threads)
+            team.run(share.address, block, threads)
 
-    multiply.share = share  # type: ignore[attr-defined] # its code lives as long as whoever holds its address
     return multiply
 
 

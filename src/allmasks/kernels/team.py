@@ -6,9 +6,8 @@ one can keep the other from its work. So the body is handed to `GOMP_parallel` o
 code holds no lock of theirs.
 
 A body takes one address, of a block of 64-bit numbers whose first is the next task's number. Every thread takes tasks
-by `next_task` until none is left; which thread does what, and how many come, changes nothing. The block is packed bytes
-of one call, in which compiled code counts: in a training step this road is gone with cold caches, and an object with
-named fields then takes longer to make than a small activation's dropout.
+by `next_task` until none is left; which thread does what, and how many come, changes nothing. The block is bytes that
+are packed anew for each call, and compiled code counts in them: they are quicker to make than named fields.
 """
 
 from __future__ import annotations

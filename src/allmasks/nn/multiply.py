@@ -36,7 +36,7 @@ def mask_multiply(x: Tensor, key: int, p: float, units: Tensor | None = None) ->
         out, n = torch.empty_like(x), x.numel()
         if n >= _PERHAPS_FRESH and n * x.element_size() >= pages.FRESH_FROM:
             pages.ask_for_large(out.data_ptr(), n * x.element_size())
-        _law(p, x.dtype)(x.data_ptr(), out.data_ptr(), n, key, torch.get_num_threads())
+        _compiled(p, x.dtype)(x.data_ptr(), out.data_ptr(), n, key, torch.get_num_threads())
         return out
     kernel = _kernel(x)
     if kernel is None:
@@ -117,7 +117,7 @@ def _has_triton() -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _law(p: float, dtype: torch.dtype) -> Callable[[int, int, int, int, int], None]:
+def _compiled(p: float, dtype: torch.dtype) -> Callable[[int, int, int, int, int], None]:
     """The compiled kernel of this rate and number type, loaded when first needed."""
     from allmasks.kernels import cpu
 
@@ -138,7 +138,7 @@ def _like(dtype: torch.dtype) -> Any:
 
 def _on_cpu(x: Tensor, out: Tensor, key: int, p: float, units: Tensor | None) -> None:
     if units is None:
-        _law(p, x.dtype)(x.data_ptr(), out.data_ptr(), x.numel(), key, torch.get_num_threads())
+        _compiled(p, x.dtype)(x.data_ptr(), out.data_ptr(), x.numel(), key, torch.get_num_threads())
         return
     from allmasks.kernels import cpu
 

@@ -112,11 +112,6 @@ def _(x: Tensor, key: Tensor, p: float) -> Tensor:
     return torch.empty_like(x)
 
 
-def _masked_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, key, ctx.p, units, _ = inputs
-    ctx.save_for_backward(key, units, x if _sign_is_slow(x) else None)
-
-
 def _sign_is_slow(x: Tensor) -> bool:
     """Whether the compiler is tracing, and would keep the sign of this ReLU's output and take long to write it."""
     if not torch.compiler.is_compiling() or x.device.type != "cpu" or x.grad_fn is None:
@@ -126,11 +121,6 @@ def _sign_is_slow(x: Tensor) -> bool:
 
 def _booleans_are_slow() -> bool:
     return torch.backends.cpu.get_cpu_capability() != "AVX512"
-
-
-def _masked_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-    key, units, behind = ctx.saved_tensors
-    return torch.ops.allmasks.masked(grad, key, ctx.p, units, behind), None, None, None, None
 
 
 def _gaussian_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -144,11 +134,15 @@ def _gaussian_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
 
 class _MaskedOp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        _masked_save(ctx, inputs, inputs[0])
-        return _below_autograd(*inputs)
+    def forward(ctx: Any, x: Tensor, key: Tensor, p: float, units: Tensor | None, behind: Tensor | None) -> Tensor:
+        ctx.p = p
+        ctx.save_for_backward(key, units, x if _sign_is_slow(x) else None)
+        return _below_autograd(x, key, p, units, behind)
 
-    backward = staticmethod(_masked_backward)
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        key, units, behind = ctx.saved_tensors
+        return torch.ops.allmasks.masked(grad, key, ctx.p, units, behind), None, None, None, None
 
 
 def _below_autograd(*inputs: Any) -> Tensor:
