@@ -21,8 +21,8 @@ def truth(x: torch.Tensor, p: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n", [0, 1, 127, 129, 511, 513, 70001])
-@pytest.mark.parametrize("p", [0.3, 1e-3])
+@pytest.mark.parametrize("n", [0, 1, 127, 129, 511, 513, 8191, 8321, 70001])
+@pytest.mark.parametrize("p", [0.3, 1e-3, 1 / 2, 3 / 4, 3 / 16, 1 / 256])
 def test_kernel_equals_reference(dtype, n, p):
     x = torch.randn(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
     expected = truth(x, p)
@@ -63,7 +63,7 @@ def test_rates_of_units(dtype):
     assert torch.equal(mask_multiply(x, KEY, 0.0, torch.from_numpy(rates)), expected)
 
 
-@pytest.mark.parametrize("bits", [16, 32])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16, 32])
 def test_torch_operations_give_the_same_words(bits):
-    got = anywhere.stream(split_key(KEY), 1300, bits=bits, device=torch.device("cpu"))
-    assert np.array_equal(got.numpy(), reference.stream(split_key(KEY), 1300, bits=bits))
+    got = anywhere.stream(split_key(KEY), 9000, bits=bits, device=torch.device("cpu"))
+    assert np.array_equal(got.numpy(), reference.stream(split_key(KEY), 9000, bits=bits))

@@ -18,9 +18,9 @@ from allmasks.nn.multiply import mask_multiply, split_key
 device, key = sys.argv[1], 0x1234567890ABCDEF
 units = torch.tensor([0, 0.1, 0.2, 0.5, 0.9, 0.999, 1.0], dtype=torch.float64)
 for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
-    for n in (1, 513, 5000):
+    for n in (1, 513, 9000):
         x = torch.randn(n, dtype=torch.float64).to(dtype)
-        for p in (0.3, 1e-3):
+        for p in (0.3, 1e-3, 1 / 2, 1 / 4, 3 / 16, 1 / 256):
             law, out = drawn_law(p), torch.empty_like(x, device=device)
             gpu.multiply(x.to(device), out, split_key(key), law.bits, law.threshold)
             assert torch.equal(out.cpu(), mask_multiply(x, key, p)), (dtype, n, p)

@@ -32,7 +32,5 @@ def stream(key: tuple[int, int], n: int, *, bits: int, device: torch.device) -> 
             s = r // 4 + 1
             x0 = (x0 + schedule[s % 3]) & _MASK
             x1 = (x1 + schedule[(s + 1) % 3] + s) & _MASK
-    if bits == 32:
-        return torch.where(lane == 0, x0, x1)
-    word = torch.where(lane < 2, x0, x1)
-    return torch.where(lane % 2 == 0, word & 0xFFFF, word >> 16)
+    first_bit = lane * bits
+    return (torch.where(first_bit < 32, x0, x1) >> (first_bit % 32)) & (_MASK >> (32 - bits))

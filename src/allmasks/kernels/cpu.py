@@ -1,7 +1,7 @@
 """Dropout on a CPU at memory speed: keyed bits made and applied in one pass, compiled by numba on first use.
 
-The bits are those of `reference.stream`. Whole runs of the layout are vector instructions of our own (`vector`). What
-is left goes to a small array that stays in the cache, and each lane is applied in a loop of its own over a contiguous
+The bits are those of `reference.stream`. Whole runs or lanes are vector instructions of our own (`vector`). What is
+left goes to a small array that stays in the cache, and each lane is applied in a loop of its own over a contiguous
 slice: that is what lets the compiler use whole vectors for both. Kernels take addresses instead of arrays, since boxing
 an array would cost a small tensor more than its dropout does. Half types are given as their bits, widened and rounded
 in registers.
@@ -22,7 +22,7 @@ from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic, overload
 
 from allmasks.kernels import team
-from allmasks.kernels.vector import run_of_16_bits, run_of_32_bits
+from allmasks.kernels.vector import lanes_of_few_bits, run_of_16_bits, run_of_32_bits
 
 __all__ = ["BFLOAT16", "FLOAT16", "FLOAT32", "FLOAT64", "fill_words", "multiplier", "multiply_units"]
 
@@ -160,39 +160,41 @@ def _fill(k0, k1, first, w0, w1):  # type: ignore[no-untyped-def]
 
 
 @njit(forceinline=True)
-def _lane(x, out, w, shift, every, threshold, scale):  # type: ignore[no-untyped-def]
+def _lane(x, out, w, right, bits, threshold, scale):  # type: ignore[no-untyped-def]
+    """Decided on `bits` bits of each word, from bit number `right` on."""
     zero = scale - scale
+    left, least = U(32 - bits - right), U(threshold << U(32 - bits))
     for i in range(len(x)):
-        kept = U(U(w[i] >> shift) & every) < threshold
+        kept = U(w[i] << left) < least
         out[i] = _narrow(_widen(x[i]) * (scale if kept else zero), out[i])
 
 
 @njit(cache=True, nogil=True)
 def _span(x_at, out_at, n, lo, hi, k0, k1, bits, threshold, scale, like):  # type: ignore[no-untyped-def]
-    """Elements lo … hi - 1 of n; lo is a multiple of the run. Whole runs stay in registers."""
+    """Elements lo … hi - 1 of n; lo is a multiple of the run. What whole lanes or runs leave over is a plain loop."""
     run = _STRIDE * (64 // bits)
-    whole = hi - (hi - lo) % run
+    few = bits < 16
+    whole = hi - (hi - lo) % (_STRIDE if few else run)
     for start in range(lo, whole, run):
         counter = np.uint64(start // run * _STRIDE)
         high = U(U(counter >> np.uint64(32)) + k0)
         low = U(U(counter & np.uint64(0xFFFFFFFF)) + k1)
-        offset = start * _size(like)
-        if bits == 16:
-            run_of_16_bits(x_at + offset, out_at + offset, high, low, k0, k1, threshold, scale, like)
+        x, out = x_at + start * _size(like), out_at + start * _size(like)
+        if few:
+            lanes = (min(start + run, whole) - start) // _STRIDE
+            lanes_of_few_bits(x, out, lanes, high, low, k0, k1, U(bits), threshold, scale, like)
+        elif bits == 16:
+            run_of_16_bits(x, out, high, low, k0, k1, threshold, scale, like)
         else:
-            run_of_32_bits(x_at + offset, out_at + offset, high, low, k0, k1, threshold, scale, like)
+            run_of_32_bits(x, out, high, low, k0, k1, threshold, scale, like)
     if whole < hi:
-        x, out = carray(_pointer(x_at, like), n), carray(_pointer(out_at, like), n)
+        source, target = carray(_pointer(x_at, like), n), carray(_pointer(out_at, like), n)
         w0, w1 = np.empty(_STRIDE, np.uint32), np.empty(_STRIDE, np.uint32)
         _fill(k0, k1, np.uint64(whole // run * _STRIDE), w0, w1)
-        for lane in range(64 // bits):
-            a = whole + lane * _STRIDE
+        for a in range(whole, hi, _STRIDE):
             b = min(a + _STRIDE, hi)
-            if a < b:
-                word = w0 if lane < 32 // bits else w1
-                shift = U(16) if bits == 16 and lane % 2 else U(0)
-                every = U(0xFFFFFFFF) if bits == 32 else U(0xFFFF)
-                _lane(x[a:b], out[a:b], word, shift, every, threshold, scale)
+            first_bit = a % run // _STRIDE * bits
+            _lane(source[a:b], target[a:b], w0 if first_bit < 32 else w1, first_bit % 32, bits, threshold, scale)
 
 
 # -- the same with a law for each unit: element e belongs to unit e % units ------------------------------------
@@ -301,7 +303,7 @@ def multiplier(bits: int, threshold: int, scale: Any, like: Any) -> Callable[[in
 
     Parameters
     ----------
-    bits : 16 or 32 bits decide on an element; 0 < threshold < 2**bits.
+    bits : 1, 2, 4, 8, 16 or 32 bits decide on an element; 0 < threshold < 2**bits.
     scale : NumPy scalar, float64 for float64 data, otherwise float32.
     like : FLOAT32, FLOAT64, BFLOAT16 or FLOAT16: what the addresses point to.
 

@@ -1,8 +1,9 @@
 """Dropout on a GPU by Triton: the bits of `reference.stream`, made and applied in one pass.
 
-A program takes whole runs of the layout: each counter is encrypted once and serves its two or four lanes, and each lane
-reads and writes contiguous stretches. Loaded only where a CUDA tensor arrives; `TRITON_INTERPRET=1` runs it on a CPU,
-which is how its bits are tested where there is no GPU.
+A program takes up to four lanes of whole runs of the layout: a counter is encrypted once for them, and each lane reads
+and writes contiguous stretches. Where a run has more lanes, other programs encrypt its counters again: there are as
+many programs whatever the number of bits, and a GPU waits for memory meanwhile. Loaded only where a CUDA tensor
+arrives; `TRITON_INTERPRET=1` runs it on a CPU, which is how its bits are tested where there is no GPU.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ __all__ = ["multiply", "multiply_units"]
 
 _COUNTERS = 1024
 """Counters a program: eight runs of 128."""
+
+_GROUP = 4
+"""Lanes a program, at most."""
 
 
 @triton.jit
@@ -99,20 +103,17 @@ _SCALARS = ["n", "k0", "k1", "law", "units"]
 
 
 @triton.jit(do_not_specialize=_SCALARS)
-def _multiply(x_ptr, out_ptr, n, k0, k1, law, BITS: tl.constexpr, COUNTERS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _multiply(x_ptr, out_ptr, n, k0, k1, law, BITS: tl.constexpr, COUNTERS: tl.constexpr, GROUP: tl.constexpr):  # type: ignore[no-untyped-def]
     counter = _counters(COUNTERS)
     w0, w1 = _threefry(counter, k0.to(tl.uint32, bitcast=True), k1.to(tl.uint32, bitcast=True))
     threshold = law.to(tl.uint32, bitcast=True).to(tl.int64)
     one = tl.full((), 2**BITS, tl.int64).to(tl.float64)
     scale = one / threshold.to(tl.float64)
-    if BITS == 32:
-        _lane(x_ptr, out_ptr, n, scale, w0, threshold, counter, 0, 2)
-        _lane(x_ptr, out_ptr, n, scale, w1, threshold, counter, 1, 2)
-    else:
-        _lane(x_ptr, out_ptr, n, scale, w0 & 0xFFFF, threshold, counter, 0, 4)
-        _lane(x_ptr, out_ptr, n, scale, w0 >> 16, threshold, counter, 1, 4)
-        _lane(x_ptr, out_ptr, n, scale, w1 & 0xFFFF, threshold, counter, 2, 4)
-        _lane(x_ptr, out_ptr, n, scale, w1 >> 16, threshold, counter, 3, 4)
+    for i in tl.static_range(GROUP):
+        lane = tl.program_id(1) * GROUP + i
+        first_bit = lane * BITS
+        word = tl.where(first_bit < 32, w0, w1) >> (first_bit % 32).to(tl.uint32)
+        _lane(x_ptr, out_ptr, n, scale, word & (0xFFFFFFFF >> (32 - BITS)), threshold, counter, lane, 64 // BITS)
 
 
 @triton.jit
@@ -136,11 +137,12 @@ def _multiply_units(x_ptr, out_ptr, n, k0, k1, last_ptr, scale_ptr, units, COUNT
 
 def multiply(x: Tensor, out: Tensor, key: tuple[int, int], bits: int, threshold: int) -> None:
     """out = x * (2**bits / threshold where the element's word < threshold, else 0), for contiguous tensors."""
-    grid = (triton.cdiv(x.numel(), _COUNTERS * (64 // bits)),)
+    lanes = 64 // bits
+    group = min(lanes, _GROUP)
+    grid = (triton.cdiv(x.numel(), _COUNTERS * lanes), lanes // group)
+    words = (_signed(word) for word in (*key, threshold))
     with _device_of(x):
-        _multiply[grid](
-            x, out, x.numel(), _signed(key[0]), _signed(key[1]), _signed(threshold), BITS=bits, COUNTERS=_COUNTERS
-        )
+        _multiply[grid](x, out, x.numel(), *words, BITS=bits, COUNTERS=_COUNTERS, GROUP=group)
 
 
 def multiply_units(x: Tensor, out: Tensor, key: tuple[int, int], last: Any, scale: Any) -> None:

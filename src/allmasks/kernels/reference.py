@@ -16,7 +16,8 @@ Layout (fixed: CPU and GPU kernels reproduce it)
     one word an element:   counter = (example, BLOCK-wise counter of the element), see `counter_and_lane`
     two words an element:  counter = (example, element), both words belong to the element
     one stream, no example (training layers): the 64-bit counter's high word takes the example's place, and an
-        element has 32 bits (two lanes a counter) or 16 bits (four: low and high half of each word), see `stream`
+        element has 32 bits (two lanes a counter), 16 (four: low and high half of each word), 8, 4, 2 or 1 (64: a
+        word's bits from the lowest on), see `stream`
 
     Within a run of `lanes * LANE_STRIDE` elements, the first LANE_STRIDE elements take lane 0 of counters
     0 … LANE_STRIDE-1, the next LANE_STRIDE elements lane 1 of the same counters, and so on, so that a kernel
@@ -24,7 +25,7 @@ Layout (fixed: CPU and GPU kernels reproduce it)
 
 Decision
     keep iff word < round(keep_prob * 2**32). The keep probability that is really drawn therefore differs
-    from keep_prob by at most 2**-33; by at most 2**-17 where 16 bits decide.
+    from keep_prob by at most 2**-33; by at most 2**-17 where 16 bits decide; not at all where fewer do.
 """
 
 from __future__ import annotations
@@ -143,20 +144,19 @@ def words(key: Key, examples: ArrayLike, n_elements: int) -> NDArray[np.uint32]:
 
 
 def stream(key: tuple[int, int], n_elements: int, *, bits: int = 32, start: int = 0) -> NDArray[np.uint32]:
-    """One word of 16 or 32 bits for each of the elements start … start + n_elements - 1 of a stream: (n_elements,).
+    """A word of 1, 2, 4, 8, 16 or 32 bits for each of the elements start … start + n_elements - 1: (n_elements,).
 
     >>> whole = stream((1, 2), 1000, bits=16)
     >>> bool((stream((1, 2), 600, bits=16, start=400) == whole[400:]).all()), bool(whole.max() < 2**16)
     (True, True)
     """
-    if bits not in (16, 32):
-        raise ValueError(f"bits must be 16 or 32, got {bits}")
+    if bits not in (1, 2, 4, 8, 16, 32):
+        raise ValueError(f"bits must be 1, 2, 4, 8, 16 or 32, got {bits}")
     counter, lane = counter_and_lane(np.arange(start, start + n_elements), lanes=64 // bits)
     w0, w1 = threefry2x32(key, counter >> 32, counter & _MASK32)
-    if bits == 32:
-        return np.where(lane == 0, w0, w1)
-    word = np.where(lane < 2, w0, w1)
-    return np.where(lane % 2 == 0, word & _U32(0xFFFF), word >> _U32(16))
+    first_bit = lane * bits
+    word = np.where(first_bit < 32, w0, w1)
+    return np.asarray((word >> (first_bit % 32).astype(_U32)) & _U32(_MASK32 >> (32 - bits)), _U32)
 
 
 def word_pairs(key: Key, examples: ArrayLike, n_elements: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:

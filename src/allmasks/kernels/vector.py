@@ -1,9 +1,12 @@
-"""One whole run of the layout as vector instructions: words made, compared and multiplied in registers.
+"""A run of the layout as vector instructions.
 
-The same as `cpu._fill` and `cpu._lane`, which do what is left at the end. Loops over small arrays leave a compiler one
-vector at a time, whose thirteen rounds wait for each other; here 32 counters go through together, as four vectors of
-AVX2 or two of AVX-512, and their words never go to memory. Every element's word is where the layout has it: the word of
-counter i decides on elements i, i + 128 and so on, so that loads and stores are whole vectors too.
+Loops over small arrays leave a compiler one vector at a time, whose thirteen rounds wait for each other; here 32
+counters go through together, as four vectors of AVX2 or two of AVX-512. The word of counter i decides on elements i,
+i + 128 and so on, so that loads and stores are whole vectors too.
+
+With 16 or 32 bits an element the words take most of the time: they stay in registers, and all lanes of 32 counters are
+done before the next 32 are drawn. With fewer bits the words are soon drawn and serve many lanes, and memory takes the
+time: the words wait in memory, and lanes are done one after the other, which goes through the data as it lies.
 """
 
 from __future__ import annotations
@@ -14,14 +17,17 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-__all__ = ["run_of_16_bits", "run_of_32_bits"]
+__all__ = ["lanes_of_few_bits", "run_of_16_bits", "run_of_32_bits"]
 
 _WIDTH = 32
 """Counters at a time: 16 leave execution units idle, 64 do not fit in the registers (AVX2)."""
 
 _STRIDE = 128  # reference.LANE_STRIDE
+_PARTS = _STRIDE // _WIDTH
 _LINE = 64
 """Bytes of a cache line; where they are 128, half of what is asked for has been asked for already."""
+_AHEAD = 4096
+"""Bytes that lanes of few bits are asked for in advance: as far as cache and memory take to answer."""
 _ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 
 _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
@@ -65,19 +71,16 @@ def _place(b: Any, address: Any, index: Any, kind: Any) -> Any:
     return b.inttoptr(b.add(address, b.mul(index, ir.Constant(_I64, size))), _vector(element).as_pointer())
 
 
-def _fetch_next(b: Any, addresses: tuple[Any, Any], index: Any, lanes: int, kind: Any) -> None:
-    """Ask for a part of the next run's memory, to be read and to be written.
+def _fetch(b: Any, addresses: tuple[Any, Any], size: int) -> None:
+    """Ask for so many bytes at these two addresses, the first to be read and the second to be written.
 
-    The run itself goes through memory in steps of a lane, which hides from the processor that it is one stream. Nothing
-    is read or written by asking, so that the end of memory is no matter.
+    Nothing is read or written by asking, so that the end of memory is no matter.
     """
-    size = lanes * _STORED[kind][1]
     byte = ir.IntType(8).as_pointer()
     fetch = b.module.declare_intrinsic("llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, *[_I32] * 3]))
     for write, address in enumerate(addresses):
-        at = b.add(address, b.mul(b.add(index, ir.Constant(_I64, _STRIDE)), ir.Constant(_I64, size)))
-        for line in range(0, _WIDTH * size, _LINE):
-            place = b.inttoptr(b.add(at, ir.Constant(_I64, line)), byte)
+        for line in range(0, size, _LINE):
+            place = b.inttoptr(b.add(address, _I64(line)), byte)
             b.call(fetch, [place, _I32(write), _I32(3), _I32(1)])
 
 
@@ -101,6 +104,29 @@ def _narrowed(b: Any, value: Any, kind: Any) -> Any:
     return value
 
 
+def _schedule(b: Any, k0: Any, k1: Any) -> list[Any]:
+    key = [_splat(b, k0), _splat(b, k1)]
+    return [*key, b.xor(b.xor(_constant(0x1BD11BDA), key[0]), key[1])]
+
+
+def _counters(b: Any, low: Any) -> Any:
+    """The low words of the first counters."""
+    return b.add(_splat(b, low), ir.Constant(_vector(_I32), list(range(_WIDTH))))
+
+
+def _apply(b: Any, addresses: tuple[Any, Any], at: Any, word: Any, least: Any, factor: Any, kind: Any) -> None:
+    """out = x * (factor where the word < least, else 0) for the elements from `at` on."""
+    source, target = (_place(b, address, at, kind) for address in addresses)
+    size = _STORED[kind][1]
+    noise = b.select(b.icmp_unsigned("<", word, least), factor, ir.Constant(factor.type, [0.0] * _WIDTH))
+    value = b.fmul(_widened(b, b.load(source, align=size), kind), noise)
+    b.store(_narrowed(b, value, kind), target, align=size)
+
+
+def _wide(kind: Any) -> Any:
+    return types.float64 if kind == types.float64 else types.float32
+
+
 def _run(bits: int) -> Any:
     """out = x * (scale where the word < threshold, else 0) for the 128 counters from (high, low) on; x may be out.
 
@@ -112,13 +138,10 @@ def _run(bits: int) -> Any:
 
         def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
             x_at, out_at, high, low, k0, k1, threshold, scale, _ = args
-            schedule = [_splat(b, k0), _splat(b, k1)]
-            schedule.append(b.xor(b.xor(_constant(0x1BD11BDA), schedule[0]), schedule[1]))
+            schedule, top, start = _schedule(b, k0, k1), _splat(b, high), _counters(b, low)
             # Words of 16 bits are compared in the upper half of 32, where the one half of a word already is.
-            last = _splat(b, threshold if bits == 32 else b.shl(threshold, ir.Constant(_I32, 16)))
-            factor, top = _splat(b, scale), _splat(b, high)
-            zero = ir.Constant(factor.type, [0.0] * _WIDTH)
-            start = b.add(_splat(b, low), ir.Constant(_vector(_I32), list(range(_WIDTH))))
+            least = _splat(b, threshold if bits == 32 else b.shl(threshold, ir.Constant(_I32, 16)))
+            factor, size = _splat(b, scale), _STORED[kind][1] * (64 // bits)
 
             before, body, after = b.block, b.append_basic_block("counters"), b.append_basic_block("done")
             b.branch(body)
@@ -126,17 +149,15 @@ def _run(bits: int) -> Any:
             index, counter = b.phi(_I64), b.phi(_vector(_I32))
             index.add_incoming(ir.Constant(_I64, 0), before)
             counter.add_incoming(start, before)
-            _fetch_next(b, (x_at, out_at), index, 64 // bits, kind)
+            # A part of the next run's memory: going through a run in steps of a lane hides that it is one stream.
+            ahead = b.mul(b.add(index, _I64(_STRIDE)), _I64(size))
+            _fetch(b, (b.add(x_at, ahead), b.add(out_at, ahead)), _WIDTH * size)
             lanes = []
             for word in _threefry(b, top, counter, schedule):
                 lanes += [word] if bits == 32 else [b.shl(word, _constant(16)), word]
             for lane, word in enumerate(lanes):
                 at = b.add(index, ir.Constant(_I64, lane * _STRIDE))
-                source, target = _place(b, x_at, at, kind), _place(b, out_at, at, kind)
-                noise = b.select(b.icmp_unsigned("<", word, last), factor, zero)
-                size = _STORED[kind][1]
-                value = b.fmul(_widened(b, b.load(source, align=size), kind), noise)
-                b.store(_narrowed(b, value, kind), target, align=size)
+                _apply(b, (x_at, out_at), at, word, least, factor, kind)
             index.add_incoming(b.add(index, ir.Constant(_I64, _WIDTH)), body)
             counter.add_incoming(b.add(counter, _constant(_WIDTH)), body)
             more = b.icmp_unsigned("<", index, ir.Constant(_I64, _STRIDE - _WIDTH))
@@ -145,10 +166,59 @@ def _run(bits: int) -> Any:
             return context.get_dummy_value()
 
         words = (types.uint32,) * 5
-        wide = types.float64 if kind == types.float64 else types.float32
-        return types.void(types.int64, types.int64, *words, wide, like), generate
+        return types.void(types.int64, types.int64, *words, _wide(kind), like), generate
 
     return intrinsic(run)
 
 
 run_of_16_bits, run_of_32_bits = _run(16), _run(32)
+
+
+def _words(b: Any, high: Any, low: Any, k0: Any, k1: Any) -> Any:
+    """The words of 128 counters in memory: all the first ones, then all the second ones."""
+    schedule, top, start = _schedule(b, k0, k1), _splat(b, high), _counters(b, low)
+    with b.goto_entry_block():  # once for a function, not once for each run in its loop
+        words = b.alloca(ir.ArrayType(_vector(_I32), 2 * _PARTS))
+        words.align = _LINE
+    for part in range(_PARTS):
+        pair = _threefry(b, top, b.add(start, _constant(part * _WIDTH)), schedule)
+        for which, word in enumerate(pair):
+            b.store(word, b.gep(words, [_I32(0), _I32(which * _PARTS + part)]))
+    return words
+
+
+@intrinsic
+def lanes_of_few_bits(context, x_at, out_at, lanes, high, low, k0, k1, bits, threshold, scale, like):  # type: ignore[no-untyped-def]
+    """The same for the first lanes of a run, one at least, with a number of bits that divides 32."""
+    kind = types.unliteral(like)
+
+    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        x_at, out_at, lanes, high, low, k0, k1, bits, threshold, scale, _ = args
+        size = _STORED[kind][1]
+        words = _words(b, high, low, k0, k1)
+        # Compared is at the upper end of 32 bits, where what is below the element's own bits does not matter.
+        spare = b.sub(_I32(32), bits)
+        least, factor = _splat(b, b.shl(threshold, spare)), _splat(b, scale)
+
+        before, body, after = b.block, b.append_basic_block("lane"), b.append_basic_block("done")
+        b.branch(body)
+        b.position_at_end(body)
+        lane = b.phi(_I64)
+        lane.add_incoming(_I64(0), before)
+        first_bit = b.mul(b.trunc(lane, _I32), bits)
+        row = b.mul(b.lshr(first_bit, _I32(5)), _I32(_PARTS))
+        left = _splat(b, b.sub(spare, b.and_(first_bit, _I32(31))))
+        start = b.mul(lane, _I64(_STRIDE))
+        ahead = b.add(b.mul(start, _I64(size)), _I64(_AHEAD))
+        _fetch(b, (b.add(x_at, ahead), b.add(out_at, ahead)), _STRIDE * size)
+        for part in range(_PARTS):
+            word = b.shl(b.load(b.gep(words, [_I32(0), b.add(row, _I32(part))])), left)
+            _apply(b, (x_at, out_at), b.add(start, _I64(part * _WIDTH)), word, least, factor, kind)
+        done = b.add(lane, _I64(1))
+        lane.add_incoming(done, body)
+        b.cbranch(b.icmp_unsigned("<", done, lanes), body, after)
+        b.position_at_end(after)
+        return context.get_dummy_value()
+
+    words = (types.uint32,) * 6
+    return types.void(types.int64, types.int64, types.int64, *words, _wide(kind), like), generate

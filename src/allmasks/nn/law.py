@@ -1,4 +1,4 @@
-"""What a layer really draws: the drop rate to 16 or 32 bits, and the scale that keeps the mean exact."""
+"""What a layer really draws: the drop rate to as many bits as it needs, and the scale that keeps the mean exact."""
 
 from __future__ import annotations
 
@@ -38,15 +38,20 @@ class DrawnLaw:
 def drawn_law(p: float) -> DrawnLaw:
     """The law drawn for a rate strictly between 0 and 1.
 
-    16 bits decide where both p and 1 - p are at least 2**-8: the effective rate is then within 2**-17 of p. Rates
-    nearer to 0 or 1 take 32 bits (within 2**-33), so that rare events keep their probability.
+    1, 2, 4 or 8 bits decide where p is a multiple of 1/2, 1/4, 1/16 or 1/256: bits are most of a kernel's work, and
+    these rates are drawn as they are. Otherwise 16 bits do where both p and 1 - p are at least 2**-8: the effective
+    rate is then within 2**-17 of p. Rates nearer to 0 or 1 take 32 bits (within 2**-33), so that rare events keep
+    their probability.
 
-    >>> drawn_law(0.5), drawn_law(0.1).bits, abs(drawn_law(0.1).p - 0.1) <= 2**-17
-    (DrawnLaw(bits=16, threshold=32768), 16, True)
+    >>> drawn_law(0.5), drawn_law(0.25)
+    (DrawnLaw(bits=1, threshold=1), DrawnLaw(bits=2, threshold=3))
+    >>> drawn_law(0.1).bits, abs(drawn_law(0.1).p - 0.1) <= 2**-17
+    (16, True)
     >>> drawn_law(1e-4).bits, abs(drawn_law(1e-4).p - 1e-4) <= 2**-33
     (32, True)
     """
-    bits = 16 if min(p, 1.0 - p) >= 2.0**-8 else 32
+    exact = (bits for bits in (1, 2, 4, 8) if (p * 2**bits).is_integer())
+    bits = next(exact, 16 if min(p, 1.0 - p) >= 2.0**-8 else 32)
     threshold = round((1.0 - p) * 2**bits)
     # A rate of less than half a unit still drops, and one as near to 1 still keeps: never 0 or 2**bits.
     return DrawnLaw(bits, min(max(threshold, 1), 2**bits - 1))
