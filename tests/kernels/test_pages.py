@@ -1,6 +1,9 @@
-"""Large pages are a wish: results are the same, whatever the kernel answers."""
+"""Large pages are a wish: results are the same, whatever the kernel answers. What is freed is kept."""
 
 import mmap
+import os
+import platform
+import subprocess
 import sys
 
 import pytest
@@ -41,3 +44,34 @@ def test_a_refusal_changes_nothing(monkeypatch, platform):
     out = mask_multiply(torch.ones(n), 5, 0.5)
     assert torch.equal(out[:4096], mask_multiply(torch.ones(4096), 5, 0.5))
     assert float(out.mean()) == pytest.approx(1.0, abs=5 / n**0.5)
+
+
+FAULTS = """
+import resource, sys, torch
+from allmasks.kernels import pages
+from allmasks.nn.multiply import mask_multiply
+
+if sys.argv[1] == "planted":
+    pages.keep_freed = lambda: None
+torch.set_num_threads(1)
+x = torch.ones(2**20)
+for call in range(20):
+    out = mask_multiply(x, call, 0.5), mask_multiply(x, call, 0.5)
+    del out
+    if call == 9:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have thresholds of their own")
+def test_freed_memory_is_kept():
+    """Twenty outputs of 4 MB are 20 480 pages of 4 KB: mapped again each time, or not at all."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    faults = {}
+    for name in ("as it is", "planted"):
+        command = [sys.executable, "-c", FAULTS, name]
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert run.returncode == 0, run.stderr[-3000:]
+        faults[name] = int(run.stdout)
+    assert faults["as it is"] < 2_000 < 10_000 < faults["planted"]

@@ -121,6 +121,7 @@ def _compiled(p: float, dtype: torch.dtype) -> Callable[[int, int, int, int, int
     """The compiled kernel of this rate and number type, loaded when first needed."""
     from allmasks.kernels import cpu
 
+    pages.keep_freed()
     law = drawn_law(p)
     return cpu.multiplier(law.bits, law.threshold, _WIDE[dtype](law.scale), _like(dtype))
 
