@@ -60,7 +60,7 @@ def test_a_forked_child_starts_no_threads():
     assert run.stdout.strip() == "0", run.stderr
 
 
-def test_an_interrupted_caller_waits_for_the_other_threads(monkeypatch):
+def test_an_interrupted_caller_waits_for_the_other_threads():
     """They write to its memory: it must not be let go before they are done."""
     caller, started, done = threading.get_ident(), threading.Event(), threading.Event()
 
@@ -72,8 +72,6 @@ def test_an_interrupted_caller_waits_for_the_other_threads(monkeypatch):
         time.sleep(0.2)
         done.set()
 
-    monkeypatch.setattr(team, "_region", lambda: None)
-    monkeypatch.setattr(team, "plain", lambda address: body)
     with pytest.raises(KeyboardInterrupt):
-        team.run(0, b"", 2)
+        team._on_pool(body, b"", 2)
     assert done.is_set()

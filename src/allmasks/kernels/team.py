@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +25,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-__all__ = ["forked", "next_task", "plain", "run"]
+__all__ = ["next_task", "runner"]
 
 
 @intrinsic
@@ -38,19 +39,31 @@ def next_task(context: Any, address: Any) -> Any:
     return types.int64(types.int64), generate
 
 
-def run(body: int, block: bytes, threads: int) -> None:
-    """Call the compiled `body(block)` on up to `threads` threads and return when all are done."""
-    call = plain(body)
-    if threads < 2:
-        call(block)
-        return
-    region = _region()
-    if region is not None:
-        region(body, block, threads, 0)
-        return
-    others = [_pool(threads - 1).submit(call, block) for _ in range(threads - 1)]
+@lru_cache(maxsize=64)
+def runner(body: int) -> Callable[[bytes, int], None]:
+    """The compiled body at this address as a function of its block and of how many threads to use, at most.
+
+    It returns when all are done. A process that was forked from another starts none: it lacks its parent's.
+    """
+    alone = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(body)
+
+    def run(block: bytes, threads: int) -> None:
+        if threads < 2 or _forked:
+            alone(block)
+            return
+        region = _region()
+        if region is not None:
+            region(body, block, threads, 0)
+        else:
+            _on_pool(alone, block, threads)
+
+    return run
+
+
+def _on_pool(body: Callable[[bytes], None], block: bytes, threads: int) -> None:
+    others = [_pool(threads - 1).submit(body, block) for _ in range(threads - 1)]
     try:
-        call(block)
+        body(block)
     finally:  # whatever interrupts this thread, the memory they write to is not let go before they are done
         wait(others)
     for other in others:
@@ -73,23 +86,12 @@ def _region() -> Any:
     return found
 
 
-@lru_cache(maxsize=64)
-def plain(body: int) -> Any:
-    """The compiled body at this address as a function of its block, for one thread."""
-    return ctypes.CFUNCTYPE(None, ctypes.c_char_p)(body)
-
-
 @lru_cache(maxsize=8)
 def _pool(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix="allmasks")
 
 
 _forked = False
-
-
-def forked() -> bool:
-    """Whether this process was forked from another: it must start no threads, since it lacks its parent's."""
-    return _forked
 
 
 def _after_fork() -> None:

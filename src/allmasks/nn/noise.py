@@ -87,7 +87,11 @@ def rates_of_units(p: Tensor, shape: Sequence[int]) -> Tensor:
 def _key_now(key: Key, seed: int | None) -> int:
     if key is None:
         return keys.next_key(seed)
-    word = int(key) & (2**64 - 1)
+    return _signed(int(key) & (2**64 - 1))
+
+
+def _signed(word: int) -> int:
+    """64 bits as operators take them."""
     return word - 2**64 if word >= 2**63 else word
 
 
@@ -98,7 +102,7 @@ def _key_op(key: Key, seed: int | None) -> Tensor:
     if key is not None:
         return key_tensor(key)
     if seed is not None:
-        return torch.ops.allmasks.seeded_key(seed - 2**64 if seed >= 2**63 else seed, call_number(), device=CPU)
+        return torch.ops.allmasks.seeded_key(_signed(seed), call_number(), device=CPU)
     return torch.ops.allmasks.draw_key(call_number(), device=CPU)
 
 
@@ -117,7 +121,11 @@ def _in_vmap() -> bool:
 def masked(x: Tensor, p: float, units: Tensor | None, inplace: bool, key: Key, seed: int | None) -> Tensor:
     """x times the keyed mask / keep probability, differentiable in every mode."""
     if torch.compiler.is_compiling():
-        result = torch.ops.allmasks.masked(x, _key_op(key, seed), p, units)
+        if key is None:
+            stream = None if seed is None else _signed(seed)
+            result, _ = torch.ops.allmasks.masked_next(x, stream, call_number(), p, units, device=CPU)
+        else:
+            result = torch.ops.allmasks.masked(x, _key_op(key, seed), p, units)
         return x.copy_(result) if inplace else result
     if plain(x):
         now = draw_key() if key is None and seed is None else _key_now(key, seed)

@@ -3,10 +3,11 @@
 `masked(x, key, p)` is linear in x, so its gradient is `masked(grad, key, p)`, and so is the gradient of that: backward
 draws the bits again from the key and stores nothing.
 
-The two operators that give a key are tagged as random and draw the very keys that eager code does. The compiler's
+The operators that take the next key are tagged as random and draw the very keys that eager code does. The compiler's
 elimination of common subexpressions knows torch's own random operators only, by name, and would merge two draws into
 one: each call that is traced therefore carries a number of its own. Compiled checkpointing looks in the arguments
-for the device whose generator it must restore: it is always the CPU.
+for the device whose generator it must restore: it is always the CPU. In compiled code a call costs more than a small
+tensor's dropout; `masked_next` therefore draws the key and applies the mask in one.
 
 A ReLU before a dropout leaves its output to nobody else, so the compiler keeps the output's sign for backward, as
 booleans. Without AVX-512 it writes those one by one, which takes as long as the layer's matrix product. `masked`
@@ -36,13 +37,17 @@ _PURE = (torch.Tag.pt2_compliant_tag,)
 _library.define("draw_key(int call, *, Device device) -> Tensor", tags=_RANDOM)
 _library.define("seeded_key(int seed, int call, *, Device device) -> Tensor", tags=_RANDOM)
 _library.define("masked(Tensor x, Tensor key, float p, Tensor? units=None, Tensor? behind=None) -> Tensor", tags=_PURE)
+_library.define(
+    "masked_next(Tensor x, int? seed, int call, float p, Tensor? units=None, *, Device device) -> (Tensor, Tensor)",
+    tags=_RANDOM,
+)
 _library.define("gaussian(Tensor x, Tensor key, float p) -> Tensor", tags=_PURE)
 
 
 def key_tensor(key: int) -> Tensor:
     """A 64-bit key, signed or not, as a 0-dimensional int64 tensor."""
     key &= 2**64 - 1
-    return torch.tensor(key - 2**64 if key >= 2**63 else key, dtype=torch.int64, device="cpu")
+    return torch.scalar_tensor(key - 2**64 if key >= 2**63 else key, dtype=torch.int64, device="cpu")
 
 
 CPU = torch.device("cpu")
@@ -76,6 +81,19 @@ def _masked(x: Tensor, key: Tensor, p: float, units: Tensor | None = None, behin
     return mask_multiply(x, int(key), p, units)
 
 
+def _masked_next(
+    x: Tensor,
+    seed: int | None,
+    call: int,
+    p: float,
+    units: Tensor | None = None,
+    *,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    key = keys.next_key(None if seed is None else _unsigned(seed))
+    return mask_multiply(x, key, p, units), key_tensor(key)
+
+
 def _gaussian(x: Tensor, key: Tensor, p: float) -> Tensor:
     return gaussian_multiply(x, int(key), p)
 
@@ -89,6 +107,7 @@ torch.library.impl(
     lib=_library,
 )
 torch.library.impl("allmasks::masked", "CompositeExplicitAutograd", _masked, lib=_library)
+torch.library.impl("allmasks::masked_next", "CompositeExplicitAutograd", _masked_next, lib=_library)
 torch.library.impl("allmasks::gaussian", "CompositeExplicitAutograd", _gaussian, lib=_library)
 
 
@@ -105,6 +124,11 @@ def _(seed: int, call: int, *, device: torch.device) -> Tensor:
 @torch.library.register_fake("allmasks::masked", lib=_library)
 def _(x: Tensor, key: Tensor, p: float, units: Tensor | None = None, behind: Tensor | None = None) -> Tensor:
     return torch.empty_like(x)
+
+
+@torch.library.register_fake("allmasks::masked_next", lib=_library)
+def _(x: Tensor, *args: Any, device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty((), dtype=torch.int64, device=device)
 
 
 @torch.library.register_fake("allmasks::gaussian", lib=_library)
@@ -137,7 +161,7 @@ class _MaskedOp(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, key: Tensor, p: float, units: Tensor | None, behind: Tensor | None) -> Tensor:
         ctx.p = p
         ctx.save_for_backward(key, units, x if _sign_is_slow(x) else None)
-        return _below_autograd(x, key, p, units, behind)
+        return _below_autograd(torch.ops.allmasks.masked.default, x, key, p, units, behind)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
@@ -145,9 +169,31 @@ class _MaskedOp(torch.autograd.Function):
         return torch.ops.allmasks.masked(grad, key, ctx.p, units, behind), None, None, None, None
 
 
-def _below_autograd(*inputs: Any) -> Tensor:
+class _MaskedNextOp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+        out, key = _below_autograd(torch.ops.allmasks.masked_next.default, x, *rest, device=CPU)
+        _, _, ctx.p, units = rest
+        ctx.save_for_backward(key, units, x if _sign_is_slow(x) else None)
+        ctx.mark_non_differentiable(key)
+        ctx.set_materialize_grads(False)  # the key's would be a tensor of zeros
+        return out, key
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, None, None, None, None]:
+        if grad is None:
+            return None, None, None, None, None
+        return _MaskedOp.backward(ctx, grad)
+
+
+def _below_autograd(op: Any, *inputs: Any, **device: torch.device) -> Any:
     with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.allmasks.masked.default(*inputs)
+        return op(*inputs, **device)
+
+
+def _at_once(x: Tensor) -> bool:
+    """Whether the kernel can follow at once: no subclass, transform or mode (tracing, counting) waits for the call."""
+    return plain(x) and not torch._C._len_torch_dispatch_stack()
 
 
 def _masked_autograd_key(
@@ -156,14 +202,25 @@ def _masked_autograd_key(
     """What the dispatcher comes to first. Compiled code calls it with plain tensors: for them this is all."""
     if torch.is_grad_enabled() and x.requires_grad:
         return _MaskedOp.apply(x, key, p, units, behind)
-    if plain(x) and type(key) is Tensor and not torch._C._len_torch_dispatch_stack():
+    if _at_once(x) and type(key) is Tensor:
         return _masked(x, key, p, units)
-    # A subclass, a transform or a mode (tracing, counting) takes it from here.
-    return _below_autograd(x, key, p, units, behind)
+    return _below_autograd(torch.ops.allmasks.masked.default, x, key, p, units, behind)
+
+
+def _masked_next_autograd_key(
+    x: Tensor, seed: int | None, call: int, p: float, units: Tensor | None = None, *, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The same for the next key."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _MaskedNextOp.apply(x, seed, call, p, units)
+    if _at_once(x):
+        return _masked_next(x, seed, call, p, units, device=device)
+    return _below_autograd(torch.ops.allmasks.masked_next.default, x, seed, call, p, units, device=device)
 
 
 # What torch.library.register_autograd makes of the same functions takes longer than a small tensor's dropout.
 _library.impl("masked", _masked_autograd_key, "Autograd")
+_library.impl("masked_next", _masked_next_autograd_key, "Autograd")
 torch.library.register_autograd("allmasks::gaussian", _gaussian_backward, setup_context=_gaussian_save, lib=_library)
 
 
@@ -181,7 +238,20 @@ def _batched(op: Any) -> Any:
     return rule
 
 
+def _batched_next(
+    info: Any, in_dims: tuple[int | None, ...], x: Tensor, seed: int | None, call: int, *law: Any, device: torch.device
+) -> tuple[tuple[Tensor, Tensor], tuple[int, None]]:
+    if seed is None:
+        key = torch.ops.allmasks.draw_key(call, device=device)
+    else:
+        key = torch.ops.allmasks.seeded_key(seed, call, device=device)
+    dims = (in_dims[0], None, None, *in_dims[4:5])
+    out, dim = _batched(torch.ops.allmasks.masked)(info, dims, x, key, *law)
+    return (out, key), (dim, None)
+
+
 torch.library.register_vmap("allmasks::masked", _batched(torch.ops.allmasks.masked), lib=_library)
+torch.library.register_vmap("allmasks::masked_next", _batched_next, lib=_library)
 torch.library.register_vmap("allmasks::gaussian", _batched(torch.ops.allmasks.gaussian), lib=_library)
 
 
