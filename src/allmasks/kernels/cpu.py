@@ -312,11 +312,14 @@ def multiplier(bits: int, threshold: int, scale: Any, like: Any) -> Callable[[in
     threads : how many to use, at most.
     """
     share, factor = _shares(like), float(scale)  # the function holds it: compiled code lives as long as it does
-    run = team.runner(share.address)
+    alone = team.alone(share.address)
 
     def multiply(x_at: int, out_at: int, n: int, key: int, threads: int) -> None:
         block = _block(0, x_at, out_at, n, key, bits, threshold, factor, 0, 0, 0)
-        run(block, 1 if n < _SERIAL_BELOW else threads)
+        if n < _SERIAL_BELOW:
+            alone(block)
+        else:
+            team.run(share.address, block, threads)
 
     return multiply
 
@@ -330,10 +333,10 @@ def multiply_units(x_at: int, out_at: int, n: int, key: int, last: Any, scale: A
     scale : array of float64 or float32, as above; 0 where nothing is kept.
     """
     block = _block(0, x_at, out_at, n, key, 0, 0, 0.0, last.ctypes.data, scale.ctypes.data, len(last))
-    team.runner(_shares_units(like).address)(block, 1 if n < _SERIAL_BELOW else threads)
+    team.run(_shares_units(like).address, block, 1 if n < _SERIAL_BELOW else threads)
 
 
 def fill_words(out: Any, key: int, threads: int) -> None:
     """out[e] = the 32-bit word of element e, for a contiguous uint32 array."""
     block = _block(0, 0, out.ctypes.data, len(out), key, 0, 0, 0.0, 0, 0, 0)
-    team.runner(_shares_words().address)(block, threads)
+    team.run(_shares_words().address, block, threads)

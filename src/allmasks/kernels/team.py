@@ -25,7 +25,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-__all__ = ["next_task", "runner"]
+__all__ = ["alone", "next_task", "run"]
 
 
 @intrinsic
@@ -40,24 +40,24 @@ def next_task(context: Any, address: Any) -> Any:
 
 
 @lru_cache(maxsize=64)
-def runner(body: int) -> Callable[[bytes, int], None]:
-    """The compiled body at this address as a function of its block and of how many threads to use, at most.
+def alone(body: int) -> Callable[[bytes], None]:
+    """The compiled body at this address as a function of its block, on the caller's thread."""
+    return ctypes.CFUNCTYPE(None, ctypes.c_char_p)(body)
 
-    It returns when all are done. A process that was forked from another starts none: it lacks its parent's.
+
+def run(body: int, block: bytes, threads: int) -> None:
+    """Call the compiled `body(block)` on up to `threads` threads and return when all are done.
+
+    A process that was forked from another starts none: it lacks its parent's.
     """
-    alone = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(body)
-
-    def run(block: bytes, threads: int) -> None:
-        if threads < 2 or _forked:
-            alone(block)
-            return
-        region = _region()
-        if region is not None:
-            region(body, block, threads, 0)
-        else:
-            _on_pool(alone, block, threads)
-
-    return run
+    if threads < 2 or _forked:
+        alone(body)(block)
+        return
+    region = _region()
+    if region is not None:
+        region(body, block, threads, 0)
+    else:
+        _on_pool(alone(body), block, threads)
 
 
 def _on_pool(body: Callable[[bytes], None], block: bytes, threads: int) -> None:

@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from allmasks.nn.law import drawn_law
-from allmasks.nn.noise import Key, check_input, check_rate, masked_ones, nothing, overridable
+from allmasks.nn.noise import Key, check, masked_ones, nothing, overridable
 
 __all__ = ["BlockLaw", "block_law", "blocks_kept", "drop_block2d"]
 
@@ -101,8 +101,7 @@ def drop_block2d(
     ----------
     Ghiasi, Lin & Le (2018), "DropBlock: a regularization method for convolutional networks".
     """
-    check_rate(p)
-    check_input(input)
+    check(input, p)
     law = block_law(tuple(input.shape), block_size, float(p))
     if not training or p == 0.0:
         return input

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from allmasks.masks import alpha_constants
 from allmasks.nn import noise
 from allmasks.nn.blocks import drop_block2d
 from allmasks.nn.law import drawn_law
-from allmasks.nn.noise import Key, check_input, check_rate, nothing, overridable, rates_of_units
+from allmasks.nn.noise import Key, check, nothing, overridable, rates_of_units
 from allmasks.nn.shapes import channel_mask_shape, example_mask_shape, feature_mask_shape, locked_mask_shape
 
 __all__ = [
@@ -35,7 +36,6 @@ __all__ = [
 ]
 
 
-@overridable
 def dropout(
     input: Tensor,
     p: float | Tensor = 0.5,
@@ -80,8 +80,11 @@ def dropout(
     >>> torch.equal(dropout(x, 0.5, key=1), dropout(x, 0.5, key=1))
     True
     """
-    check_rate(p)
-    check_input(input)
+    # What `overridable` does, without a call in between: here each one counts.
+    if has_torch_function_unary(input):
+        same: Tensor = handle_torch_function(dropout, (input,), input, p, training, inplace, key=key, seed=seed)
+        return same
+    check(input, p)
     if not training:
         return input
     if isinstance(p, Tensor):
@@ -205,8 +208,7 @@ def gaussian_dropout(
     >>> gaussian_dropout(torch.ones(3), 0.2, key=1).round(decimals=3)
     tensor([0.8510, 1.6900, 1.1790])
     """
-    check_rate(p)
-    check_input(input)
+    check(input, p)
     if not training or p == 0.0:
         return input
     if p == 1.0:
@@ -238,8 +240,7 @@ def locked_dropout(
     Gal & Ghahramani (2016), "A theoretically grounded application of dropout in recurrent neural networks"; Merity,
     Keskar & Socher (2018), "Regularizing and optimizing LSTM language models".
     """
-    check_rate(p)
-    check_input(input)
+    check(input, p)
     return _shared(input, locked_mask_shape(input, batch_first), p, training, inplace, key, seed)
 
 
@@ -268,8 +269,7 @@ def drop_path(
             [0., 0.],
             [0., 0.]])
     """
-    check_rate(p)
-    check_input(input)
+    check(input, p)
     return _shared(input, example_mask_shape(input), p, training, inplace, key, seed)
 
 
@@ -324,8 +324,7 @@ def _channels(
     key: Key,
     seed: int | None,
 ) -> Tensor:
-    check_rate(p)
-    check_input(input)
+    check(input, p)
     return _shared(input, channel_mask_shape(name, input), p, training, inplace, key, seed)
 
 
@@ -338,8 +337,7 @@ def _alpha(
     key: Key,
     seed: int | None,
 ) -> Tensor:
-    check_rate(p)
-    check_input(input)
+    check(input, p)
     if not training or p == 0.0:
         return input
     if p == 1.0:

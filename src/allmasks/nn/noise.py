@@ -16,8 +16,7 @@ from allmasks.nn.ops import CPU, call_number, gaussian_autograd, key_tensor, mas
 
 __all__ = [
     "Key",
-    "check_input",
-    "check_rate",
+    "check",
     "gaussian",
     "masked",
     "masked_ones",
@@ -44,14 +43,13 @@ def overridable(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
     return called
 
 
-def check_rate(p: Any) -> None:
-    """ValueError unless 0 ≤ p ≤ 1; the text is torch's. A tensor of rates is checked where it is used."""
+def check(x: Any, p: Any) -> None:
+    """Refuse a rate or an input that dropout cannot take; a tensor of rates is checked where it is used.
+
+    ValueError unless 0 ≤ p ≤ 1, with torch's text; TypeError unless x is a dense tensor of real floating-point numbers.
+    """
     if not isinstance(p, Tensor) and not 0.0 <= p <= 1.0:
         raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
-
-
-def check_input(x: Any) -> None:
-    """TypeError unless x is a dense tensor of real floating-point numbers."""
     if isinstance(x, Tensor) and x.is_floating_point() and x.layout is torch.strided:
         return
     if not isinstance(x, Tensor):
@@ -120,7 +118,7 @@ def _in_vmap() -> bool:
 
 def masked(x: Tensor, p: float, units: Tensor | None, inplace: bool, key: Key, seed: int | None) -> Tensor:
     """x times the keyed mask / keep probability, differentiable in every mode."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         if key is None:
             stream = None if seed is None else _signed(seed)
             result, _ = torch.ops.allmasks.masked_next(x, stream, call_number(), p, units, device=CPU)
@@ -144,7 +142,7 @@ def masked_ones(
 ) -> Tensor:
     """The factors 0 or 1/(1 − p) of a mask of this shape, in x's dtype and on its device, without gradient."""
     ones = torch.ones(shape, dtype=x.dtype, device=x.device)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return torch.ops.allmasks.masked(ones, _key_op(key, seed), p, units)
     if plain(x):
         return masked_autograd(ones, _key_now(key, seed), p, units, True)
@@ -153,7 +151,7 @@ def masked_ones(
 
 def gaussian(x: Tensor, p: float, key: Key, seed: int | None) -> Tensor:
     """x times keyed Gaussian noise of mean 1 and variance p/(1 − p)."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return torch.ops.allmasks.gaussian(x, _key_op(key, seed), p)
     if plain(x):
         return gaussian_autograd(x, _key_now(key, seed), p)

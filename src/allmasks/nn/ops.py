@@ -306,7 +306,7 @@ def _differentiated(x: Tensor) -> bool:
 
 def masked_autograd(x: Tensor, key: int, p: float, units: Tensor | None = None, inplace: bool = False) -> Tensor:
     """`mask_multiply` with derivatives of every order."""
-    if _differentiated(x):
+    if (x.requires_grad and torch.is_grad_enabled()) or forward_ad._current_level >= 0:  # `_differentiated`
         return _masked_apply(x, (key, p, units, inplace))
     return mask_multiply_(x, key, p, units) if inplace else mask_multiply(x, key, p, units)
 
