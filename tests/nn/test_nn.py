@@ -10,6 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 import allmasks as am
+from allmasks.nn import ops
 from allmasks.nn.law import drawn_law
 
 f = am.nn.functional
@@ -45,6 +46,14 @@ def test_operators_are_clean(units):
     x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
     torch.library.opcheck(torch.ops.allmasks.masked.default, (x, torch.tensor(5), 0.3, units))
     torch.library.opcheck(torch.ops.allmasks.gaussian.default, (x, torch.tensor(5), 0.3))
+    for seed in (None, 7):
+        torch.library.opcheck(
+            torch.ops.allmasks.masked_next.default,
+            (x, seed, 0, 0.3, units),
+            {"device": ops.CPU},
+            # The fourth compares two runs, and each draws its own key: `test_compiled_draws_the_keys_of_eager` does it.
+            test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+        )
 
 
 @pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
@@ -75,13 +84,94 @@ def test_nothing_is_kept_for_backward():
     assert saved == []
 
 
-def test_compiled_draws_the_keys_of_eager():
-    x = torch.ones(8, 6, requires_grad=True)
-    twice = torch.compile(lambda z: f.dropout(f.dropout(z, 0.5), 0.3), fullgraph=True, backend="aot_eager")
-    torch.manual_seed(0)
-    compiled = twice(x)
-    torch.manual_seed(0)
-    assert torch.equal(compiled, f.dropout(f.dropout(x, 0.5), 0.3))
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda z: f.dropout(f.dropout(z, 0.5), 0.3),
+        lambda z: f.dropout(z, 0.5) - f.dropout(z, 0.5),  # two calls that look alike are two masks
+        lambda z: f.dropout(z, 0.5, seed=7) - f.dropout(z, 0.5, seed=7) + f.dropout(z, 0.5, seed=2**64 - 1),
+        lambda z: f.dropout(z, torch.tensor([0.1, 0.0, 1.0, 0.5, 0.9, 0.25])),
+        lambda z: f.dropout(z, 0.5, key=3) + f.dropout(z, 0.5, key=torch.tensor(4)),
+        lambda z: f.dropout(z * 1, 0.5, inplace=True),
+    ],
+    ids=["nested", "twice", "seeded", "units", "keys", "in place"],
+)
+def test_compiled_draws_the_keys_of_eager(function):
+    results = []
+    for run in (function, torch.compile(function, fullgraph=True, backend="aot_eager")):
+        x = torch.linspace(-1, 1, 48).reshape(8, 6).requires_grad_()
+        am.seed(1)
+        out = run(x)
+        out.pow(2).sum().backward()
+        results.append((out.detach(), x.grad, float(out.detach().abs().max())))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+    assert results[0][2] > 0
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, in forward mode
+def test_transforms_inside_compiled_code():
+    """The derivatives and the randomness of torch.func, whichever is outside."""
+    x, t = torch.linspace(-1, 1, 64), torch.arange(64.0)
+    layer = lambda z: f.dropout(z, 0.5, key=3)  # noqa: E731
+    for function in (
+        lambda a, b: torch.func.jvp(layer, (a,), (b,)),
+        lambda a, b: torch.func.vjp(layer, a)[1](b),
+        lambda a, b: torch.func.grad(lambda z: (layer(z) * b).square().sum())(a),
+        lambda a, b: torch.vmap(layer)(torch.stack([a, b])),
+    ):
+        expected = function(x, t)
+        found = torch.compile(function, fullgraph=True, backend="aot_eager")(x, t)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+    def mapped(randomness):
+        def each(a):
+            return torch.vmap(lambda z: f.dropout(z, 0.5), randomness=randomness)(a)
+
+        return torch.compile(each, fullgraph=True, backend="aot_eager")(torch.ones(2, 64))
+
+    same, different = mapped("same"), mapped("different")
+    assert torch.equal(same[0], same[1])
+    assert not torch.equal(different[0], different[1])
+    with pytest.raises(RuntimeError, match="randomness"):
+        mapped("error")
+
+
+def test_constants_of_a_traced_program_are_masked_anew():
+    """Neither a parameter nor an input, but seen by a tracer all the same."""
+    constant = torch.ones(64)
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return x.sum() * 0 + f.dropout(constant, 0.5)
+
+    exported = torch.export.export(Net(), (torch.ones(3),), strict=False).module()
+    recorded = make_fx(lambda x: x.sum() * 0 + f.dropout(constant, 0.5))(torch.ones(3))
+    for program in (exported, recorded):
+        am.seed(1)
+        first, second = program(torch.ones(3)), program(torch.ones(3))
+        am.seed(1)
+        assert torch.equal(first, f.dropout(constant, 0.5))
+        assert torch.equal(second, f.dropout(constant, 0.5))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_jit_trace_is_refused():
+    with pytest.raises(RuntimeError, match=r"torch.jit.trace cannot record .* use torch.export"):
+        torch.jit.trace(lambda x: f.dropout(x, 0.5), (torch.ones(4),), check_trace=False)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("seed", [None, 7])
+def test_compiled_checkpoint_recomputes_the_same_mask(seed, reentrant):
+    net = nn.Sequential(nn.Linear(6, 6), am.nn.Dropout(0.5, seed=seed), nn.Tanh())
+    grads = []
+    for run in (net, torch.compile(lambda t: checkpoint(net, t, use_reentrant=reentrant), backend="aot_eager")):
+        x = torch.linspace(-1, 1, 24).reshape(4, 6).requires_grad_()
+        am.seed(3)
+        run(x).pow(2).sum().backward()
+        grads.append(x.grad)
+    torch.testing.assert_close(*grads, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", [None, 7])

@@ -3,7 +3,9 @@
 glibc gives the end of its heap back to the system when the free part grows beyond a threshold, and maps it again, page
 by page, at the next call. The threshold follows the largest block that was ever mapped on its own and freed, 32 MB at
 most: a process that has freed none spends most of a layer's time on 4 MB in page faults. So one is taken and freed,
-untouched, as any program of larger tensors does, and from then on glibc keeps up to 64 MB of free heap.
+untouched, as any program of larger tensors does, and from then on glibc keeps up to 62 MB of free heap. Its price is
+that of every such program: blocks that had a mapping of their own now lie in the heap, where what is below a block in
+use cannot be given back.
 
 Larger blocks are mapped anew each time, and large pages help them. 64 MB are 16 384 faults in pages of 4 KB and 32 in
 pages of 2 MB. Linux gives large pages to who asks, where its setting is "madvise", as in most distributions ("always"

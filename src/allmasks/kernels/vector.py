@@ -25,9 +25,9 @@ _WIDTH = 32
 _STRIDE = 128  # reference.LANE_STRIDE
 _PARTS = _STRIDE // _WIDTH
 _LINE = 64
-"""Bytes of a cache line; where they are 128, half of what is asked for has been asked for already."""
+"""Bytes of a cache line; where lines have 128, every second request is for a line that is on its way already."""
 _AHEAD = 4096
-"""Bytes that lanes of few bits are asked for in advance: as far as cache and memory take to answer."""
+"""Bytes by which lanes of few bits ask for memory in advance."""
 _ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 
 _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
@@ -183,13 +183,13 @@ def _words(b: Any, high: Any, low: Any, k0: Any, k1: Any) -> Any:
     for part in range(_PARTS):
         pair = _threefry(b, top, b.add(start, _constant(part * _WIDTH)), schedule)
         for which, word in enumerate(pair):
-            b.store(word, b.gep(words, [_I32(0), _I32(which * _PARTS + part)]))
+            b.store(word, b.gep(words, [_I32(0), _I32(which * _PARTS + part)]), align=_LINE)
     return words
 
 
 @intrinsic
 def lanes_of_few_bits(context, x_at, out_at, lanes, high, low, k0, k1, bits, threshold, scale, like):  # type: ignore[no-untyped-def]
-    """The same for the first lanes of a run, one at least, with a number of bits that divides 32."""
+    """What `_run` gives, for the first lanes of a run, one at least, with any number of bits that divides 32."""
     kind = types.unliteral(like)
 
     def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
@@ -212,7 +212,7 @@ def lanes_of_few_bits(context, x_at, out_at, lanes, high, low, k0, k1, bits, thr
         ahead = b.add(b.mul(start, _I64(size)), _I64(_AHEAD))
         _fetch(b, (b.add(x_at, ahead), b.add(out_at, ahead)), _STRIDE * size)
         for part in range(_PARTS):
-            word = b.shl(b.load(b.gep(words, [_I32(0), b.add(row, _I32(part))])), left)
+            word = b.shl(b.load(b.gep(words, [_I32(0), b.add(row, _I32(part))]), align=_LINE), left)
             _apply(b, (x_at, out_at), b.add(start, _I64(part * _WIDTH)), word, least, factor, kind)
         done = b.add(lane, _I64(1))
         lane.add_incoming(done, body)

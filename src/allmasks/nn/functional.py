@@ -52,9 +52,9 @@ def dropout(
     Parameters
     ----------
     input : a floating-point tensor of any shape and layout.
-    p : probability of an element to be zeroed, 0 … 1. The rate drawn is within 2⁻¹⁷ of it (see
-        `allmasks.nn.law.drawn_law`), and the scale is that rate's, so that the mean is the input. A tensor gives a
-        rate for each unit: it broadcasts over the input's last axes.
+    p : probability of an element to be zeroed, 0 … 1. The rate drawn is within 2⁻¹⁷ of it, and p itself for multiples
+        of 1/256 (see `allmasks.nn.law.drawn_law`); the scale is that rate's, so that the mean is the input. A tensor
+        gives a rate for each unit: it broadcasts over the input's last axes.
     training : without it the input comes back as it is.
     inplace : overwrite the input.
     key, seed : see the module.

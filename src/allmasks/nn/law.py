@@ -38,8 +38,8 @@ class DrawnLaw:
 def drawn_law(p: float) -> DrawnLaw:
     """The law drawn for a rate strictly between 0 and 1.
 
-    1, 2, 4 or 8 bits decide where p is a multiple of 1/2, 1/4, 1/16 or 1/256: bits are most of a kernel's work, and
-    these rates are drawn as they are. Otherwise 16 bits do where both p and 1 - p are at least 2**-8: the effective
+    1, 2, 4 or 8 bits decide where p is a multiple of 1/2, 1/4, 1/16 or 1/256, which is drawn as it is: to draw 16
+    bits or more is most of a kernel's work. Otherwise 16 do where both p and 1 - p are at least 2**-8: the effective
     rate is then within 2**-17 of p. Rates nearer to 0 or 1 take 32 bits (within 2**-33), so that rare events keep
     their probability.
 

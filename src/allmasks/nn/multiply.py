@@ -80,6 +80,7 @@ def _uniform(x: Tensor, key: int) -> Tensor:
     if x.device.type == "cpu":
         from allmasks.kernels import cpu
 
+        pages.keep_freed()
         words = np.empty(n, np.uint32)
         cpu.fill_words(words, key, torch.get_num_threads())
         signed = torch.from_numpy(words.view(np.int32)).to(torch.float64)
@@ -143,6 +144,7 @@ def _on_cpu(x: Tensor, out: Tensor, key: int, p: float, units: Tensor | None) ->
         return
     from allmasks.kernels import cpu
 
+    pages.keep_freed()
     by_unit = unit_law(units.numpy())
     scale = by_unit.scale_as(_WIDE[x.dtype])
     cpu.multiply_units(

@@ -12,7 +12,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from allmasks.nn import keys
 from allmasks.nn.keys import draw_key
-from allmasks.nn.ops import CPU, call_number, gaussian_autograd, key_tensor, masked_autograd, plain
+from allmasks.nn.ops import CPU, at_once, call_number, gaussian_autograd, in_transform, key_tensor, masked_autograd
 
 __all__ = [
     "Key",
@@ -99,6 +99,10 @@ def _key_op(key: Key, seed: int | None) -> Tensor:
         return key
     if key is not None:
         return key_tensor(key)
+    if not torch.compiler.is_dynamo_compiling() and torch.jit.is_tracing():
+        raise RuntimeError(
+            "torch.jit.trace cannot record how dropout draws a key: trace in eval mode, pass key=, or use torch.export"
+        )
     if seed is not None:
         return torch.ops.allmasks.seeded_key(_signed(seed), call_number(), device=CPU)
     return torch.ops.allmasks.draw_key(call_number(), device=CPU)
@@ -106,32 +110,24 @@ def _key_op(key: Key, seed: int | None) -> Tensor:
 
 def _key_in_transform(key: Key, seed: int | None) -> Tensor:
     """Under torch.func, vmap's own rule for randomness decides: an error, one mask for all, or one for each."""
-    if key is None and seed is None and _in_vmap():
+    if key is None and seed is None and in_transform(only_vmap=True):
         return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device="cpu")
     return _key_op(key, seed)
 
 
-def _in_vmap() -> bool:
-    stack = torch._C._functorch.get_interpreter_stack() or ()
-    return any(level.key() == torch._C._functorch.TransformType.Vmap for level in stack)
-
-
 def masked(x: Tensor, p: float, units: Tensor | None, inplace: bool, key: Key, seed: int | None) -> Tensor:
     """x times the keyed mask / keep probability, differentiable in every mode."""
-    if torch.compiler.is_dynamo_compiling():
-        if key is None:
-            stream = None if seed is None else _signed(seed)
-            result, _ = torch.ops.allmasks.masked_next(x, stream, call_number(), p, units, device=CPU)
-        else:
-            result = torch.ops.allmasks.masked(x, _key_op(key, seed), p, units)
-        return x.copy_(result) if inplace else result
-    if plain(x):
+    compiling = torch.compiler.is_dynamo_compiling()
+    if not compiling and at_once(x):
         now = draw_key() if key is None and seed is None else _key_now(key, seed)
         return masked_autograd(x, now, p, units, inplace)
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if in_transform():
         # A product with a constant has every derivative and every batching rule there is.
         ones = torch.ones(x.shape, dtype=x.dtype, device=x.device)
         result = x * torch.ops.allmasks.masked(ones, _key_in_transform(key, seed), p, units)
+    elif compiling and key is None:
+        stream = None if seed is None else _signed(seed)
+        result, _ = torch.ops.allmasks.masked_next(x, stream, call_number(), p, units, device=CPU)
     else:
         result = torch.ops.allmasks.masked(x, _key_op(key, seed), p, units)
     return x.copy_(result) if inplace else result
@@ -142,20 +138,16 @@ def masked_ones(
 ) -> Tensor:
     """The factors 0 or 1/(1 − p) of a mask of this shape, in x's dtype and on its device, without gradient."""
     ones = torch.ones(shape, dtype=x.dtype, device=x.device)
-    if torch.compiler.is_dynamo_compiling():
-        return torch.ops.allmasks.masked(ones, _key_op(key, seed), p, units)
-    if plain(x):
+    if not torch.compiler.is_dynamo_compiling() and at_once(x):
         return masked_autograd(ones, _key_now(key, seed), p, units, True)
     return torch.ops.allmasks.masked(ones, _key_in_transform(key, seed), p, units)
 
 
 def gaussian(x: Tensor, p: float, key: Key, seed: int | None) -> Tensor:
     """x times keyed Gaussian noise of mean 1 and variance p/(1 − p)."""
-    if torch.compiler.is_dynamo_compiling():
-        return torch.ops.allmasks.gaussian(x, _key_op(key, seed), p)
-    if plain(x):
+    if not torch.compiler.is_dynamo_compiling() and at_once(x):
         return gaussian_autograd(x, _key_now(key, seed), p)
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if in_transform():
         ones = torch.ones(x.shape, dtype=x.dtype, device=x.device)
         return x * torch.ops.allmasks.gaussian(ones, _key_in_transform(key, seed), p)
     return torch.ops.allmasks.gaussian(x, _key_op(key, seed), p)

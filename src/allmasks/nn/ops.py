@@ -29,7 +29,7 @@ from torch.autograd import forward_ad
 from allmasks.nn import keys
 from allmasks.nn.multiply import gaussian_multiply, mask_multiply, mask_multiply_
 
-__all__ = ["CPU", "call_number", "gaussian_autograd", "key_tensor", "masked_autograd", "plain"]
+__all__ = ["CPU", "at_once", "call_number", "gaussian_autograd", "in_transform", "key_tensor", "masked_autograd"]
 
 _library = torch.library.Library("allmasks", "DEF")
 _RANDOM = (torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag)
@@ -68,9 +68,22 @@ _transform = torch._C._functorch.peek_interpreter_stack
 """The torch.func transform that runs, or None."""
 
 
-def plain(x: Tensor) -> bool:
-    """Whether x can go straight to the kernels."""
-    return type(x) in _PLAIN and _transform() is None
+_modes = torch._C._len_torch_dispatch_stack
+_tracer = torch._C._get_tracing_state
+
+
+def at_once(x: Tensor) -> bool:
+    """Whether the kernel can follow at once: no subclass, transform, mode or tracer waits for an operator."""
+    return type(x) in _PLAIN and _transform() is None and not _modes() and _tracer() is None
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]
+def in_transform(only_vmap: bool = False) -> bool:
+    """Whether a torch.func transform is at work; the compiler, which guards on it, asks when it traces."""
+    if not only_vmap:
+        return _transform() is not None
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    return any(level.key() == torch._C._functorch.TransformType.Vmap for level in levels)
 
 
 def _unsigned(seed: int) -> int:
@@ -90,6 +103,7 @@ def _masked_next(
     *,
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
+    """The masked x, and the key, from which backward makes the mask again."""
     key = keys.next_key(None if seed is None else _unsigned(seed))
     return mask_multiply(x, key, p, units), key_tensor(key)
 
@@ -191,18 +205,13 @@ def _below_autograd(op: Any, *inputs: Any, **device: torch.device) -> Any:
         return op(*inputs, **device)
 
 
-def _at_once(x: Tensor) -> bool:
-    """Whether the kernel can follow at once: no subclass, transform or mode (tracing, counting) waits for the call."""
-    return plain(x) and not torch._C._len_torch_dispatch_stack()
-
-
 def _masked_autograd_key(
     x: Tensor, key: Tensor, p: float, units: Tensor | None = None, behind: Tensor | None = None
 ) -> Tensor:
     """What the dispatcher comes to first. Compiled code calls it with plain tensors: for them this is all."""
     if torch.is_grad_enabled() and x.requires_grad:
         return _MaskedOp.apply(x, key, p, units, behind)
-    if _at_once(x) and type(key) is Tensor:
+    if at_once(x) and type(key) is Tensor:
         return _masked(x, key, p, units)
     return _below_autograd(torch.ops.allmasks.masked.default, x, key, p, units, behind)
 
@@ -213,7 +222,7 @@ def _masked_next_autograd_key(
     """The same for the next key."""
     if torch.is_grad_enabled() and x.requires_grad:
         return _MaskedNextOp.apply(x, seed, call, p, units)
-    if _at_once(x):
+    if at_once(x):
         return _masked_next(x, seed, call, p, units, device=device)
     return _below_autograd(torch.ops.allmasks.masked_next.default, x, seed, call, p, units, device=device)
 
@@ -306,7 +315,8 @@ def _differentiated(x: Tensor) -> bool:
 
 def masked_autograd(x: Tensor, key: int, p: float, units: Tensor | None = None, inplace: bool = False) -> Tensor:
     """`mask_multiply` with derivatives of every order."""
-    if (x.requires_grad and torch.is_grad_enabled()) or forward_ad._current_level >= 0:  # `_differentiated`
+    # `_differentiated`, without a call in between.
+    if (x.requires_grad and torch.is_grad_enabled()) or forward_ad._current_level >= 0:
         return _masked_apply(x, (key, p, units, inplace))
     return mask_multiply_(x, key, p, units) if inplace else mask_multiply(x, key, p, units)
 
