@@ -137,6 +137,18 @@ def test_transforms_inside_compiled_code():
         mapped("error")
 
 
+def test_an_exported_program_under_vmap():
+    """One key for the whole batch is one mask for each example."""
+    for seed in (None, 7):
+        program = torch.export.export(am.nn.Dropout(0.5, seed=seed), (torch.ones(64),), strict=True).module()
+        assert any("masked_next" in str(node.target) for node in program.graph.nodes)
+        am.seed(1)
+        mapped = torch.vmap(program, randomness="same")(torch.ones(2, 64))
+        am.seed(1)
+        expected = f.dropout(torch.ones(64), 0.5, seed=seed)
+        assert torch.equal(mapped, torch.stack([expected, expected]))
+
+
 def test_constants_of_a_traced_program_are_masked_anew():
     """Neither a parameter nor an input, but seen by a tracer all the same."""
     constant = torch.ones(64)

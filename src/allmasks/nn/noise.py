@@ -117,15 +117,14 @@ def _key_in_transform(key: Key, seed: int | None) -> Tensor:
 
 def masked(x: Tensor, p: float, units: Tensor | None, inplace: bool, key: Key, seed: int | None) -> Tensor:
     """x times the keyed mask / keep probability, differentiable in every mode."""
-    compiling = torch.compiler.is_dynamo_compiling()
-    if not compiling and at_once(x):
+    if at_once(x):
         now = draw_key() if key is None and seed is None else _key_now(key, seed)
         return masked_autograd(x, now, p, units, inplace)
     if in_transform():
         # A product with a constant has every derivative and every batching rule there is.
         ones = torch.ones(x.shape, dtype=x.dtype, device=x.device)
         result = x * torch.ops.allmasks.masked(ones, _key_in_transform(key, seed), p, units)
-    elif compiling and key is None:
+    elif key is None and torch.compiler.is_dynamo_compiling():
         stream = None if seed is None else _signed(seed)
         result, _ = torch.ops.allmasks.masked_next(x, stream, call_number(), p, units, device=CPU)
     else:
@@ -138,14 +137,14 @@ def masked_ones(
 ) -> Tensor:
     """The factors 0 or 1/(1 − p) of a mask of this shape, in x's dtype and on its device, without gradient."""
     ones = torch.ones(shape, dtype=x.dtype, device=x.device)
-    if not torch.compiler.is_dynamo_compiling() and at_once(x):
+    if at_once(x):
         return masked_autograd(ones, _key_now(key, seed), p, units, True)
     return torch.ops.allmasks.masked(ones, _key_in_transform(key, seed), p, units)
 
 
 def gaussian(x: Tensor, p: float, key: Key, seed: int | None) -> Tensor:
     """x times keyed Gaussian noise of mean 1 and variance p/(1 − p)."""
-    if not torch.compiler.is_dynamo_compiling() and at_once(x):
+    if at_once(x):
         return gaussian_autograd(x, _key_now(key, seed), p)
     if in_transform():
         ones = torch.ones(x.shape, dtype=x.dtype, device=x.device)

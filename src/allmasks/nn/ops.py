@@ -73,7 +73,9 @@ _tracer = torch._C._get_tracing_state
 
 
 def at_once(x: Tensor) -> bool:
-    """Whether the kernel can follow at once: no subclass, transform, mode or tracer waits for an operator."""
+    """Whether the kernel can follow at once: no compiler, subclass, transform, mode or tracer waits for an operator."""
+    if torch.compiler.is_dynamo_compiling():
+        return False
     return type(x) in _PLAIN and _transform() is None and not _modes() and _tracer() is None
 
 
