@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from allmasks.diagnose.paired import interval, p_value, seed_numbers
+from allmasks.linear_model.centered import Centered, second_moments
 from allmasks.linear_model.checks import check_number
-from allmasks.linear_model.quadratic import Centered
 from allmasks.linear_model.rate_path import rate_path
-from allmasks.linear_model.ridge import second_moments
 from allmasks.masks import check_p
 from allmasks.results import plain_numbers
 from allmasks.trials import Trials, run_trials

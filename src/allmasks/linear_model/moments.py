@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-from allmasks.linear_model.quadratic import Centered, Solution, centered_gram
+from allmasks.linear_model.centered import Centered, centered_gram, exact_sum, is_constant
+from allmasks.linear_model.quadratic import LARGEST_GRAM, Solution
 
 __all__ = ["Moments"]
 
@@ -20,7 +21,7 @@ Array = NDArray[np.float64]
 class Moments:
     """Weighted means and centered second moments of rows and targets. Two of them add up to those of all rows.
 
-    n_rows : rows seen. weight : Σs. x_mean (d,), y_mean (k,).
+    n_rows : rows seen. weight : Σs. x_mean (d,), y_mean (k,), and what rounding took off them: x_rest, y_rest.
     gram (d, d), cross (d, k), y_gram (k, k) : Σ s (x − x̄)(x − x̄)ᵀ, Σ s (x − x̄)(y − ȳ)ᵀ, Σ s (y − ȳ)(y − ȳ)ᵀ.
     squares (d,) : Σ s x², of the raw columns.
     """
@@ -33,52 +34,72 @@ class Moments:
     cross: Array
     y_gram: Array
     squares: Array
+    x_rest: Array
+    y_rest: Array
 
     @classmethod
     def of(cls, X: Any, y: Array, weight: Array) -> Moments:
         """The statistics of some rows: X (n, d) dense or CSR, y (n, k), weight (n,)."""
+        if X.shape[1] > LARGEST_GRAM:
+            raise ValueError(
+                f"statistics that add up are a d × d matrix, kept for at most {LARGEST_GRAM} features; X has "
+                f"{X.shape[1]}. Select features, or fit all rows at once: fit needs no such matrix"
+            )
         data = Centered.of(X, y, weight, center=True)
         gram = centered_gram(data)
+        gram[data.energy == 0.0] = 0.0
+        gram[:, data.energy == 0.0] = 0.0
         total = float(weight.sum())
         targets = data.targets
-        squares = np.diag(gram) + total * data.x_mean**2
-        return cls(
-            len(y), total, data.x_mean, data.y_mean, gram, data.t_dot(targets), targets.T @ targets, squares.copy()
-        )
+        x_mean, x_rest = exact_sum(data.shift, data.x_mean)
+        squares = data.energy + total * x_mean**2
+        cross = np.where(data.energy[:, None] > 0.0, data.t_dot(targets), 0.0)
+        y_gram = targets.T @ targets
+        x_rest = x_rest + data.x_rest
+        return cls(len(y), total, x_mean, data.y_mean, gram, cross, y_gram, squares, x_rest, data.y_rest)
 
     def __add__(self, other: Moments) -> Moments:
-        # Chan, Golub & LeVeque 1983: centered sums merge without cancellation.
+        # Chan, Golub & LeVeque 1983: centered sums merge without cancellation; their means differ by what is exact.
         total = self.weight + other.weight
-        dx, dy = other.x_mean - self.x_mean, other.y_mean - self.y_mean
-        between = self.weight * other.weight / total
+        dx = (other.x_mean - self.x_mean) + (other.x_rest - self.x_rest)
+        dy = (other.y_mean - self.y_mean) + (other.y_rest - self.y_rest)
+        between, share = self.weight * (other.weight / total), other.weight / total
+        x_mean, x_rest = exact_sum(self.x_mean, self.x_rest + dx * share)
+        y_mean, y_rest = exact_sum(self.y_mean, self.y_rest + dy * share)
         return Moments(
             self.n_rows + other.n_rows,
             total,
-            self.x_mean + dx * (other.weight / total),
-            self.y_mean + dy * (other.weight / total),
+            x_mean,
+            y_mean,
             self.gram + other.gram + between * np.outer(dx, dx),
             self.cross + other.cross + between * np.outer(dx, dy),
             self.y_gram + other.y_gram + between * np.outer(dy, dy),
             self.squares + other.squares,
+            x_rest,
+            y_rest,
         )
 
     def raw(self) -> Moments:
         """The same without centering, for a fit without intercept."""
+        zero_x, zero_y = np.zeros_like(self.x_mean), np.zeros_like(self.y_mean)
         return Moments(
             self.n_rows,
             self.weight,
-            np.zeros_like(self.x_mean),
-            np.zeros_like(self.y_mean),
+            zero_x,
+            zero_y,
             self.gram + self.weight * np.outer(self.x_mean, self.x_mean),
             self.cross + self.weight * np.outer(self.x_mean, self.y_mean),
             self.y_gram + self.weight * np.outer(self.y_mean, self.y_mean),
             self.squares,
+            zero_x,
+            zero_y,
         )
 
     def solve(self, penalty: Array) -> Solution:
         """The minimiser of Σ s (y − b − x·w)² + Σ penalty w², of least norm where it is not unique."""
-        live = (self.squares > 0) & np.isfinite(penalty)
-        size = np.diag(self.gram) + penalty
+        own = np.diag(self.gram)
+        live = (own > 0) & ~is_constant(own, self.weight, self.x_mean) & np.isfinite(penalty)
+        size = own + penalty
         scale = np.where(live & (size > 0), 1.0 / np.sqrt(np.where(size > 0, size, 1.0)), 0.0)
         matrix = self.gram * scale * scale[:, None]
         matrix[np.diag_indices_from(matrix)] += np.where(live, penalty * scale**2, 1.0)

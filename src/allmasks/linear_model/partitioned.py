@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array
 
+from allmasks.linear_model.centered import second_moments
 from allmasks.linear_model.logistic_objective import LogisticTask
 from allmasks.linear_model.moments import Moments
 from allmasks.linear_model.newton import Curvature
@@ -63,8 +64,6 @@ def _moments(part: Part) -> Moments | None:
 
 
 def _squares(part: Part) -> tuple[Array, int]:
-    from allmasks.linear_model.ridge import second_moments
-
     return second_moments(part.X), part.X.shape[0]
 
 

@@ -9,72 +9,25 @@ scales without touching X.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg, sparse
-from scipy.linalg.blas import dsyrk
+from scipy import linalg
 from scipy.sparse.linalg import LinearOperator, lsmr
 
-__all__ = ["Centered", "Solution", "centered_gram", "centered_kernel", "row_blocks", "solve_penalized", "symmetric"]
+from allmasks.linear_model.centered import Centered, centered_gram, centered_kernel
+
+__all__ = ["LARGEST_GRAM", "Solution", "solve_penalized"]
 
 Array = NDArray[np.float64]
 
 LARGEST_GRAM = 8192
 """Rows of the largest Gram matrix that is formed: 512 MB."""
 
-_BLOCK = 2**21
-"""Elements of X that are centered and copied at a time: 16 MB."""
-
-
-@dataclass(frozen=True)
-class Centered:
-    """Rows, targets and weights with their weighted means: what is fitted is √s (y − ȳ) on √s (x − x̄).
-
-    X : (n, d) dense or CSR, as given. y : (n, k). root : (n,) √s. x_mean (d,) and y_mean (k,) are 0 without intercept.
-    """
-
-    X: Any
-    y: Array
-    root: Array
-    x_mean: Array
-    y_mean: Array
-
-    @classmethod
-    def of(cls, X: Any, y: Array, weight: Array, *, center: bool) -> Centered:
-        """Means under the weights; or zeros, where no intercept is fitted."""
-        d, k = X.shape[1], y.shape[1]
-        if not center:
-            return cls(X, y, np.sqrt(weight), np.zeros(d), np.zeros(k))
-        share = weight / weight.sum()
-        x_mean = np.asarray(X.T @ share if sparse.issparse(X) else _left(share, X), np.float64).reshape(-1)
-        return cls(X, y, np.sqrt(weight), x_mean, share @ y)
-
-    @property
-    def targets(self) -> Array:
-        """√s (y − ȳ), (n, k)."""
-        return self.root[:, None] * (self.y - self.y_mean)
-
-    def dot(self, W: Array) -> Array:
-        """√s (X − x̄) W for W (d, k)."""
-        return self.root[:, None] * (np.asarray(_product(self.X, W)) - self.x_mean @ W)
-
-    def t_dot(self, R: Array) -> Array:
-        """((X − x̄) √s)ᵀ R for R (n, k)."""
-        scaled = self.root[:, None] * R
-        return np.asarray(_t_product(self.X, scaled)) - np.outer(self.x_mean, scaled.sum(axis=0))
-
-    def blocks(self) -> Iterator[tuple[slice, Array]]:
-        """Dense blocks of √s (X − x̄), with their rows."""
-        for rows in row_blocks(self.X):
-            x = self.X[rows]
-            dense = x.toarray() if sparse.issparse(x) else x
-            block = np.subtract(dense, self.x_mean, dtype=np.float64)
-            block *= self.root[rows, None]
-            yield rows, block
+_FAINT = 1e12
+"""Data over penalty in the kernel from which its Cholesky factor would be all rounding."""
 
 
 @dataclass(frozen=True)
@@ -87,80 +40,19 @@ class Solution:
     converged: bool = True
 
 
-def row_blocks(X: Any) -> Iterator[slice]:
-    """Row ranges of bounded size."""
-    n, d = X.shape
-    step = max(1, _BLOCK // max(d, 1))
-    for lo in range(0, n, step):
-        yield slice(lo, min(lo + step, n))
-
-
-def _left(share: Array, X: Any) -> Array:
-    """share @ X in float64, without a float64 copy of X."""
-    return np.sum([share[rows] @ X[rows].astype(np.float64, copy=False) for rows in row_blocks(X)], axis=0)
-
-
-def _product(X: Any, W: Array) -> Array:
-    if sparse.issparse(X) or X.dtype == np.float64:
-        return X @ W
-    return np.concatenate([X[rows].astype(np.float64) @ W for rows in row_blocks(X)])
-
-
-def _t_product(X: Any, R: Array) -> Array:
-    if sparse.issparse(X) or X.dtype == np.float64:
-        return X.T @ R
-    return np.sum([X[rows].astype(np.float64).T @ R[rows] for rows in row_blocks(X)], axis=0)
-
-
-def symmetric(lower: Array) -> Array:
-    """A symmetric matrix from its lower triangle, in place."""
-    upper = np.triu_indices(len(lower), 1)
-    lower[upper] = lower.T[upper]
-    return lower
-
-
-def centered_gram(data: Centered) -> Array:
-    """Σ sᵢ (xᵢ − x̄)(xᵢ − x̄)ᵀ, (d, d), Fortran order; sparse X is centered by a rank-one correction instead."""
-    d = data.X.shape[1]
-    if sparse.issparse(data.X):
-        scaled = data.X.multiply(data.root[:, None]).tocsr()
-        gram = np.asfortranarray((scaled.T @ scaled).toarray())
-        gram -= float((data.root**2).sum()) * np.outer(data.x_mean, data.x_mean)
-        return gram
-    gram = np.zeros((d, d), order="F")
-    for _, block in data.blocks():
-        # Half the work of a general product: the result is symmetric.
-        gram = dsyrk(1.0, block.T, beta=1.0, c=gram, overwrite_c=True, lower=1)
-    return symmetric(gram)
-
-
-def centered_kernel(data: Centered, inverse: Array) -> Array:
-    """√s (X − x̄) diag(inverse) (X − x̄)ᵀ √s, (n, n)."""
-    X, root = data.X, data.root
-    if sparse.issparse(X):
-        scaled = X.multiply(root[:, None]).tocsr()
-        kernel = np.asarray((scaled.multiply(inverse) @ scaled.T).todense())
-        side = root * np.asarray(X @ (inverse * data.x_mean)).reshape(-1)
-        kernel -= np.outer(side, root) + np.outer(root, side)
-        kernel += np.outer(root, root) * float(data.x_mean @ (inverse * data.x_mean))
-        return kernel
-    dense = np.concatenate([block for _, block in data.blocks()])
-    dense *= np.sqrt(inverse)
-    return symmetric(dsyrk(1.0, np.asfortranarray(dense), lower=1))
-
-
 def solve_penalized(data: Centered, penalty: Array, *, tol: float, max_iter: int | None) -> Solution:
-    """The minimiser; of least norm where coefficients without penalty are not determined.
+    """The minimiser; of least norm, columns scaled to one length, where coefficients without penalty are undetermined.
 
     Parameters
     ----------
     penalty : (d,) λ ≥ 0.
     tol, max_iter : of LSMR, where n and d are both beyond `LARGEST_GRAM`.
 
-    Columns of zeros and coefficients with an infinite penalty come out as 0.
+    Constant columns (where an intercept is fitted; else columns of zeros) and coefficients with an infinite penalty
+    come out as 0.
     """
     n, d = data.X.shape
-    energy = _energy(data)
+    energy = data.energy
     live = (energy > 0) & np.isfinite(penalty)
     # In units in which each column and its penalty together have length 1, no solver meets a scale.
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -171,37 +63,24 @@ def solve_penalized(data: Centered, penalty: Array, *, tol: float, max_iter: int
         coef, n_iter, converged = _iterative(data, scale, ridge, tol, max_iter)
     else:
         n_iter, converged = 1, True
-        coef = _direct(data, penalty, scale, ridge)
+        coef = _by_kernel(data, scale, ridge) if d > n else _by_gram(data, penalty, scale, ridge)
     coef = np.where(live[:, None], coef, 0.0)
-    return Solution(coef, data.y_mean - data.x_mean @ coef, n_iter, converged)
+    return Solution(coef, data.intercept(coef), n_iter, converged)
 
 
-def _energy(data: Centered) -> Array:
-    """Σ sᵢ (xᵢⱼ − x̄ⱼ)², rounded up to 0 only where the column is constant."""
-    if sparse.issparse(data.X):
-        weight = data.root**2
-        squares = np.asarray(data.X.multiply(data.X).T @ weight).reshape(-1)
-        return np.where(squares > 0, np.maximum(squares - weight.sum() * data.x_mean**2, 1e-14 * squares), 0.0)
-    return np.sum([np.einsum("ij,ij->j", block, block) for _, block in data.blocks()], axis=0)
-
-
-def _direct(data: Centered, penalty: Array, scale: Array, ridge: Array) -> Array:
-    n, d = data.X.shape
-    by_kernel = d > n and bool((ridge > 0).all())
-    step = _KernelSolver(data, scale, ridge) if by_kernel else _GramSolver(data, scale, ridge)
-    coef = step(data.targets)
+def _by_gram(data: Centered, penalty: Array, scale: Array, ridge: Array) -> Array:
+    solver = _GramSolver(data, scale, ridge)
+    coef = solver(data.t_dot(data.targets))
     # One step of refinement on the residuals of the data themselves: the normal equations square the condition.
-    residual = data.targets - data.dot(coef)
-    gradient = data.t_dot(residual) - penalty[:, None] * coef
-    finite = np.where(np.isfinite(gradient), gradient, 0.0)
-    return coef + step.of_gradient(finite)
+    gradient = data.t_dot(data.targets - data.dot(coef)) - penalty[:, None] * coef
+    return coef + solver(np.where(np.isfinite(gradient), gradient, 0.0))
 
 
 class _GramSolver:
     """(Z ᵀZ + diag ridge)⁻¹ for Z = centered X · scale: Cholesky, or the pseudo-inverse where that fails."""
 
     def __init__(self, data: Centered, scale: Array, ridge: Array) -> None:
-        self.data, self.scale = data, scale
+        self.scale = scale
         gram = centered_gram(data)
         gram *= scale
         gram *= scale[:, None]
@@ -214,40 +93,97 @@ class _GramSolver:
                 return
         except linalg.LinAlgError:
             pass
-        values, vectors = linalg.eigh(gram, driver="evd", check_finite=False)
-        cut = values[-1] * len(values) * np.finfo(np.float64).eps
-        self.inverse = np.where(values > cut, 1.0 / np.where(values > cut, values, 1.0), 0.0)
-        self.vectors = vectors
+        values, self.vectors = linalg.eigh(gram, driver="evd", check_finite=False)
+        self.inverse = _inverted(values, 0.0)
 
-    def of_gradient(self, gradient: Array) -> Array:
+    def __call__(self, gradient: Array) -> Array:
         right = self.scale[:, None] * gradient
         if self.factor is not None:
             return self.scale[:, None] * linalg.cho_solve(self.factor, right, check_finite=False)
         rotated = self.inverse[:, None] * (self.vectors.T @ right)
         return self.scale[:, None] * (self.vectors @ rotated)
 
-    def __call__(self, targets: Array) -> Array:
-        return self.of_gradient(self.data.t_dot(targets))
+
+def _by_kernel(data: Centered, scale: Array, ridge: Array) -> Array:
+    solver = _KernelSolver(data, scale, ridge)
+    coef, dual = solver(data.targets)
+    # At the solution the dual variables are the residuals: one step of refinement on the difference.
+    return coef + solver(data.targets - data.dot(coef) - dual)[0]
 
 
 class _KernelSolver:
-    """The same by the n × n matrix Z R⁻¹ Zᵀ + I, R = diag ridge > 0 (Woodbury)."""
+    """The same by n × n matrices, for n < d: nothing of d × d is formed, whichever columns carry no penalty.
+
+    The penalised columns are integrated out (Woodbury): K = Z R⁻¹ Zᵀ + I over them, R = diag ridge. The others, Z₀,
+    are then least squares in the metric K⁻¹, of least norm.
+    """
 
     def __init__(self, data: Centered, scale: Array, ridge: Array) -> None:
         self.data = data
-        self.inverse = scale**2 / ridge
-        kernel = centered_kernel(data, self.inverse)
-        kernel[np.diag_indices_from(kernel)] += 1.0
-        self.factor = linalg.cho_factor(kernel, lower=True, check_finite=False)
+        free = (ridge == 0.0) & (scale > 0.0)
+        self.inverse = np.where(free, 0.0, scale**2 / np.where(free, 1.0, ridge))
+        self.factor: Any = None
+        self.whiten: Any = None
+        n = len(data.root)
+        if (self.inverse > 0).any():
+            kernel = centered_kernel(data, self.inverse)
+            size = float(np.trace(kernel))
+            if size < _FAINT:
+                kernel[np.diag_indices_from(kernel)] += 1.0
+                self.factor = linalg.cholesky(kernel, lower=True, check_finite=False, overwrite_a=True)
+            else:
+                values, vectors = linalg.eigh(kernel, driver="evd", check_finite=False)
+                self.whiten = np.sqrt(_inverted(values, 1.0))[:, None] * vectors.T
+        self.free = np.flatnonzero(free)
+        self.scale = scale
+        if not len(self.free):
+            return
+        if len(self.free) <= n:
+            left, values, right = linalg.svd(
+                self._half(data.columns(self.free) * scale[self.free]), full_matrices=False, check_finite=False
+            )
+            fine = values > values[0] * n * np.finfo(np.float64).eps
+            self.to_free = (right.T * np.where(fine, 1.0 / np.where(fine, values, 1.0), 0.0)) @ left.T
+        else:
+            inner = self._half(self._half(centered_kernel(data, np.where(free, scale**2, 0.0))).T)
+            values, vectors = linalg.eigh(inner, driver="evd" if n > 1 else None, check_finite=False)
+            self.back = (vectors * _inverted(values, 0.0)) @ vectors.T
+            self.to_free = None
 
-    def __call__(self, targets: Array) -> Array:
-        dual = linalg.cho_solve(self.factor, targets, check_finite=False)
-        return self.inverse[:, None] * self.data.t_dot(dual)
+    def _half(self, right: Array) -> Array:
+        """H right, where HᵀH = K⁻¹."""
+        if self.factor is not None:
+            return np.asarray(linalg.solve_triangular(self.factor, right, lower=True, check_finite=False))
+        return right if self.whiten is None else self.whiten @ right
 
-    def of_gradient(self, gradient: Array) -> Array:
-        first = self.inverse[:, None] * gradient
-        inner = linalg.cho_solve(self.factor, self.data.dot(first), check_finite=False)
-        return first - self.inverse[:, None] * self.data.t_dot(inner)
+    def _half_t(self, right: Array) -> Array:
+        if self.factor is not None:
+            return np.asarray(linalg.solve_triangular(self.factor, right, lower=True, trans="T", check_finite=False))
+        return right if self.whiten is None else self.whiten.T @ right
+
+    def __call__(self, targets: Array) -> tuple[Array, Array]:
+        """Coefficients (d, k) and dual variables (n, k)."""
+        data, coef = self.data, np.zeros((len(self.scale), targets.shape[1]))
+        white = self._half(targets)
+        if len(self.free):
+            if self.to_free is not None:
+                coef[self.free] = self.scale[self.free, None] * (self.to_free @ white)
+            else:
+                pulled = data.t_dot(self._half_t(self.back @ white))
+                coef[self.free] = (self.scale[self.free] ** 2)[:, None] * pulled[self.free]
+            white = white - self._half(data.dot(coef))
+        dual = self._half_t(white)
+        if self.factor is None and self.whiten is None:
+            return coef, dual
+        return coef + self.inverse[:, None] * data.t_dot(dual), dual
+
+
+def _inverted(values: Array, more: float) -> Array:
+    """1 / (values + more) for eigenvalues of a semidefinite matrix; 0 for those that are rounding alone."""
+    cut = values[-1] * len(values) * np.finfo(np.float64).eps
+    fine = values > cut if more <= cut else np.ones(len(values), bool)
+    total = np.maximum(values, 0.0) + more
+    return np.where(fine, 1.0 / np.where(fine, total, 1.0), 0.0)
 
 
 def _iterative(data: Centered, scale: Array, ridge: Array, tol: float, max_iter: int | None) -> tuple[Array, int, bool]:

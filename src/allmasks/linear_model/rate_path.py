@@ -12,9 +12,10 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg
+from scipy import linalg, sparse
 
-from allmasks.linear_model.quadratic import LARGEST_GRAM, Centered, centered_gram, centered_kernel, row_blocks
+from allmasks.linear_model.centered import Centered, centered_gram, centered_kernel, row_blocks
+from allmasks.linear_model.quadratic import LARGEST_GRAM
 
 __all__ = ["RatePath", "WidePath", "rate_path"]
 
@@ -103,6 +104,10 @@ class RatePath:
             yield slice(0, len(self.vectors)), self.vectors
             return
         rotation = self.scale[:, None] * self.vectors
+        if not sparse.issparse(self.data.X):
+            for rows, block in self.data.blocks():
+                yield rows, block @ rotation
+            return
         shift = self.data.x_mean @ rotation
         for rows in row_blocks(self.data.X):
             x = self.data.X[rows]

@@ -12,25 +12,16 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from allmasks.linear_model.centered import Centered, canonical, second_moments
 from allmasks.linear_model.checks import check_number
 from allmasks.linear_model.moments import Moments
 from allmasks.linear_model.partitions import chunkwise, is_lazy, refuse_lazy
-from allmasks.linear_model.quadratic import Centered, Solution, solve_penalized
+from allmasks.linear_model.quadratic import Solution, solve_penalized
 from allmasks.linear_model.rates import feature_rates
 
-__all__ = ["DropoutRidge", "RidgePrediction", "row_weights", "second_moments"]
+__all__ = ["DropoutRidge", "RidgePrediction", "row_weights"]
 
 Array = NDArray[np.float64]
-
-
-def second_moments(X: Any, weight: Array | None = None) -> Array:
-    """Σᵢ sᵢ xᵢⱼ², (d,), of the raw columns."""
-    if sparse.issparse(X):
-        squares = X.multiply(X).T.astype(np.float64)
-        return np.asarray(squares @ (np.ones(X.shape[0]) if weight is None else weight)).reshape(-1)
-    x = np.asarray(X)
-    share = np.ones(len(x)) if weight is None else weight
-    return np.einsum("i,ij,ij->j", share, x, x, dtype=np.float64, casting="unsafe", optimize=False)
 
 
 class RidgePrediction(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -59,7 +50,11 @@ class RidgePrediction(MultiOutputMixin, RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
         strength = (self._rates / (1.0 - self._rates)) * np.square(self.coef_, dtype=np.float64)
-        squares = X.multiply(X) if sparse.issparse(X) else np.square(X, dtype=np.float64)
+        if sparse.issparse(X):
+            X = canonical(X)
+            squares = sparse.csr_matrix((np.square(X.data, dtype=np.float64), X.indices, X.indptr), X.shape)
+        else:
+            squares = np.square(X, dtype=np.float64)
         return np.sqrt(np.asarray(squares @ strength.T)).astype(self.coef_.dtype)
 
 

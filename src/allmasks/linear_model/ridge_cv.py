@@ -10,12 +10,12 @@ from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
 from sklearn.utils.validation import validate_data
 
+from allmasks.linear_model.centered import Centered, second_moments
 from allmasks.linear_model.checks import check_number
 from allmasks.linear_model.partitions import refuse_lazy
-from allmasks.linear_model.quadratic import Centered
 from allmasks.linear_model.rate_path import rate_path
 from allmasks.linear_model.rates import feature_rates
-from allmasks.linear_model.ridge import DropoutRidge, RidgePrediction, row_weights, second_moments
+from allmasks.linear_model.ridge import DropoutRidge, RidgePrediction, row_weights
 
 __all__ = ["DropoutRidgeCV"]
 
@@ -157,7 +157,7 @@ class DropoutRidgeCV(RidgePrediction):
             for a, alpha in enumerate(alphas):
                 path = rate_path(data, squares, alpha).coefficients(rates / (1.0 - rates))
                 for c, coef in enumerate(path):
-                    intercept = data.y_mean - data.x_mean @ coef
+                    intercept = data.intercept(coef)
                     cell = (f, a * len(rates) + c)
                     if scorer is None:
                         apart = targets[test] - np.asarray(X[test] @ coef) - intercept
