@@ -190,7 +190,7 @@ class Estimators:
         coef, b = solved
         # Each coefficient beside what its column, and the largest of the scaled ones, can do.
         scale = np.sqrt((weight[:, None] * X**2).sum(axis=0))
-        largest = np.abs(coef * scale[:, None]).max(axis=0)
+        largest = np.abs(coef * scale[:, None]).max(axis=0) + 1e-6 * np.sqrt((weight[:, None] * Y**2).sum(axis=0))
         near = (1e-3 if case.single else 1e-7) * (np.abs(coef) + largest / np.maximum(scale[:, None], LONG(1e-300)))
         shift = (np.abs(X).max() / np.maximum(np.abs(X - X.mean(axis=0)).max(axis=0).min(), LONG(1e-300))) ** 2
         if case.options.get("fit_intercept", True):
@@ -230,7 +230,7 @@ class Estimators:
         size = np.abs(np.array(mean)) + np.array(std) + (reach if "Ridge" in name else 1e-6 * (1 + reach)) + 1e-300
         faults = holds(f"{name} prediction", got, loose * size, "exact", np.array(mean))
         small = 1e-7 * size if "Ridge" not in name else 0.0
-        return faults + holds(f"{name} predict_std", spread, loose * np.array(std) + small + 1e-300, "exact", np.array(std))
+        return faults + holds(f"{name} predict_std", spread, loose * np.array(std) + small + 1e-150, "exact", np.array(std))
 
     def _choice(self, case: Case, model: Any) -> list[Fault]:
         """The scores of leave-one-out with D held fixed, by leaving each row out."""
