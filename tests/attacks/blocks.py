@@ -1,7 +1,7 @@
 """Parts of small nets, each written twice: for torch, and in NumPy of any precision with the masks given.
 
-A block's `reference(h, masks)` gets inputs (M, n, …) and one mask an output of the M (M, 1, …) and must be what the torch
-module computes where its dropout draws that mask. `masks` lists the shapes of one example's masks and their rates.
+A block's `reference(h, masks)` gets inputs (M, n, …) and, of each site, M masks that all examples share: it must be
+what the torch module computes where its dropout draws them. `sites` has the masks' shapes and rates.
 """
 
 from __future__ import annotations
@@ -222,7 +222,10 @@ def recurrent(rng: Any, shape: tuple[int, ...], p: float) -> Block:
     module, rule = Recurrent(kind, shape[-1], hidden, p), inverted(p)
 
     def layer(h: Any, number: int) -> Any:
-        w, r, b, c = (array(getattr(module.rnn, f"{name}_l{number}"), h) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+        w, r, b, c = (
+            array(getattr(module.rnn, f"{name}_l{number}"), h)
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )
         state = np.zeros((*h.shape[:2], hidden), h.dtype)
         cell, outputs = state, []
         for step in range(h.shape[2]):
@@ -271,7 +274,9 @@ def attention(rng: Any, shape: tuple[int, ...], p: float) -> Block:
     def reference(h: Any, masks: list[Any]) -> Any:
         w, b = array(module.mha.in_proj_weight, h), array(module.mha.in_proj_bias, h)
         parts = np.split(h @ w.T + b, 3, axis=-1)
-        q, k, v = (part.reshape(*h.shape[:3], heads, -1).swapaxes(2, 3) for part in parts)  # (M, n, heads, steps, width)
+        q, k, v = (
+            part.reshape(*h.shape[:3], heads, -1).swapaxes(2, 3) for part in parts
+        )  # (M, n, heads, steps, width)
         logits = q @ k.swapaxes(-1, -2) / np.sqrt(h.dtype.type(width // heads))
         e = np.exp(logits - logits.max(axis=-1, keepdims=True))
         weights = rule(e / e.sum(axis=-1, keepdims=True), [shaped(h, m) for m in masks])

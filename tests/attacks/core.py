@@ -58,6 +58,8 @@ class Tally:
     failed: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
+    stopped: int | None = None
+    """Number of the case that `stop_at` stopped at."""
 
 
 def generator(seed: int, room: str, number: int) -> np.random.Generator:
@@ -126,7 +128,7 @@ def _is_error(value: Any) -> bool:
 def _obscure(error: BaseException) -> bool:
     """Whether a ValueError or TypeError came out of NumPy, SciPy or torch rather than of the library's own checks."""
     frames = traceback.extract_tb(error.__traceback__)
-    return not frames or "allmasks" not in frames[-1].filename and "sklearn" not in frames[-1].filename
+    return not frames or ("allmasks" not in frames[-1].filename and "sklearn" not in frames[-1].filename)
 
 
 def _where(error: BaseException) -> str:
@@ -186,6 +188,7 @@ def attack(
         for fault in {fault.kind: fault for fault in faults}.values():
             tally.kinds[fault.kind] += 1
             if stop_at is not None and stop_at(fault):
+                tally.stopped = number
                 return tally
             if tally.kinds[fault.kind] <= show:
                 small = shrink(room, case, fault.kind)
@@ -197,7 +200,14 @@ def attack(
 
 
 def holds(
-    what: str, value: Any, error: Any, guarantee: str, truth: Any, slack: Any = 0.0, *, sure: Callable[[], Any] | None = None
+    what: str,
+    value: Any,
+    error: Any,
+    guarantee: str,
+    truth: Any,
+    slack: Any = 0.0,
+    *,
+    sure: Callable[[], Any] | None = None,
 ) -> list[Fault]:
     """Whether values lie as near the truth as their guarantee says.
 

@@ -1,4 +1,4 @@
-"""Attack on the estimators: objective, gradient and minimum by listing every mask, ridge also by its normal equations."""
+"""Attack on the estimators: objective, gradient and minimum over every mask, ridge also by its normal equations."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ class Estimators:
         n, d = int(rng.integers(4, 30)), int(rng.integers(1, 6))
         X = rng.standard_normal((n, d)) if rng.random() < 0.6 else rng.poisson(1.0, (n, d)).astype(np.float64)
         X *= rng.random((n, d)) < rng.choice([1.0, 0.5])
-        shape = rng.choice(["plain", "scales", "shifted", "constant", "copied", "wild"], p=[0.5, 0.15, 0.1, 0.1, 0.05, 0.1])
+        shape = rng.choice(
+            ["plain", "scales", "shifted", "constant", "copied", "wild"], p=[0.5, 0.15, 0.1, 0.1, 0.05, 0.1]
+        )
         if shape == "scales":
             X *= 10.0 ** rng.uniform(-2, 2, d)
         elif shape == "shifted":
@@ -75,7 +77,9 @@ class Estimators:
             size = 10.0 ** rng.choice([-9.0, -6.0, -3.0, 3.0, 6.0] + [-100.0, 100.0] * ("Ridge" in name))
         weight = None
         if rng.random() < 0.4:
-            weight = rng.choice([rng.random(n), rng.integers(0, 3, n).astype(float)]) * 10.0 ** rng.choice([0.0, -6.0, 6.0])
+            weight = rng.choice([rng.random(n), rng.integers(0, 3, n).astype(float)]) * 10.0 ** rng.choice(
+                [0.0, -6.0, 6.0]
+            )
             weight[: min(3, n)] += weight.max() + 1e-9
         # The first rows show every class, with weight.
         p = draw_rates(rng, d)
@@ -133,7 +137,9 @@ class Estimators:
         name, faults = case.estimator, []
         d = case.X.shape[1]
         if not all(np.isfinite(v).all() for v in (model.coef_, model.intercept_, np.float64(model.objective_))):
-            return [Fault(f"{name}: not finite", f"coef {model.coef_}, intercept {model.intercept_}, {model.objective_}")]
+            return [
+                Fault(f"{name}: not finite", f"coef {model.coef_}, intercept {model.intercept_}, {model.objective_}")
+            ]
         p = case.options.get("p", getattr(model, "p_", None))
         alpha = case.options.get("alpha", getattr(model, "alpha_", None))
         p = np.broadcast_to(np.asarray(p, np.float64), (d,))
@@ -198,10 +204,8 @@ class Estimators:
         faults += holds(f"{name} coef_", np.atleast_2d(model.coef_).T, near, "exact", coef)
         where = np.abs(X).max(axis=0)
         size = np.abs(Y).max() + (np.abs(coef) * where[:, None]).sum(axis=0)
-        faults += holds(
-            f"{name} intercept_", np.broadcast_to(model.intercept_, len(b)), 10 * (where[:, None] * near).sum(axis=0) + 1e-9 * size, "exact", b,
-        )  # fmt: skip
-        return faults
+        loose = 10 * (where[:, None] * near).sum(axis=0) + 1e-9 * size
+        return faults + holds(f"{name} intercept_", np.broadcast_to(model.intercept_, len(b)), loose, "exact", b)
 
     def _predictions(self, case: Case, model: Any, p: Any) -> list[Fault]:
         name = case.estimator
@@ -230,7 +234,9 @@ class Estimators:
         size = np.abs(np.array(mean)) + np.array(std) + (reach if "Ridge" in name else 1e-6 * (1 + reach)) + 1e-300
         faults = holds(f"{name} prediction", got, loose * size, "exact", np.array(mean))
         small = 1e-7 * size if "Ridge" not in name else 0.0
-        return faults + holds(f"{name} predict_std", spread, loose * np.array(std) + small + 1e-150, "exact", np.array(std))
+        return faults + holds(
+            f"{name} predict_std", spread, loose * np.array(std) + small + 1e-150, "exact", np.array(std)
+        )
 
     def _choice(self, case: Case, model: Any) -> list[Fault]:
         """The scores of leave-one-out with D held fixed, by leaving each row out."""

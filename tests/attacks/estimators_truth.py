@@ -1,4 +1,4 @@
-"""The truth of the linear models: objective, gradient and curvature over every mask in extended precision; ridge solved in mpmath."""
+"""The truth of linear models: objective and derivatives over every mask in extended precision; ridge in mpmath."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CURVATURE = {
 
 @dataclass(frozen=True)
 class Objective:
-    """Σ sᵢ E L(Sᵢ, yᵢ) + `ridge` ‖w‖² of one output; gradient and Hessian with the intercept last, where there is one."""
+    """Σ sᵢ E L(Sᵢ, yᵢ) + `ridge` ‖w‖² of one output; derivatives have the intercept last, where there is one."""
 
     loss: str
     X: np.ndarray
@@ -111,7 +111,9 @@ def ridge_solution(X: Any, Y: Any, weight: Any, p: Any, alpha: float, intercept:
             return None
         coef = np.empty((d, len(my)), LONG)
         for k in range(len(my)):
-            right = mpmath.matrix([mpmath.fsum(s[i] * (x[i][j] - mx[j]) * (y[i][k] - my[k]) for i in range(n)) for j in range(d)])
+            right = mpmath.matrix(
+                [mpmath.fsum(s[i] * (x[i][j] - mx[j]) * (y[i][k] - my[k]) for i in range(n)) for j in range(d)]
+            )
             solved = mpmath.lu_solve(A, right)
             coef[:, k] = [LONG(mpmath.nstr(v, 25)) for v in solved]
         means = np.array([LONG(mpmath.nstr(mpmath.mpf(v), 25)) for v in mx])

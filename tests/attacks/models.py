@@ -173,7 +173,7 @@ class Models:
         return faults + holds(f"{label} penalty", *numbers, result.guarantee, mean - base, slack + near)
 
     def _module(self, case: Case, built: nets.Built, y: Tensor, result: Any, label: str) -> list[Fault]:
-        """A torch loss module: what torch prints for the whole data set, averaged over masks that all examples share."""
+        """A torch loss module: what torch prints for the whole data set, averaged over masks that examples share."""
         masks, chance = built.masks()
         module = case.given_loss.double()
         outputs = torch.from_numpy(built.outputs(masks, np.float64))
@@ -231,7 +231,9 @@ class Models:
         faults = _near(f"{label} gradient", float(slope), *first, float(abs(values[0])))
         if grads is not None and not faults:
             if not slope.requires_grad and abs(second[0]) > 1e-6 * (1 + abs(values[0])):
-                return [Fault("second derivatives vanish silently", f"the gradient has no graph; curvature {second[0]:.3g}")]
+                return [
+                    Fault("second derivatives vanish silently", f"the gradient has no graph; curvature {second[0]:.3g}")
+                ]
             if slope.requires_grad:
                 again = torch.autograd.grad(slope, parameters, allow_unused=True)
                 bend = sum(float((v * way).sum()) for v, way in zip(again, direction, strict=True) if v is not None)
@@ -242,10 +244,9 @@ class Models:
         weight = "" if case.sample_weight is None else f", sample_weight={case.sample_weight}"
         method = "" if case.method is None else f", method={case.method!r}"
         net = " > ".join(f"{kind}({value:g})" for kind, value in case.spec.steps)
-        spec = f"{case.spec.dtype} × {case.spec.scale:g}, {case.spec.returns}, {case.spec.mode} mode, {case.spec.rows} rows"
         return (
             f"expected_loss(nets.build({case.spec!r}).net, …, {case.loss!r}{method}, seed={case.seed}{weight})\n"
-            f"    # {case.spec.shape} > {net} -> {case.spec.outputs}; {spec}"
+            f"    # {case.spec.shape} > {net} -> {case.spec.outputs}"
         )
 
     def smaller(self, case: Case) -> Iterator[Case]:

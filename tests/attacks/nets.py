@@ -101,7 +101,9 @@ def _draw(rng: np.random.Generator, plain: bool) -> Spec:
         if rng.random() < 0.6:
             steps.append((str(rng.choice(["tanh", "relu", "sigmoid", "none"])), float(rng.integers(1, 5))))
         kinds = SEQUENCES if sequence else FLAT
-        rate = float(rng.choice([0.1, 0.3, 0.5, 0.75] if plain else [0.0, 1e-6, 1e-3, 0.1, 0.3, 0.5, 0.5, 0.9, 0.99, 0.999]))
+        rate = float(
+            rng.choice([0.1, 0.3, 0.5, 0.75] if plain else [0.0, 1e-6, 1e-3, 0.1, 0.3, 0.5, 0.5, 0.9, 0.99, 0.999])
+        )
         chance = [0.5 if kind == "element" else 0.5 / (len(kinds) - 1) for kind in kinds]
         steps.append((str(rng.choice(list(kinds), p=chance)), rate))
         if sequence and rng.random() < 0.5:

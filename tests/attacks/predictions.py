@@ -111,7 +111,13 @@ class Predictions:
         y = case.targets() if case.likelihood else None
         try:
             result = am.predict(
-                built.net, built.x, task=case.task, method=case.method, seed=case.seed, y=y, noise_precision=case.precision
+                built.net,
+                built.x,
+                task=case.task,
+                method=case.method,
+                seed=case.seed,
+                y=y,
+                noise_precision=case.precision,
             )
         finally:
             after = nets.state(built.net)
@@ -147,7 +153,9 @@ class Predictions:
         rest = f"task={case.task!r}, seed={case.seed}"
         rest += "" if case.method is None else f", method={case.method!r}"
         rest += f", y=…, noise_precision={case.precision}" if case.likelihood else ""
-        return f"predict(nets.build({case.spec!r}).net, …, {rest})\n    # {case.spec.shape} > {net} -> {case.spec.outputs}"
+        return (
+            f"predict(nets.build({case.spec!r}).net, …, {rest})\n    # {case.spec.shape} > {net} -> {case.spec.outputs}"
+        )
 
     def smaller(self, case: Case) -> Iterator[Case]:
         for spec in nets.smaller(case.spec):

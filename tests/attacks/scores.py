@@ -96,7 +96,11 @@ class Scores:
         d, n = int(rng.choice([1, 2, 3, 4, 6, 8, 11])), int(rng.choice([1, 1, 2, 3, 5]))
         link = str(rng.choice(list(LINKS))) if rng.random() < 0.2 else None
         loss = str(rng.choice(list(NAMED))) if rng.random() < 0.8 else str(rng.choice(list(CALLABLES)))
-        k = int(rng.integers(2, 4)) if link is None and loss in ("squared_error", "logistic") and rng.random() < 0.2 else 0
+        k = (
+            int(rng.integers(2, 4))
+            if link is None and loss in ("squared_error", "logistic") and rng.random() < 0.2
+            else 0
+        )
         sizes = rng.choice(["moderate", "mixed", "steep", "alike", "wild"], p=[0.5, 0.17, 0.15, 0.1, 0.08])
         w = draw_numbers(rng, (d, k) if k else (d,), sizes)
         kind = rng.choice(["moderate", "binary", "counts", "mixed", "wild"], p=[0.45, 0.2, 0.15, 0.15, 0.05])
@@ -180,9 +184,17 @@ class Scores:
             return [as_long(v) for v in rows]
 
         label = f"expected_score {case.link}"
-        faults = holds(f"{label} mean", result.mean, result.mean_error, result.guarantee, mean, slack, sure=lambda: sure(0))
+        faults = holds(
+            f"{label} mean", result.mean, result.mean_error, result.guarantee, mean, slack, sure=lambda: sure(0)
+        )
         return faults + holds(
-            f"{label} variance", result.variance, result.variance_error, result.guarantee, variance, spread, sure=lambda: sure(1)
+            f"{label} variance",
+            result.variance,
+            result.variance_error,
+            result.guarantee,
+            variance,
+            spread,
+            sure=lambda: sure(1),
         )
 
     def call(self, case: Case) -> str:
@@ -296,7 +308,9 @@ def held(case: Case, result: Any) -> list[Fault]:
         b = np.broadcast_to(np.asarray(case.intercept, np.float64), (w.shape[1],))
         rows = []
         for i, x in enumerate(case.X.astype(np.float64)):
-            parts = [exactly(case.function.exactly, w[:, c], x, case.rates, b[c], y[i, c])[0] for c in range(w.shape[1])]
+            parts = [
+                exactly(case.function.exactly, w[:, c], x, case.rates, b[c], y[i, c])[0] for c in range(w.shape[1])
+            ]
             rows.append(as_long(sum(parts)))
         return np.array(rows, LONG)
 
@@ -361,7 +375,7 @@ def _sampled(case: Case, result: Any, label: str, mean: Any) -> list[Fault]:
 
 
 def _gradients(case: Case, result: Any, label: str, truth: Truth) -> list[Fault]:
-    """Gradients state no error: they must hold to 1e-9 of the sum of their terms' sizes (looser methods: their own tol)."""
+    """Gradients state no error: they must hold to 1e-9 of the sum of their terms' sizes (Fourier: to its own tol)."""
     tol, absolute = 1e-9, 0.0
     if isinstance(result.method, methods.Fourier):
         # Its integral is exact to `tol` beside 1 + |score|, not beside a slope that may be as small as it likes.

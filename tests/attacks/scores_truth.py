@@ -133,7 +133,7 @@ def kept_mean(values: Any, weight: Any, p: Any) -> Any:
 
 
 def exactly(function: Callable[[Any, Any], Any], w: Any, x: Any, p: Any, b: float, y: float) -> tuple[Any, Any]:
-    """Mean and variance over masks of function(S, y) of one row, in `DIGITS` digits; units that change nothing left out."""
+    """Mean and variance over masks of function(S, y) of one row, in `DIGITS` digits."""
     with mpmath.workdps(DIGITS):
         masks = [(mpmath.mpf(b), mpmath.mpf(1))]
         for wj, xj, pj in zip(w, x, p, strict=True):
