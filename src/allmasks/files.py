@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["atomic_path", "check_writable", "write_text"]
+__all__ = ["atomic_path", "check_writable", "naming", "write_text"]
 
 
 def check_writable(path: str | Path, option: str) -> Path:
@@ -40,6 +40,18 @@ def _is_device(path: Path) -> bool:
 
 
 @contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """An OSError raised inside says which file could not be written, and what to do: a full disk's own does not."""
+    try:
+        yield
+    except OSError as problem:
+        reason = problem.strerror or str(problem)
+        raise type(problem)(
+            problem.errno, f"{reason}: cannot write {path}; free some space there or choose another folder"
+        ) from None
+
+
+@contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path in the same folder that replaces `path` when the block ends well, and vanishes when not."""
     # A link keeps pointing where it did, and the file behind it is replaced.
@@ -47,7 +59,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     if _is_device(target):
         yield target
         return
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix)
+    with naming(target):
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -63,6 +76,6 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 def write_text(path: str | Path, text: str) -> Path:
     """Write a UTF-8 text file at once: readers see the old file or the whole new one."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, naming(path):
         temporary.write_text(text, encoding="utf-8")
     return Path(path)

@@ -28,6 +28,9 @@ def check_p(p: ArrayLike, *, name: str = "p") -> NDArray[np.float64]:
     ValueError: p is the probability of dropping and must lie in [0, 1), got 1.0
     """
     try:
+        # "0.5" would become a number: a word where a rate should be is a mistake elsewhere.
+        if np.asarray(p).dtype.kind in "USbO":
+            raise TypeError
         rates = np.asarray(p, dtype=np.float64)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number or an array of numbers in [0, 1), got {p!r}") from None

@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from allmasks.files import write_text
+from allmasks.files import naming, write_text
+from allmasks.fingerprint import NotReadable, fingerprint
 
-__all__ = ["Trials", "run_trials"]
+__all__ = ["Trials", "identity", "run_trials", "where_raised"]
 
 
 @dataclass(frozen=True)
@@ -33,26 +37,80 @@ class Trials:
         return self.folder / f"{hashlib.sha256(_text(key).encode()).hexdigest()[:24]}.json"
 
     def get(self, key: Any) -> Any:
-        """The result, or None where it is not there. A damaged file counts as not there."""
+        """The result, or None where it is not there.
+
+        Raises
+        ------
+        ValueError : a file that is not what `put` wrote: a trial is never half-written here, so something else changed
+            it, and what it once said is not to be guessed.
+        """
         path = self.path(key)
         if path is None or not path.is_file():
             return None
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            return found["result"] if found["key"] == json.loads(_text(key)) else None
-        except (ValueError, KeyError, TypeError):
-            return None
+            result, whole = found["result"], found["digest"] == _digest(found["result"])
+            same = found["key"] == json.loads(_text(key))
+        except (ValueError, KeyError, TypeError) as problem:
+            raise _damaged(path, f"it is no finished trial ({type(problem).__name__}: {problem})") from None
+        if not (whole and same):
+            raise _damaged(path, "its result was changed afterwards" if same else "it holds another trial's key")
+        return result
 
     def put(self, key: Any, result: Any) -> None:
         """Keep a result; a float comes back as the very same float, NaN included."""
         path = self.path(key)
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps({"key": json.loads(_text(key)), "result": result}))
+            with naming(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            plain = json.loads(json.dumps(result))
+            write_text(path, json.dumps({"key": json.loads(_text(key)), "result": plain, "digest": _digest(plain)}))
+
+
+def _digest(result: Any) -> str:
+    return hashlib.sha256(_text(result).encode()).hexdigest()[:24]
+
+
+def _damaged(path: Path, why: str) -> ValueError:
+    return ValueError(f"the trial file {path} cannot be used: {why}; delete it, and that trial is run again")
 
 
 def _text(key: Any) -> str:
     return json.dumps(key, sort_keys=True, ensure_ascii=False)
+
+
+def identity(function: Callable[..., Any], name: str | None, *, needed: bool) -> str:
+    """What a cache calls a function: the name given, or a fingerprint of its code and all the values that it uses.
+
+    Parameters
+    ----------
+    needed : whether there is a cache at all; without one nothing is read.
+
+    Raises
+    ------
+    ValueError : no name, and the function uses something that cannot be read.
+    """
+    if name is not None:
+        return f"named {name}"
+    if not needed:
+        return ""
+    try:
+        return fingerprint(function)
+    except NotReadable as problem:
+        raise ValueError(
+            f"the cache cannot tell this fit from others: {problem}. Pass name=, a word of your own for this version "
+            "of it, and change the word when fit changes"
+        ) from None
+
+
+@contextmanager
+def where_raised(call: str) -> Iterator[None]:
+    """Whatever is raised inside carries a note of the call that raised it."""
+    try:
+        yield
+    except Exception as problem:
+        problem.add_note(f"raised by {call}")
+        raise
 
 
 def run_trials(
@@ -69,19 +127,34 @@ def run_trials(
     ----------
     work : must be picklable if n_jobs is not 1, and return what JSON can hold.
     done : called with each key as its result arrives.
+
+    Raises
+    ------
+    ValueError : a damaged trial file, by its path; n_jobs of 0. What `work` raises comes through, with a note that says
+        how many trials are kept and where.
     """
+    if isinstance(n_jobs, bool) or int(n_jobs) != n_jobs or n_jobs == 0:
+        raise ValueError(f"n_jobs must be the number of processes, or -1 for all cores, got {n_jobs!r}")
     results: dict[int, Any] = {}
     missing = []
     for i, (key, _) in enumerate(jobs):
         found = trials.get(key)
         if found is None:
             missing.append(i)
-        else:
-            results[i] = found
-            done(key)
-    for i, result in _finished(work, [(i, jobs[i]) for i in missing], trials, n_jobs):
-        results[i] = result
-        done(jobs[i][0])
+            continue
+        results[i] = found
+        done(key)
+    try:
+        for i, result in _finished(work, [(i, jobs[i]) for i in missing], trials, n_jobs):
+            results[i] = result
+            done(jobs[i][0])
+    except Exception as problem:
+        if trials.folder is not None:
+            kept = sum(trials.path(key).is_file() for key, _ in jobs)  # type: ignore[union-attr]
+            problem.add_note(
+                f"{kept} of these {len(jobs)} trials are kept in {trials.folder}; the same call goes on there"
+            )
+        raise
     return [results[i] for i in range(len(jobs))]
 
 
@@ -96,16 +169,34 @@ def _finished(
 
     with _one_thread_each():
         yield from Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
-            delayed(_one)(work, i, key, arguments, trials) for i, (key, arguments) in missing
+            delayed(_one)(work, i, key, arguments, trials, os.getpid()) for i, (key, arguments) in missing
         )
 
 
-def _one(work: Callable[..., Any], i: int, key: Any, arguments: tuple[Any, ...], trials: Trials) -> tuple[int, Any]:
+def _one(
+    work: Callable[..., Any], i: int, key: Any, arguments: tuple[Any, ...], trials: Trials, parent: int | None = None
+) -> tuple[int, Any]:
+    if parent is not None and parent != os.getpid():
+        _end_with(parent)
     # Kept by the worker itself: what is finished is on disk even if the parent dies first.
     result = work(*arguments)
     trials.put(key, result)
     # What is used is what a resumed run would read.
     return i, json.loads(json.dumps(result))
+
+
+@lru_cache(maxsize=1)
+def _end_with(parent: int) -> None:
+    """End this worker soon after its parent: one that is killed tells nobody, and its workers would go on."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    # On Windows the number of a parent stays after it has ended; there nothing is watched.
+    if os.name == "posix" and os.getppid() == parent:
+        threading.Thread(target=watch, daemon=True, name="allmasks-parent").start()
 
 
 @contextmanager

@@ -102,8 +102,9 @@ def test_a_comparison_resumes(tmp_path):
 
     arms = {"none": {}, "dropout": [{"p": 0.1}, {"p": 0.2}]}
     with pytest.raises(KeyboardInterrupt):
-        am.compare(counted, arms, seeds=3, cache=tmp_path)
-    found = am.compare(counted, arms, seeds=3, cache=tmp_path)
+        am.compare(counted, arms, seeds=3, cache=tmp_path, name="counted")
+    # Its list of calls has grown: without a name it would be another function.
+    found = am.compare(counted, arms, seeds=3, cache=tmp_path, name="counted")
     assert len(calls) == 6 + 4
     np.testing.assert_array_equal(found["none"].test, [draw(seed, 1) for seed in range(3)])
 
@@ -131,6 +132,61 @@ def test_bad_requests():
         am.compare(lambda seed: 1.0, {"a": {}, "b": {}})
     with pytest.raises(ValueError, match="both must be finite losses"):
         am.compare(lambda seed: Outcome(1.0, float("inf")), {"a": {}, "b": {}})
+
+
+def test_settings_chosen_by_the_losses_that_are_judged():
+    """20 settings against 1, all equal in truth: the luckiest of 20 wins far too often, and the result says why."""
+
+    def lucky(seed, arm=0, s=0):
+        value = draw(seed, arm, s)
+        return Outcome(validation=value, test=value)
+
+    arms = {"many": [{"arm": 1, "s": s} for s in range(20)], "one": {"arm": 2}}
+    found = [am.compare(lucky, arms, seeds=range(10 * r, 10 * r + 10)) for r in range(100)]
+    assert sum(c.winner == "many" for c in found) > 10
+    assert all(c.notes[0].startswith("many: the setting was chosen by the same losses") for c in found)
+    assert "note: many: the setting was chosen" in repr(found[0])
+
+    def apart(seed, arm=0, s=0):
+        return Outcome(validation=draw(seed, arm, s), test=draw(seed, arm, s, 1))
+
+    found = [am.compare(apart, arms, seeds=range(10 * r, 10 * r + 10)) for r in range(100)]
+    assert sum(c.winner is not None for c in found) <= 14
+    assert not any(c.notes for c in found)
+
+
+def test_a_cache_answers_only_for_the_same_function(tmp_path):
+    def outcome(value):
+        return lambda seed, p=0.0: Outcome(value + p + 1e-3 * seed, value + p + 1e-3 * seed)
+
+    arms = {"a": {}, "b": {"p": np.float32(0.5)}}
+    one, two = (am.compare(outcome(v), arms, seeds=3, cache=tmp_path) for v in (1.0, 2.0))
+    assert (one["a"].test[0], two["a"].test[0]) == (1.0, 2.0)
+    assert one["b"].setting == {"p": 0.5}
+
+
+def test_a_fit_that_raises_is_named(tmp_path):
+    def breaks(seed, p=0.0):
+        if p == 0.2 and seed == 1:
+            raise RuntimeError("out of memory")
+        return Outcome(1.0, 1.0)
+
+    with pytest.raises(RuntimeError, match="out of memory") as caught:
+        am.compare(breaks, {"a": {}, "b": [{"p": 0.1}, {"p": 0.2}]}, seeds=2, cache=tmp_path)
+    assert caught.value.__notes__ == [
+        "raised by fit(seed=1, p=0.2)",
+        f"5 of these 6 trials are kept in {tmp_path}; the same call goes on there",
+    ]
+
+
+def test_settings_that_are_none():
+    for arms in ({"a": {}, "b": {"p"}}, {"a": {}, "b": "p"}, {"a": {}, "b": [{"p": 0.1}, 0.2]}):
+        with pytest.raises(TypeError, match="arm 'b' must be a dict of keywords for fit, or a list of such dicts"):
+            am.compare(fit, arms)
+    with pytest.raises(TypeError, match=r"arm 'b': p=<function .* names a trial, so it must be numbers"):
+        am.compare(fit, {"a": {}, "b": {"p": draw}})
+    with pytest.raises(TypeError, match="arm 'b': settings are keywords for fit, and 1 is no name"):
+        am.compare(fit, {"a": {}, "b": {1: 2}})
 
 
 def test_student_and_holm():

@@ -1,6 +1,8 @@
 """Curves over p: the closed form against refitting, and the race against a truth that is known."""
 
 import json
+from functools import partial
+from threading import Lock
 
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from sklearn.datasets import load_diabetes
 import allmasks as am
 from allmasks.diagnose import linear_rate_curve
 from diagnose.fits import noisy
+
+LOCK = Lock()
 
 
 def test_leave_one_out_equals_refitting_without_each_row():
@@ -136,7 +140,65 @@ def test_joblib_gives_the_same():
     np.testing.assert_array_equal(one.values, two.values)
 
 
+def test_a_cache_answers_only_for_the_same_function(tmp_path):
+    class Fit:
+        def __init__(self, level):
+            self.level = level
+
+        def fit(self, p, seed):
+            return self.level + p + 1e-3 * seed
+
+        __call__ = fit
+
+    def plain(level, p, seed):
+        return level + p + 1e-3 * seed
+
+    def best(function):
+        return am.rate_curve(function, p=[0.1, 0.2], seeds=2, cache=tmp_path).mean[0]
+
+    for kind in (
+        lambda level: partial(plain, level),
+        Fit,
+        lambda level: Fit(level).fit,
+        lambda level: lambda p, seed: plain(level, p, seed),
+    ):
+        assert best(kind(1.0)) == pytest.approx(1.1005)
+        assert best(kind(2.0)) == pytest.approx(2.1005)
+        assert best(kind(1.0)) == pytest.approx(1.1005)
+    with pytest.raises(ValueError, match=r"the cache cannot tell this fit from others: .*Pass name="):
+        best(lambda p, seed, lock=LOCK: p)
+    one = am.rate_curve(lambda p, seed, lock=LOCK: p + seed, p=[0.1], seeds=2, cache=tmp_path, name="locked, v1")
+    two = am.rate_curve(lambda p, seed, lock=LOCK: 9.0, p=[0.1], seeds=2, cache=tmp_path, name="locked, v1")
+    assert one.mean[0] == two.mean[0] == pytest.approx(0.6)
+
+
+def test_a_fit_that_raises_is_named(tmp_path):
+    def breaks(p, seed):
+        if p == 0.3 and seed == 1:
+            raise ZeroDivisionError("no data")
+        return p
+
+    with pytest.raises(ZeroDivisionError, match="no data") as caught:
+        am.rate_curve(breaks, p=[0.1, 0.3], seeds=3, cache=tmp_path, stop_early=False)
+    assert caught.value.__notes__ == [
+        "raised by fit(p=0.3, seed=1)",
+        f"3 of these 6 trials are kept in {tmp_path}; the same call goes on there",
+    ]
+
+
 def test_bad_requests():
+    with pytest.raises(ValueError, match=r"p must be one or more rates in \[0, 1\), got none"):
+        am.rate_curve(noisy, p=[])
+    for p in ("0.5", ["0.5"], [0.1, None], [[0.1], [0.2, 0.3]]):
+        with pytest.raises((TypeError, ValueError), match=r"p must be a number or an array of numbers in \[0, 1\)"):
+            am.rate_curve(noisy, p=p)
+    with pytest.raises(TypeError, match=r"fit\(p=0.5, seed=0\) returned NoneType: it must return one number"):
+        am.rate_curve(lambda p, seed: None, p=[0.5])
+    with pytest.raises(ValueError, match="n_jobs must be the number of processes, or -1 for all cores, got 0"):
+        am.rate_curve(noisy, p=[0.5], n_jobs=0)
+    for seeds in (2.5, "3", [0.1, 0.2], None):
+        with pytest.raises(ValueError, match="seeds must be whole numbers, or how many"):
+            am.rate_curve(noisy, seeds=seeds)
     with pytest.raises(ValueError, match=r"returned nan: it must return a finite validation loss"):
         am.rate_curve(lambda p, seed: float("nan"), p=[0.5])
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\), got 1.0"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +16,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from allmasks.diagnose.multiplied import Multiplied, pair
-from allmasks.diagnose.paired import holm, interval, p_value, seed_numbers
+from allmasks.diagnose.paired import check_level, holm, interval, p_value, seed_numbers
 from allmasks.diagnose.unit_penalty import measure_unit_penalty
 from allmasks.expect import prepare
 from allmasks.results import plain_numbers
-from allmasks.trials import Trials, run_trials
+from allmasks.trials import Trials, identity, run_trials, where_raised
 
 __all__ = ["STANDARD_ARMS", "Arm", "Comparison", "Outcome", "compare", "effective_penalty"]
 
@@ -102,7 +103,9 @@ class Comparison:
     """Arms at their best, every pair compared on the same seeds. See `compare`.
 
     `winner` is the arm that is better than every other one beyond doubt (two-sided paired t, Holm's correction over
-    all pairs), or None.
+    all pairs), or None. `notes` say where that stands on less than it seems: an arm whose best setting was chosen on
+    the very losses that it is judged by is the luckiest of its settings (20 settings against 1, all equal in truth:
+    a winner in 19 % of comparisons).
     """
 
     arms: tuple[Arm, ...]
@@ -111,6 +114,7 @@ class Comparison:
     seeds: tuple[int, ...]
     level: float
     guarantee: str = field(default="statistical")
+    notes: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> Arm:
         return next(arm for arm in self.arms if arm.name == name)
@@ -132,7 +136,7 @@ class Comparison:
                 f"  {arm.name:<{width}}  test loss {with_error(mean, error)}{accuracy}  {np.median(arm.seconds):.2g} s"
                 + (f"  ({setting})" if setting else "")
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
 
 def compare(
@@ -142,6 +146,7 @@ def compare(
     seeds: int | Sequence[int] = 10,
     level: float = 0.95,
     cache: str | Path | None = None,
+    name: str | None = None,
     n_jobs: int = 1,
 ) -> Comparison:
     """Regularizers side by side: each at the strength that validation data choose, on the same seeds.
@@ -154,8 +159,8 @@ def compare(
         from. The choice is by mean validation loss over the seeds; test losses take no part in it.
     seeds : how many, or which; at least 2.
     level : of the intervals, and 1 − level the error that Holm's correction keeps.
-    cache : a folder in which every finished training is kept at once, so that a killed call resumes. Use another one
-        when `fit` changes.
+    cache, name : a folder in which every finished training is kept at once, so that a killed call resumes, and what it
+        calls `fit`; as in `rate_curve`.
     n_jobs : joblib processes, as in `rate_curve`.
 
     Raises
@@ -173,12 +178,11 @@ def compare(
     """
     grid = _grid(arms)
     numbers = seed_numbers(seeds)
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}")
-    name = f"{getattr(fit, '__module__', '')}.{getattr(fit, '__qualname__', type(fit).__name__)}"
+    check_level(level)
+    key = identity(fit, name, needed=cache is not None)
     # Arms with the same settings are still separate trainings: otherwise they could not differ.
     jobs = [
-        ({"fit": name, "arm": arm, "setting": setting, "seed": seed}, (fit, setting, seed))
+        ({"fit": key, "arm": arm, "setting": setting, "seed": seed}, (fit, setting, seed))
         for arm, settings in grid.items()
         for setting in settings
         for seed in numbers
@@ -187,7 +191,8 @@ def compare(
     results = {arm: [[next(found) for _ in numbers] for _ in settings] for arm, settings in grid.items()}
     chosen = tuple(_at_its_best(arm, grid[arm], results[arm]) for arm in grid)
     differences = _differences(chosen, level)
-    return Comparison(chosen, differences, _winner(chosen, differences, 1 - level), tuple(numbers), level)
+    winner = _winner(chosen, differences, 1 - level)
+    return Comparison(chosen, differences, winner, tuple(numbers), level, notes=_notes(chosen, results))
 
 
 def effective_penalty(model: nn.Module, data: Any, loss: Any) -> Array:
@@ -222,7 +227,7 @@ def effective_penalty(model: nn.Module, data: Any, loss: Any) -> Array:
 
 def _grid(arms: Any) -> dict[str, list[dict[str, Any]]]:
     if isinstance(arms, Mapping):
-        grid = {name: [dict(s)] if isinstance(s, Mapping) else [dict(one) for one in s] for name, s in arms.items()}
+        grid = {name: _settings(name, given) for name, given in arms.items()}
     else:
         unknown = [name for name in arms if name not in STANDARD_ARMS]
         if unknown:
@@ -237,12 +242,39 @@ def _grid(arms: Any) -> dict[str, list[dict[str, Any]]]:
     for name, settings in grid.items():
         if not settings:
             raise ValueError(f"arm {name!r} has no settings; give a dict of keywords for fit, {{}} for none")
-    return grid
+    return {name: [_plain_setting(name, one) for one in settings] for name, settings in grid.items()}
+
+
+def _settings(arm: str, given: Any) -> list[dict[str, Any]]:
+    listed = [given] if isinstance(given, Mapping) else given
+    if isinstance(listed, str) or not isinstance(listed, Sequence) or not all(isinstance(s, Mapping) for s in listed):
+        raise TypeError(
+            f"arm {arm!r} must be a dict of keywords for fit, or a list of such dicts (each setting whole: "
+            f'[{{"p": 0.1}}, {{"p": 0.5}}], not {{"p": [0.1, 0.5]}}), got {given!r}'
+        )
+    return [dict(one) for one in listed]
+
+
+def _plain_setting(arm: str, setting: Any) -> dict[str, Any]:
+    """Keywords as JSON holds them, since they name a trial: NumPy's scalars become Python's."""
+    plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in setting.items()}
+    for k, v in plain.items():
+        if not isinstance(k, str):
+            raise TypeError(f"arm {arm!r}: settings are keywords for fit, and {k!r} is no name")
+        try:
+            json.dumps(v)
+        except TypeError:
+            raise TypeError(
+                f"arm {arm!r}: {k}={v!r} names a trial, so it must be numbers, words or lists of them; let fit turn a "
+                "word into the object it needs"
+            ) from None
+    return plain
 
 
 def _trial(fit: Callable[..., Outcome], setting: dict[str, Any], seed: int) -> dict[str, Any]:
     began = time.perf_counter()
-    outcome = fit(seed, **setting)
+    with where_raised(f"fit({', '.join([f'seed={seed}', *(f'{k}={v!r}' for k, v in setting.items())])})"):
+        outcome = fit(seed, **setting)
     seconds = time.perf_counter() - began
     if not isinstance(outcome, Outcome):
         raise TypeError(f"fit must return an allmasks.diagnose.Outcome, got {type(outcome).__name__}")
@@ -287,6 +319,25 @@ def _differences(arms: Sequence[Arm], level: float) -> tuple[Difference, ...]:
         found.append((a.name, b.name, *interval(difference, level), min(1.0, 2 * min(side, 1 - side))))
     corrected = holm([row[-1] for row in found])
     return tuple(Difference(*row, float(p)) for row, p in zip(found, corrected, strict=True))
+
+
+def _notes(arms: Sequence[Arm], results: Mapping[str, list[list[dict[str, Any]]]]) -> tuple[str, ...]:
+    """Arms of several settings whose validation losses are their test losses, but for a constant."""
+    found = []
+    for arm in arms:
+        rows = results[arm.name]
+        gaps = np.array([[one["test"] - one["validation"] for one in row] for row in rows])
+        size = max(max(abs(one["test"]) for one in row) for row in rows)
+        if arm.n_settings > 1 and np.ptp(gaps) <= 1e-12 * size and np.ptp(arm.validation) > 0:
+            found.append(arm.name)
+    if not found:
+        return ()
+    names = ", ".join(found)
+    return (
+        f"{names}: the setting was chosen by the same losses that are compared here (validation and test differ by "
+        "a constant at most), so the best of several is compared with its luck; choose on other data than it is "
+        "judged by",
+    )
 
 
 def _winner(arms: Sequence[Arm], differences: Sequence[Difference], alpha: float) -> str | None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t
 
-__all__ = ["holm", "interval", "p_value", "quantile", "seed_numbers"]
+__all__ = ["check_level", "holm", "interval", "p_value", "quantile", "seed_numbers"]
 
 Array = NDArray[np.float64]
 
@@ -28,6 +28,12 @@ def interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float, floa
     return mean, error, mean - half, mean + half
 
 
+def check_level(level: float) -> None:
+    """A coverage, or a ValueError that says what it must be."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, got {level}")
+
+
 def quantile(level: float, n: int) -> float:
     """How many standard errors of a mean of n independent values its interval reaches either way (Student's t).
 
@@ -38,8 +44,7 @@ def quantile(level: float, n: int) -> float:
     ------
     ValueError : a level outside (0, 1).
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}")
+    check_level(level)
     return float(t.ppf(0.5 + level / 2, n - 1))
 
 
@@ -80,10 +85,10 @@ def seed_numbers(seeds: int | ArrayLike) -> list[int]:
     >>> seed_numbers(3), seed_numbers([7, 5])
     ([0, 1, 2], [7, 5])
     """
-    if isinstance(seeds, int | np.integer):
-        numbers = list(range(int(seeds)))
-    else:
-        numbers = [int(s) for s in np.asarray(seeds).reshape(-1)]
+    given = np.asarray(seeds)
+    if given.dtype.kind not in "iu":
+        raise ValueError(f"seeds must be whole numbers, or how many: got {seeds!r}")
+    numbers = list(range(int(given))) if given.ndim == 0 else [int(s) for s in given.reshape(-1)]
     if len(numbers) < 2 or len(set(numbers)) < len(numbers):
         raise ValueError(f"seeds must be at least 2 different seeds, or their number: got {seeds!r}")
     return numbers

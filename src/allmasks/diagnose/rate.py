@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from allmasks.diagnose.paired import interval, p_value, seed_numbers
+from allmasks.diagnose.paired import check_level, quantile, seed_numbers
+from allmasks.diagnose.race import chosen_quantiles, measured, threshold, told_apart
 from allmasks.linear_model.centered import Centered, second_moments
 from allmasks.linear_model.checks import check_number
 from allmasks.linear_model.rate_path import rate_path
 from allmasks.masks import check_p
 from allmasks.results import plain_numbers
-from allmasks.trials import Trials, run_trials
+from allmasks.trials import Trials, identity, run_trials, where_raised
 
 __all__ = ["LinearRateCurve", "RateCurve", "linear_rate_curve", "rate_curve"]
 
@@ -128,6 +129,9 @@ def _really_left_out(X: Array, y: Array, moments: Array, example: int) -> float:
 class RateCurve:
     """Validation loss over p, on paired seeds; arrays are (rates,).
 
+    The best rate is picked after looking, and its intervals, the distances to it and `tied` allow for that (see
+    `allmasks.diagnose.race`). Each interval holds by itself with probability `level`.
+
     Attributes
     ----------
     p : the rates, rising.
@@ -136,7 +140,9 @@ class RateCurve:
     behind, behind_low, behind_high : mean of the paired differences to the best rate, and its interval.
     n_seeds : seeds run at each rate.
     best_p : the rate of smallest mean among those that ran all seeds.
-    tied : rates whose paired difference to the best cannot be told from 0.
+    tied : rates that the whole race, its early looks included, cannot tell from the best: where all rates are equal,
+        all of them are in it with probability `level`.
+    threshold : the one-sided p-value of a paired difference below which a rate was told from the leader.
     """
 
     p: Array
@@ -153,6 +159,7 @@ class RateCurve:
     tied: tuple[float, ...]
     level: float
     guarantee: str = "statistical"
+    threshold: float = math.nan
 
     def to_dict(self) -> dict[str, Any]:
         """Every field in plain numbers, ready for json.dump; NaN becomes None."""
@@ -177,6 +184,7 @@ def rate_curve(
     stop_early: bool = True,
     first_look: int = 4,
     cache: str | Path | None = None,
+    name: str | None = None,
     n_jobs: int = 1,
 ) -> RateCurve:
     """Validation loss against p for your own training function, every rate on the same seeds.
@@ -187,16 +195,19 @@ def rate_curve(
     p : rates in [0, 1).
     seeds : how many, or which.
     level : coverage of the intervals.
-    stop_early : after `first_look` seeds, and after each seed that follows, a rate is dropped whose paired loss is
-        above the leader's with p-value below (1 − level) / (rates × looks): over the whole race the best rate
-        is dropped with probability at most 1 − level (Bonferroni; t-distributed differences).
+    stop_early : after `first_look` seeds, and after each seed that follows, a rate is dropped that is told from the
+        leader. The whole race, looks included, tells any of equal rates from another with probability at most
+        1 − level (for normal noise; see `allmasks.diagnose.race`).
     cache : a folder in which every finished trial is kept at once; a call that was killed goes on from there. It is
-        keyed by p, seed and the function's qualified name: use another folder when the function changes.
+        keyed by p, seed and `name`.
+    name : what the cache calls `fit`. None: its code, defaults, closure, bound state and the globals that it uses, so
+        that another function never takes this one's trials; where that cannot be read, a name is asked for.
     n_jobs : joblib processes; -1 for all cores. `fit` must then be picklable.
 
     Raises
     ------
-    ValueError : rates outside [0, 1), fewer than 2 seeds, a loss that is not a finite number (the message says where).
+    ValueError : rates outside [0, 1), fewer than 2 seeds, a loss that is not a finite number (the message says where),
+        a damaged file in `cache`. What `fit` itself raises comes through, with a note that names the rate and the seed.
 
     Examples
     --------
@@ -205,67 +216,72 @@ def rate_curve(
     (0.3, (0.3,))
     """
     rates = np.unique(check_p(p))
+    if not rates.size:
+        raise ValueError("p must be one or more rates in [0, 1), got none")
     numbers = seed_numbers(seeds)
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}")
+    check_level(level)
     if first_look < 3:
         raise ValueError(f"first_look must be at least 3 seeds, got {first_look}")
     trials = Trials(None if cache is None else Path(cache))
-    name = f"{getattr(fit, '__module__', '')}.{getattr(fit, '__qualname__', type(fit).__name__)}"
+    key = identity(fit, name, needed=cache is not None)
     values = np.full((len(rates), len(numbers)), np.nan)
-    running = list(range(len(rates)))
-    looks = max(len(numbers) - first_look, 1)
+    running = np.ones(len(rates), np.bool_)
+    look = first_look if stop_early else None
+    alpha = threshold(len(rates), len(numbers), look, level)
     done = 0
     while done < len(numbers):
         upto = len(numbers) if not stop_early else max(min(first_look, len(numbers)), done + 1)
-        asked = [(i, s) for s in range(done, upto) for i in running]
+        asked = [(int(i), s) for s in range(done, upto) for i in np.flatnonzero(running)]
         jobs = [
-            ({"fit": name, "p": float(rates[i]), "seed": numbers[s]}, (fit, float(rates[i]), numbers[s]))
+            ({"fit": key, "p": float(rates[i]), "seed": numbers[s]}, (fit, float(rates[i]), numbers[s]))
             for i, s in asked
         ]
-        for (i, s), value in zip(asked, run_trials(_trial, jobs, trials, n_jobs=n_jobs), strict=True):
+        found = run_trials(_trial, jobs, trials, n_jobs=n_jobs)
+        for (i, s), value in zip(asked, found, strict=True):
             values[i, s] = value
         done = upto
-        if stop_early and done < len(numbers):
-            running = _survivors(values[:, :done], running, (1 - level) / (len(rates) * looks))
-    return _curve(rates, values, running, level)
+        running &= ~told_apart(values[None, :, :done], running[None], alpha)[0]
+    return _curve(rates, values, running, alpha, look, level)
 
 
 def _trial(fit: Callable[[float, int], float], p: float, seed: int) -> float:
-    value = float(fit(p, seed))
-    if not math.isfinite(value):
-        raise ValueError(f"fit(p={p:g}, seed={seed}) returned {value}: it must return a finite validation loss")
-    return value
+    with where_raised(f"fit(p={p:g}, seed={seed})"):
+        value = fit(p, seed)
+    try:
+        loss = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"fit(p={p:g}, seed={seed}) returned {type(value).__name__}: it must return one number, the validation loss"
+        ) from None
+    if not math.isfinite(loss):
+        raise ValueError(f"fit(p={p:g}, seed={seed}) returned {loss}: it must return a finite validation loss")
+    return loss
 
 
-def _survivors(values: Array, running: list[int], alpha: float) -> list[int]:
-    leader = min(running, key=lambda i: values[i].mean())
-    return [i for i in running if i == leader or not p_value(values[i] - values[leader]) < alpha]
-
-
-def _curve(rates: Array, values: Array, running: list[int], level: float) -> RateCurve:
-    best = min(running, key=lambda i: values[i].mean())
-    rows, behind = [], []
-    for row in values:
-        ran = np.isfinite(row)
-        rows.append(interval(row[ran], level))
-        mean, _, low, high = interval((row - values[best])[ran], level)
-        behind.append((mean, low, high))
-    mean, error, low, high = np.array(rows).T
-    behind_mean, behind_low, behind_high = np.array(behind).T
-    tied = [i for i in running if i == best or behind_low[i] <= 0]
+def _curve(
+    rates: Array, values: Array, running: NDArray[np.bool_], alpha: float, look: int | None, level: float
+) -> RateCurve:
+    """`running`: the rates that no look, the last included, told from the best."""
+    n_seeds = np.isfinite(values).sum(axis=1)
+    candidates = np.where(running, values.mean(axis=1), np.inf)
+    best = int(candidates.argmin())
+    mean, error, behind, behind_error = measured(values, n_seeds, best)
+    of_best, of_others = chosen_quantiles(values, n_seeds, best, alpha, look, level)
+    ends = np.array([[-1.0, 1.0]]) * np.array([[quantile(level, int(k))] for k in n_seeds])
+    ends[best] = of_best
     return RateCurve(
         p=rates,
         values=values,
         mean=mean,
         error=error,
-        low=low,
-        high=high,
-        behind=behind_mean,
-        behind_low=behind_low,
-        behind_high=behind_high,
-        n_seeds=np.isfinite(values).sum(axis=1),
+        low=mean - ends[:, 1] * error,
+        high=mean - ends[:, 0] * error,
+        behind=behind,
+        behind_low=behind - of_others[:, 1] * behind_error,
+        behind_high=behind - of_others[:, 0] * behind_error,
+        n_seeds=n_seeds,
         best_p=float(rates[best]),
-        tied=tuple(float(rates[i]) for i in tied),
+        tied=tuple(float(rates[i]) for i in np.flatnonzero(running)),
         level=level,
+        threshold=alpha,
     )

@@ -21,7 +21,7 @@ __all__ = ["VERSION", "Lab", "Settings", "Task", "run_task"]
 
 Array = NDArray[np.float64]
 
-VERSION = 1
+VERSION = 2
 """Counts changes of the experiments: a trial of another version is never taken for this one's."""
 
 _MEMBERS = 6
