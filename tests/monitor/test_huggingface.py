@@ -145,6 +145,39 @@ def test_a_schedule_and_going_on_from_a_checkpoint(tmp_path, unit, steps):
     assert [(epoch, reading.sites[1].p) for epoch, reading in monitor.history] == [(3, rates[2]), (4, rates[3])]
 
 
+@pytest.mark.parametrize(("steps", "epochs"), [(1, [1]), (4, [1, 2]), (7, [1, 2, 3])])
+def test_an_epoch_that_is_cut_short_counts_as_one(tmp_path, steps, epochs):
+    """Three batches an epoch: a training of 1, 4 or 7 steps ends within one."""
+    run = trainer(tmp_path, max_steps=steps)
+    schedule = am.nn.RateScheduler(run.model, "linear", steps=10)
+    monitor = TrainerMonitor(run, schedule=schedule)
+    run.add_callback(monitor)
+    run.train()
+    assert [epoch for epoch, _ in monitor.history] == epochs
+    assert schedule.t == len(epochs)
+
+
+class Breaks(transformers.TrainerCallback):
+    def on_step_end(self, args, state, control, model=None, **rest):
+        if state.global_step == 4:
+            with torch.no_grad():
+                model.net[0].weight.fill_(float("nan"))
+
+
+def test_a_diverging_training_goes_on_and_two_monitors_have_their_prefixes(tmp_path, caplog):
+    run = trainer(tmp_path, epochs=2)
+    monitor = TrainerMonitor(run, prefix="a/")
+    for callback in (Breaks(), monitor, TrainerMonitor(run, prefix="b/", seed=2)):
+        run.add_callback(callback)
+    run.train()
+    assert [reading.reason is None for _, reading in monitor.history] == [True, False]
+    assert run.state.global_step == 6
+    assert "nothing was measured, and training goes on" in caplog.text
+    names = {name for row in run.state.log_history for name in row}
+    assert {"a/penalty", "b/penalty"} <= names
+    assert "allmasks/penalty" not in names
+
+
 def test_mistakes_are_told_before_training(tmp_path):
     with pytest.raises(TypeError, match="trainer must be the Trainer that the callback is added to, got tuple"):
         TrainerMonitor(data(), "cross_entropy")

@@ -144,6 +144,57 @@ def test_a_schedule_goes_on_from_a_checkpoint(tmp_path):
     assert [(epoch, reading.sites[1].p) for epoch, reading in monitor.history] == [(3, 0.25), (4, 0.125)]
 
 
+class TwoOptimizers(Module):
+    """Both step on every batch, as in adversarial training."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.net[0], self.net[4:])]
+
+    def training_step(self, batch, index):
+        loss = super().training_step(batch, index)
+        self.manual_backward(loss)
+        for optimizer in self.optimizers():
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def test_steps_are_counted_and_not_optimizers(tmp_path):
+    module = TwoOptimizers()
+    schedule = am.nn.RateScheduler(module, "late", steps=4)
+    trainer, _ = fit(
+        tmp_path, LightningMonitor("cross_entropy", schedule=schedule, schedule_by="step"), module=module, epochs=2
+    )
+    assert (trainer.global_step, schedule.t) == (12, 6)
+
+
+class Breaks(lightning.Callback):
+    def on_train_epoch_start(self, trainer, module):
+        if trainer.current_epoch == 1:
+            with torch.no_grad():
+                module.net[0].weight.fill_(float("nan"))
+
+
+def test_a_diverging_training_goes_on_and_two_monitors_keep_apart(tmp_path, caplog):
+    module = Module()
+    kept = {}
+    for prefix in ("allmasks/", "b/"):
+        schedule = am.nn.RateScheduler(module, "linear", steps=4)
+        kept[prefix] = LightningMonitor("cross_entropy", prefix=prefix, schedule=schedule)
+    waits = lightning.callbacks.EarlyStopping("allmasks/expected_loss", check_finite=False, patience=9)
+    trainer, _ = fit(tmp_path, Breaks(), *kept.values(), waits, module=module, epochs=3)
+    assert trainer.current_epoch == 3
+    assert [reading.reason is None for _, reading in kept["b/"].history] == [True, False, False]
+    assert "nothing was measured, and training goes on" in caplog.text
+    assert {"allmasks/penalty", "b/penalty"} <= set(trainer.callback_metrics)
+    assert {monitor.state_key for monitor in kept.values()} == {"LightningMonitor", "LightningMonitor{'prefix': 'b/'}"}
+    trainer.save_checkpoint(tmp_path / "two.ckpt")
+    assert len(torch.load(tmp_path / "two.ckpt", weights_only=False)["callbacks"]) == 3
+
+
 def test_mistakes_are_told_before_training(tmp_path):
     with pytest.raises(ValueError, match=r"LightningMonitor has no data: pass data=\(x, y\) or a DataLoader, or fit"):
         fit(tmp_path, LightningMonitor("cross_entropy"), validation=False)

@@ -1,7 +1,11 @@
 """The plain loop's monitor: training untouched, figures right, files whole, mistakes told at once."""
 
 import csv
+import errno
+import math
+import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -137,6 +141,129 @@ def test_going_on_from_a_checkpoint(tmp_path):
     with pytest.raises(ValueError, match=r"run\.csv is not a monitor's file: give another name, or remove it"):
         monitor.load_state_dict(state)
     assert path.read_text() == "mine,own\n"
+
+
+def diverging(monitored, **how):
+    """Batches that end in NaN weights."""
+    model = net()
+    monitor = am.Monitor(model, data(), "cross_entropy", **how) if monitored else None
+    x, y = data()
+    return monitor, train(model, 3, monitor.step if monitor else None, [(x, y), (x * float("inf"), y)])
+
+
+def test_a_diverging_training_ends_where_it_would_have(tmp_path, caplog):
+    monitor, left = diverging(True, csv=tmp_path / "run.csv", tensorboard=tmp_path / "board")
+    _, plain = diverging(False)
+    for a, b in zip(left, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+    assert not bool(torch.isfinite(left[0]).all())
+    assert [epoch for epoch, _ in monitor.history] == [1, 2, 3]
+    last = monitor.history[-1][1]
+    assert last.reason.startswith("ValueError: ")
+    assert "finite" in last.reason
+    assert (last.guarantee, math.isnan(last.expected_loss), last.finite()) == ("uncontrolled", True, {})
+    assert "nothing was measured, and training goes on: ValueError" in caplog.text
+    found = rows(tmp_path / "run.csv")
+    assert [row["epoch"] for row in found] == ["1", "2", "3"]
+    assert (found[-1]["expected_loss"], found[-1]["penalty/3"]) == ("", "")
+    assert "finite" in found[-1]["reason"]
+
+
+def test_a_rate_of_one_is_logged_and_left(caplog):
+    model = net()
+    monitor = am.Monitor(model, data(), "cross_entropy")
+    model[3].p = 1.0
+    monitor.step()
+    assert "p" in monitor.history[0][1].reason
+    model[3].p = 0.5
+    monitor.step()
+    assert monitor.history[1][1].reason is None
+
+
+def test_under_inference_mode(caplog):
+    model = net()
+    monitor = am.Monitor(model, data(), "cross_entropy")
+    wanted = monitor.measure()
+    with torch.inference_mode():
+        found = monitor.measure()
+    assert found.reason is not None or found == wanted
+
+
+class Full:
+    """Takes a part of a row, as a disk does that fills up."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *failure):
+        self.file.close()
+
+    def write(self, line):
+        self.file.write(line[: len(line) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_rows_that_a_full_disk_refused_come_with_the_next(tmp_path, monkeypatch, caplog):
+    path = tmp_path / "run.csv"
+    model = net()
+    monitor = am.Monitor(model, data(), "cross_entropy", csv=path)
+    train(model, 1, monitor.step)
+    real = Path.open
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", lambda self, *mode, **how: Full(real(self, *mode, **how)))
+        train(model, 1, monitor.step)
+    assert f"nothing was written, and training goes on: OSError: [Errno {errno.ENOSPC}]" in caplog.text
+    assert f"cannot write {path}" in caplog.text
+    assert path.read_bytes()[-1:] != b"\n"
+    train(model, 1, monitor.step)
+    assert [row["epoch"] for row in rows(path)] == ["1", "2", "3"]
+    assert [float(row["penalty"]) for row in rows(path)] == [reading.penalty for _, reading in monitor.history]
+
+
+@pytest.mark.parametrize("torn", ["3,statis", "3,statistical,256,0.1\n", "\n\n", "x,y\n", "\udcff"])
+def test_a_torn_or_blank_row_is_repaired_on_resume(tmp_path, torn):
+    path = tmp_path / "run.csv"
+    model = net()
+    monitor = am.Monitor(model, data(), "cross_entropy", csv=path)
+    train(model, 2, monitor.step)
+    state = monitor.state_dict()
+    with path.open("ab") as file:
+        file.write(torn.encode(errors="surrogateescape"))
+    monitor = am.Monitor(model, data(), "cross_entropy", csv=path)
+    monitor.load_state_dict(state)
+    train(model, 1, monitor.step)
+    assert [row["epoch"] for row in rows(path)] == ["1", "2", "3"]
+
+
+def test_other_sites_later_cost_their_columns_alone(tmp_path, caplog):
+    model = net()
+    monitor = am.Monitor(model, data(), "cross_entropy", csv=tmp_path / "run.csv")
+    monitor.step()
+    model[7] = torch.nn.Sequential(torch.nn.Dropout(0.1), model[7])
+    monitor.step()
+    assert "without a column: p/7.0, penalty/7.0" in caplog.text
+    assert float(rows(tmp_path / "run.csv")[1]["expected_loss"]) == monitor.history[1][1].expected_loss
+
+
+def test_resumed_epochs_stand_once_in_tensorboard(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    model = net()
+    with am.Monitor(model, data(), "cross_entropy", tensorboard=tmp_path, prefix="a/") as monitor:
+        train(model, 2, monitor.step)
+        state = monitor.state_dict()
+        train(model, 2, monitor.step)
+    with am.Monitor(model, data(), "cross_entropy", tensorboard=tmp_path, prefix="a/") as monitor:
+        monitor.load_state_dict(state)
+        train(model, 2, monitor.step)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in events.Scalars("a/expected_loss")] == [1, 2, 3, 4]
 
 
 def test_mistakes_are_told_before_training(tmp_path, monkeypatch):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from torch.utils.data import DataLoader
 
 from allmasks.methods import Method
-from allmasks.monitor.reading import Question, Reading, check_every
+from allmasks.monitor.reading import PREFIX, Question, Reading, check_every
 from allmasks.monitor.schedule import Clock, step_by
 from allmasks.nn import RateScheduler
 
@@ -38,18 +39,21 @@ class TrainerMonitor(TrainerCallback):
     schedule : a `RateScheduler` of the model's layers. When training goes on from a checkpoint it is stepped to where
         the checkpoint's training was.
     schedule_by : "epoch": stepped at the end of every epoch, after the reading; "step": after every optimizer step.
+    prefix : what the logged names begin with; two monitors of one Trainer need two.
     method, n_masks, atol, seed, batch_size : as in `expected_loss`. The same masks are used at every reading.
 
-    Under several processes each measures its share of the data.
+    Under several processes each measures its share of the data. What cannot be measured once training runs (losses that
+    are not finite, a rate of 1) stops nothing: the reason is a warning of the logger "allmasks.monitor" and the
+    reading's `reason`.
 
     Raises
     ------
     ImportError : where Transformers is not installed.
-    ValueError, MethodNotApplicable, UncontrolledRandomness : at the start of training, as `expected_loss` would later.
+    ValueError, MethodNotApplicable, UncontrolledRandomness : at the start of training, as `expected_loss` would.
 
     Attributes
     ----------
-    history : [(epoch, Reading), …], epochs counted from 1.
+    history : [(epoch, Reading), …], epochs counted from 1; one that `max_steps` cuts short counts as one.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class TrainerMonitor(TrainerCallback):
         every: int = 1,
         schedule: RateScheduler | None = None,
         schedule_by: Literal["epoch", "step"] = "epoch",
+        prefix: str = PREFIX,
         method: Method | None = None,
         n_masks: int | None = None,
         atol: float | None = None,
@@ -73,24 +78,28 @@ class TrainerMonitor(TrainerCallback):
             raise TypeError(f"trainer must be the Trainer that the callback is added to, got {type(trainer).__name__}")
         self._trainer = trainer
         self._clock = Clock(schedule, step_by(schedule_by))
+        self._prefix = prefix
+        self._sites: tuple[str, ...] = ()
         self._question = Question(_loader(data, trainer), loss, method, n_masks, atol, seed, batch_size)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **rest: Any) -> None:
         """Refuse now what the first reading would refuse later; bring a schedule to where the training is."""
         self._clock.start(int(state.epoch or 0), state.global_step)
-        self._question.check(model)
+        self._sites = self._question.check(model)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         """Step a schedule that goes by optimizer steps."""
-        self._clock.after_step(state.global_step)
+        self._clock.after_batch(state.global_step)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **rest: Any) -> None:
         """Measure and log, where due."""
-        epoch = round(state.epoch)
-        if epoch and epoch % self.every == 0:
-            reading = self._question.read(model)
+        # A training of a given number of steps may end within an epoch: its number is that of the epoch it is in.
+        epoch = math.ceil(state.epoch - 1e-6)
+        if epoch % self.every == 0:
+            reading = self._question.attempt(model, self._sites)
             self.history.append((epoch, reading))
-            self._trainer.log(reading.finite())
+            if reading.reason is None:
+                self._trainer.log(reading.finite(self._prefix))
         self._clock.after_epoch(epoch)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import nn
 
 from allmasks.methods import Method
-from allmasks.monitor.reading import Question, Reading, check_every
+from allmasks.monitor.reading import PREFIX, Question, Reading, check_every
 from allmasks.monitor.schedule import Clock, step_by
 from allmasks.nn import RateScheduler
 
@@ -42,15 +42,19 @@ class LightningMonitor(Callback):
     model : what to measure, if not the LightningModule itself: a module, or the name of an attribute of it.
     every : epochs between two readings.
     schedule : a `RateScheduler` of the model's layers; its state is kept in Lightning's checkpoints.
-    schedule_by : "epoch": stepped at the end of every epoch, after the reading; "step": after every optimizer step.
+    schedule_by : "epoch": stepped at the end of every epoch, after the reading; "step": after every batch in which an
+        optimizer stepped, once however many optimizers did.
+    prefix : what the logged names begin with; two monitors of one Trainer need two.
     method, n_masks, atol, seed, batch_size : as in `expected_loss`. The same masks are used at every reading.
 
-    Under several processes each measures its share of the data, and all log the same numbers.
+    Under several processes each measures its share of the data, and all log the same numbers. What cannot be measured
+    once training runs (losses that are not finite, a rate of 1) stops nothing: the reason is a warning of the logger
+    "allmasks.monitor" and the reading's `reason`, and the numbers are logged as nan.
 
     Raises
     ------
     ImportError : where Lightning is not installed.
-    ValueError, MethodNotApplicable, UncontrolledRandomness : at the start of training, as `expected_loss` would later.
+    ValueError, MethodNotApplicable, UncontrolledRandomness : at the start of training, as `expected_loss` would.
 
     Attributes
     ----------
@@ -68,6 +72,7 @@ class LightningMonitor(Callback):
         every: int = 1,
         schedule: RateScheduler | None = None,
         schedule_by: Literal["epoch", "step"] = "epoch",
+        prefix: str = PREFIX,
         method: Method | None = None,
         n_masks: int | None = None,
         atol: float | None = None,
@@ -81,23 +86,34 @@ class LightningMonitor(Callback):
         self._model = model
         self._how = (method, n_masks, atol, seed, batch_size)
         self._given = data
+        self._prefix = prefix
+        self._sites: tuple[str, ...] = ()
         self._loss = loss
+
+    @property
+    def state_key(self) -> str:
+        """What Lightning's checkpoints call this callback; two with different prefixes are told apart."""
+        if self._prefix == PREFIX:
+            return super().state_key
+        return self._generate_state_key(prefix=self._prefix)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Refuse now what the first reading would refuse later."""
-        self._question(trainer).check(self._measured(pl_module))
+        self._sites = self._question(trainer).check(self._measured(pl_module))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Step a schedule that goes by optimizer steps."""
-        self._clock.after_step(trainer.global_step)
+        """Step a schedule that goes by steps."""
+        self._clock.after_batch(trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure and log, where due."""
         epoch = trainer.current_epoch + 1
         if epoch % self.every == 0:
-            reading = self._question(trainer).read(self._measured(pl_module))
+            reading = self._question(trainer).attempt(self._measured(pl_module), self._sites)
             self.history.append((epoch, reading))
-            pl_module.log_dict(reading.finite(), on_step=False, on_epoch=True, batch_size=1)
+            # A callback that waits for one of the names ends the training where it is missing; nan it knows.
+            logged = reading.finite(self._prefix) if reading.reason is None else reading.scalars(self._prefix)
+            pl_module.log_dict(logged, on_step=False, on_epoch=True, batch_size=1)
         self._clock.after_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:

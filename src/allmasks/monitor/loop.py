@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from allmasks.files import check_writable, write_text
 from allmasks.methods import Method
-from allmasks.monitor.reading import Question, Reading, all_ranks, check_every
+from allmasks.monitor.reading import PREFIX, Question, Reading, all_ranks, check_every, unstopped
+from allmasks.monitor.rows import Rows
 from allmasks.nn import RateScheduler
 
 __all__ = ["Monitor"]
@@ -33,15 +30,23 @@ class Monitor:
     csv : a file to write, one row a reading, complete after every one. An older file of that name is replaced, unless
         the monitor goes on from a `state_dict`.
     tensorboard : a folder for TensorBoard, or a SummaryWriter of your own; needs `pip install 'allmasks[tensorboard]'`.
+        In a folder, what was written after the `state_dict` that the monitor goes on from is purged; a writer of your
+        own takes `purge_step=` for that.
+    prefix : what the names in TensorBoard begin with; two monitors of one run need two.
     schedule : a `RateScheduler` that `step()` steps after the reading, once an epoch.
+
+    A training is never stopped by being watched: what cannot be measured (losses that are not finite, a rate of 1) or
+    written (a full disk) is logged as a warning of the logger "allmasks.monitor", with its reason; the reading then has
+    it as `reason`, its row is empty, and rows that could not be written are written with the next one.
 
     Where torch.distributed is running, every rank makes a monitor and calls `step()`, with the same data, of which each
     measures its share; all have the same readings, and the first rank writes them.
 
     Raises
     ------
-    ValueError, MethodNotApplicable, UncontrolledRandomness : at once, as `expected_loss` would later; also for a file
-        that cannot be written (OSError) and for tensorboard where it is not installed (ImportError).
+    ValueError, MethodNotApplicable, UncontrolledRandomness : at once, when the monitor is made, as `expected_loss`
+        would; also for a file that cannot be written (OSError) and for tensorboard where it is not installed
+        (ImportError). Never from `step` and `measure`.
 
     Attributes
     ----------
@@ -68,6 +73,7 @@ class Monitor:
         every: int = 1,
         csv: str | Path | None = None,
         tensorboard: Any = None,
+        prefix: str = PREFIX,
         schedule: RateScheduler | None = None,
         method: Method | None = None,
         n_masks: int | None = None,
@@ -80,16 +86,17 @@ class Monitor:
         self.epoch = 0
         self.history: list[tuple[int, Reading]] = []
         self._question = Question(data, loss, method, n_masks, atol, seed, batch_size)
-        self._question.check(model)
-        self._csv: _Rows | None = None
+        self._prefix = prefix
+        self._sites = self._question.check(model)
+        self._csv: Rows | None = None
         self._writer: Any = None
-        self._own_writer = isinstance(tensorboard, str | Path)
+        self._board = tensorboard if isinstance(tensorboard, str | Path) else None
         all_ranks().run(lambda: self._open(csv, tensorboard))
 
     def _open(self, csv: str | Path | None, tensorboard: Any) -> None:
         if all_ranks().rank == 0:
-            self._csv = None if csv is None else _Rows(csv)
-            self._writer = _summary_writer(tensorboard) if self._own_writer else tensorboard
+            self._csv = None if csv is None else Rows(csv)
+            self._writer = tensorboard if self._board is None else _summary_writer(self._board)
 
     def step(self) -> Reading | None:
         """Say that an epoch has ended: the reading, where one was due."""
@@ -101,23 +108,26 @@ class Monitor:
 
     def measure(self) -> Reading:
         """Measure and log now, due or not; before the first `step()` that is epoch 0."""
-        reading = self._question.read(self.model)
-        all_ranks().run(lambda: self._write(reading))
+        reading = self._question.attempt(self.model, self._sites)
+        with unstopped("nothing was written"):
+            self._write(reading)
         self.history.append((self.epoch, reading))
         return reading
 
     def _write(self, reading: Reading) -> None:
+        # Only the first rank has files, and it says nothing to the others, which therefore wait for nothing.
         if self._csv is not None:
             self._csv.add(self.epoch, reading)
         if self._writer is not None:
-            for name, value in reading.finite().items():
+            for name, value in reading.finite(self._prefix).items():
                 self._writer.add_scalar(name, value, self.epoch)
             self._writer.flush()
 
     def close(self) -> None:
         """Close the TensorBoard file, where this monitor has opened it."""
-        if self._own_writer and self._writer is not None:
-            self._writer.close()
+        if self._board is not None and self._writer is not None:
+            with unstopped("the TensorBoard file was not closed"):
+                self._writer.close()
 
     def __enter__(self) -> Monitor:
         return self
@@ -141,53 +151,19 @@ class Monitor:
         if (state["schedule"] is None) != (self.schedule is None):
             having, lacking = ("state", "monitor") if self.schedule is None else ("monitor", "state")
             raise ValueError(f"the {having} has a schedule and the {lacking} has none")
+        if self._csv is not None:
+            self._csv.go_on_from(int(state["epoch"]))
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
         self.epoch = int(state["epoch"])
-        if self._csv is not None:
-            self._csv.go_on_from(self.epoch)
+        if self._board is not None and self._writer is not None:
+            self._writer.close()
+            self._writer = _summary_writer(self._board, purge_step=self.epoch + 1)
 
 
-class _Rows:
-    """A CSV file that is whole after every row; its columns are those of the first reading."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = check_writable(path, "csv")
-        self._header: list[str] | None = None
-
-    def go_on_from(self, epoch: int) -> None:
-        if not self.path.exists():
-            return
-        with self.path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.reader(file))
-        if not rows or rows[0][:3] != ["epoch", "guarantee", "n_masks"]:
-            raise ValueError(f"csv {self.path} is not a monitor's file: give another name, or remove it")
-        self._header = rows[0]
-        write_text(self.path, "".join(_line(row) for row in rows if row is rows[0] or int(row[0]) <= epoch))
-
-    def add(self, epoch: int, reading: Reading) -> None:
-        scalars = reading.scalars(prefix="")
-        header = ["epoch", "guarantee", "n_masks", *scalars]
-        if self._header is None:
-            self._header = header
-            write_text(self.path, _line(header))
-        elif self._header != header:
-            odd = sorted(set(self._header) ^ set(header))
-            raise ValueError(f"csv {self.path} has columns of other dropout sites; these are in one only: {odd}")
-        numbers = (repr(value) if math.isfinite(value) else "" for value in scalars.values())
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            file.write(_line([epoch, reading.guarantee, reading.n_masks, *numbers]))
-
-
-def _line(row: list[Any]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(row)
-    return text.getvalue()
-
-
-def _summary_writer(folder: str | Path) -> Any:
+def _summary_writer(folder: str | Path, **how: Any) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as problem:
         raise ImportError("tensorboard= needs TensorBoard: pip install 'allmasks[tensorboard]'") from problem
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), **how)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,12 @@ from allmasks.methods import Method
 from allmasks.results import ExpectedLoss, Guarantee, plain_numbers
 from allmasks.sites import borrowed
 
-__all__ = ["Question", "Reading", "SiteShare", "all_ranks", "check_every", "read"]
+__all__ = ["LOG", "PREFIX", "Question", "Reading", "SiteShare", "all_ranks", "check_every", "read", "unstopped"]
+
+PREFIX = "allmasks/"
+"""What the names that are logged begin with."""
+
+LOG = logging.getLogger("allmasks.monitor")
 
 _RESOLVED = 4
 """A ratio is taken only where the penalty below it is at least this many times its error; else it says nothing."""
@@ -60,6 +66,7 @@ class Reading:
     penalty, penalty_error : their difference: what dropout adds.
     guarantee, method, n_masks : as in `ExpectedLoss`.
     sites : one `SiteShare` for each site that was found, those with p = 0 included.
+    reason : None; or why nothing could be measured at that moment, all numbers then being nan.
     """
 
     weight_scaling_loss: float
@@ -68,11 +75,12 @@ class Reading:
     penalty: float
     penalty_error: float
     guarantee: Guarantee
-    method: Method
+    method: Method | None
     n_masks: int
     sites: tuple[SiteShare, ...]
+    reason: str | None = None
 
-    def scalars(self, prefix: str = "allmasks/") -> dict[str, float]:
+    def scalars(self, prefix: str = PREFIX) -> dict[str, float]:
         """Every number under the name it is logged by, such as "allmasks/penalty" and "allmasks/share/<site>"."""
         names = ("weight_scaling_loss", "expected_loss", "expected_loss_error", "penalty", "penalty_error")
         found = {name: getattr(self, name) for name in names}
@@ -81,7 +89,7 @@ class Reading:
                 found[f"{name}/{site.name}"] = getattr(site, name)
         return {prefix + name: value for name, value in found.items()}
 
-    def finite(self, prefix: str = "allmasks/") -> dict[str, float]:
+    def finite(self, prefix: str = PREFIX) -> dict[str, float]:
         """The same without what is unknown (nan), which charts and JSON have no place for."""
         return {name: value for name, value in self.scalars(prefix).items() if math.isfinite(value)}
 
@@ -116,10 +124,26 @@ class Question:
             x, y = pair(self.data if group is ALONE else shard(self.data, group))
             yield prepare(model, x, y, self.loss, batch_size=self.batch_size, group=group)
 
-    def check(self, model: nn.Module) -> None:
-        """Raise now what the first reading would raise after hours of training; draws no mask."""
+    def check(self, model: nn.Module) -> tuple[str, ...]:
+        """Raise now what the first reading would raise after hours of training; draws no mask. The sites' names."""
         with self.problem(model) as problem:
             problem.group.run(lambda: problem.plan(self.request))
+            return tuple(site.name for site in problem.sites)
+
+    def attempt(self, model: nn.Module, sites: tuple[str, ...] = ()) -> Reading:
+        """See `read`; but a training is never stopped by being watched: what is raised becomes the reading's reason.
+
+        Losses that are not finite, a rate of 1, memory that is short: the reason is logged too, as a warning of the
+        logger "allmasks.monitor".
+        """
+        try:
+            return self.read(model)
+        except Exception as problem:
+            reason = f"{type(problem).__name__}: {problem}"
+            LOG.warning("nothing was measured, and training goes on: %s", reason)
+            nan = math.nan
+            shares = tuple(SiteShare(name, nan, nan, nan, nan, nan, "uncontrolled") for name in sites)
+            return Reading(nan, nan, nan, nan, nan, "uncontrolled", self.method, 0, shares, reason)
 
     def read(self, model: nn.Module) -> Reading:
         """See `read`."""
@@ -180,6 +204,15 @@ def _share(name: str, p: Any, alone: ExpectedLoss | None, expected: ExpectedLoss
             share_error = (own_error + abs(share) * whole_error) / (abs(whole) - whole_error)
     guarantee: Guarantee = "exact" if alone is None else alone.guarantee
     return SiteShare(name, rate, own, own_error, share, share_error, guarantee)
+
+
+@contextmanager
+def unstopped(what: str) -> Iterator[None]:
+    """What is raised inside is logged, and goes no further: a training does not end for the sake of its log."""
+    try:
+        yield
+    except Exception as problem:
+        LOG.warning("%s, and training goes on: %s: %s", what, type(problem).__name__, problem)
 
 
 def check_every(every: int) -> int:

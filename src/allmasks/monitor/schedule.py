@@ -17,14 +17,19 @@ def step_by(unit: str) -> str:
 
 
 class Clock:
-    """Steps a schedule once for each epoch, or once for each optimizer step however many batches that takes."""
+    """Steps a schedule once for each epoch, or once for each step, however many batches and optimizers that takes.
+
+    A trainer's count of steps may be one of optimizers: two that step on one batch add 2 to it, 1 to the schedule.
+    """
 
     def __init__(self, schedule: RateScheduler | None, unit: str) -> None:
         self.schedule, self.unit = schedule, unit
         self._seen = 0
+        self._counted = 0
 
     def start(self, epochs: int, steps: int) -> None:
         """Say how far a resumed training is, where the trainer keeps no state of ours."""
+        self._counted = steps
         self._go(epochs if self.unit == "epoch" else steps)
 
     def after_epoch(self, epochs: int) -> None:
@@ -32,10 +37,11 @@ class Clock:
         if self.unit == "epoch":
             self._go(epochs)
 
-    def after_step(self, steps: int) -> None:
-        """So many optimizer steps have been taken."""
-        if self.unit == "step":
-            self._go(steps)
+    def after_batch(self, steps: int) -> None:
+        """A batch has ended, and the trainer counts so many steps: one more for the schedule if there were any."""
+        if self.unit == "step" and steps > self._counted:
+            self._go(self._seen + 1)
+        self._counted = steps
 
     def _go(self, now: int) -> None:
         if self.schedule is not None:
@@ -44,10 +50,12 @@ class Clock:
         self._seen = max(now, self._seen)
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.schedule is None else {"seen": self._seen, "schedule": self.schedule.state_dict()}
+        if self.schedule is None:
+            return {}
+        return {"seen": self._seen, "counted": self._counted, "schedule": self.schedule.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.schedule is None or not state:
             return
         self.schedule.load_state_dict(state["schedule"])
-        self._seen = int(state["seen"])
+        self._seen, self._counted = int(state["seen"]), int(state["counted"])
