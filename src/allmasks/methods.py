@@ -95,8 +95,8 @@ class MonteCarlo(Method):
 
     Parameters
     ----------
-    n_masks : masks an example, rounded up to whole blocks of the sampler; at least 32 blocks.
-    atol, rtol : instead of n_masks: the standard error wanted, absolute or relative to the value. A pilot
+    n_masks : masks an example, exactly so many, 1 or more; beside atol or rtol the most that may be drawn.
+    atol, rtol : the standard error wanted, absolute or relative to the value. A pilot
         of fixed size then fixes n once; there is no peeking.
     sampler : how masks are drawn together.
     control : None, or "quadratic": subtract the last layer's second-order form and add its exact mean.

@@ -89,7 +89,12 @@ class ExpectedLoss:
     weight_scaling_loss : what the model loses in eval mode (scores: the loss at the mean mask).
     penalty, penalty_error : value - weight_scaling_loss, and its error.
     replicates : (r,) value of each independent block of masks, where the error is statistical; else None.
-        Two results from the same seed can be compared block by block.
+        Two results from the same seed and number of masks can be compared block by block.
+    replicate_masks : (r,) masks in each of those blocks, the last may be a shorter one; `value` is the mean of
+        `replicates` with these weights.
+    reliable : False where the error of `value` is not to be trusted: under sampling, where the masks drawn cannot have
+        shown what matters; under an uncontrolled approximation always. A note says why and what would help.
+    per_example_reliable : (n,) the same for each example, where scores were sampled; else None.
     grad : for scores, {"weights", "intercept", "X"} where asked for; else None.
     notes : sentences a reader should know (for instance that the mean is not preserved).
     """
@@ -107,6 +112,9 @@ class ExpectedLoss:
     replicates: Any = None
     grad: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    replicate_masks: Any = None
+    reliable: bool = True
+    per_example_reliable: Any = None
 
     @property
     def n_replicates(self) -> int:
@@ -125,9 +133,9 @@ class ExpectedLoss:
             raise ValueError(f"level must lie between 0 and 1, got {level}")
         half = _number(self.error)
         if self.guarantee == "statistical":
-            from scipy.stats import t
+            from allmasks.replicates import half_width
 
-            half *= float(t.ppf(0.5 + level / 2, max(self.n_replicates - 1, 1)))
+            half = half_width(half, level, self.n_replicates)
         return _number(self.value) - half, _number(self.value) + half
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """How K masks are drawn together: each mask has exactly the dropout law, the joint law is what differs.
 
-Masks come in blocks of fixed size; different blocks are independent, so asking for more masks never changes
-the first ones, and block means give a standard error that is valid although masks within a block are not
-independent.
+Masks come in blocks; different blocks are independent, so asking for more masks of the same blocks never changes the
+first ones, and block means give a standard error that is valid although masks within a block are not independent.
+A number of masks that is no multiple of the block ends with a shorter one. Which block K masks get is told in
+`allmasks.sampling`.
 """
 
 from __future__ import annotations
@@ -143,25 +144,25 @@ def _compiled(
 
 
 @cache
-def _packed_permutations() -> NDArray[np.uint64]:
-    """Each of the 8! orders as the eight bytes of one word."""
-    shifts = np.arange(8, dtype=np.uint64) * np.uint64(8)
-    return np.bitwise_or.reduce(_permutations_of_eight().astype(np.uint64) << shifts, axis=1)
+def _packed_permutations(size: int) -> NDArray[np.uint64]:
+    """Each order of a block as the bytes of one word."""
+    shifts = np.arange(size, dtype=np.uint64) * np.uint64(8)
+    return np.bitwise_or.reduce(_permutations(size).astype(np.uint64) << shifts, axis=1)
 
 
-def _whole_blocks(indices: NDArray[np.int64], block: int) -> bool:
-    """Whether the masks are whole blocks, each in its order."""
-    if len(indices) % block:
-        return False
-    return bool((indices.reshape(-1, block) == indices[::block, None] // block * block + np.arange(block)).all())
+def _whole_blocks(indices: NDArray[np.int64], block: int) -> int:
+    """How many masks at the beginning are whole blocks, each in its order: all that are, or none."""
+    whole = len(indices) // block * block
+    led = indices[:whole].reshape(-1, block)
+    return whole if bool((led == led[:, :1] // block * block + np.arange(block)).all()) else 0
 
 
 @cache
-def _permutations_of_eight() -> NDArray[np.uint8]:
-    return np.array(list(permutations(range(8))), dtype=np.uint8)
+def _permutations(size: int) -> NDArray[np.uint8]:
+    return np.array(list(permutations(range(size))), dtype=np.uint8)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LatinHypercube:
     """Blocks of eight masks in which every unit is kept the right number of times.
 
@@ -170,17 +171,34 @@ class LatinHypercube:
     from the variance, and each single mask still has exactly the dropout law (McKay, Beckman & Conover 1979).
 
     Eight, because all 8! orders fit a table that stays in a core's cache, so that a whole block costs one
-    call of the generator an element; one more reason is that 32 blocks, the least for a standard error that
-    can be trusted, are then only 256 masks.
+    call of the generator an element; one more reason is that 32 blocks are then only 256 masks. Fewer masks
+    come in smaller blocks (`halved`), so that there are 32 of them down to 64 masks, and independent below.
+
+    Parameters
+    ----------
+    size : masks in a block: 8, 4 or 2.
 
     >>> kept = LatinHypercube().draw(0, 1, range(8), [0], np.full(4, 0.5))
     >>> kept.sum(axis=0).tolist()
     [[4, 4, 4, 4]]
     """
 
+    size: int = 8
+
+    def __post_init__(self) -> None:
+        if self.size not in (2, 4, 8):
+            raise ValueError(f"size must be 8, 4 or 2 masks in a block, got {self.size!r}")
+
+    def __repr__(self) -> str:
+        return f"LatinHypercube({'' if self.size == 8 else f'size={self.size}'})"
+
     @property
     def block(self) -> int:
-        return 8
+        return self.size
+
+    def halved(self) -> Sampler:
+        """The same with half as many masks in a block; below two, independent masks."""
+        return LatinHypercube(self.size // 2) if self.size > 2 else Independent()
 
     def draw(
         self, seed: int, site: int, masks: ArrayLike, examples: ArrayLike, keep_prob: ArrayLike
@@ -188,36 +206,67 @@ class LatinHypercube:
         """See `Sampler.draw`."""
         indices, q = np.asarray(masks, np.int64).reshape(-1), np.asarray(keep_prob, np.float64).reshape(-1)
         rows = np.atleast_1d(np.asarray(examples))
-        table = _permutations_of_eight()
-        # The threshold splits [0, 2**32) into eighths that are kept, eighths that are dropped, and at most
-        # one in between, where the unit's second word decides.
-        kept_eighths, within = np.divmod(reference.keep_threshold(q).astype(np.int64), 2**29)
         out = np.empty((len(indices), len(rows), len(q)), np.bool_)
-        blocks, member = np.divmod(indices, 8)
-        if out.size >= _COMPILED_FROM and _whole_blocks(indices, 8):
-            from allmasks.kernels import draw
+        # A shorter block at the end is drawn by the formulas, whole blocks by the kernel.
+        whole = _whole_blocks(indices, self.size) if out.size >= _COMPILED_FROM else 0
+        if whole:
+            self._compiled(seed, site, indices[: whole : self.size] // self.size, rows, q, out[:whole])
+        if whole < len(indices):
+            self._formulas(seed, site, indices[whole:], rows, q, out[whole:])
+        return out
 
-            keys, numbers = _keys(seed, site, blocks[::8]), reference.check_examples(rows)
-            draw.latin_hypercube(
-                keys,
-                numbers,
-                _packed_permutations(),
-                kept_eighths.astype(np.uint64),
-                within.astype(np.uint32),
-                out.view(np.uint8),
-            )
-            return out
+    def _parts_of_range(self, q: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of each unit: parts of [0, 2**32) that are kept, and how far its threshold reaches into the next.
+
+        All further parts are dropped; in that one the unit's second word decides.
+        """
+        kept, within = np.divmod(reference.keep_threshold(q).astype(np.int64), 2**32 // self.size)
+        return kept, within
+
+    def _compiled(
+        self,
+        seed: int,
+        site: int,
+        blocks: NDArray[np.int64],
+        rows: NDArray[Any],
+        q: NDArray[np.float64],
+        out: NDArray[np.bool_],
+    ) -> None:
+        from allmasks.kernels import draw
+
+        kept, within = self._parts_of_range(q)
+        draw.latin_hypercube(
+            _keys(seed, site, blocks),
+            reference.check_examples(rows),
+            _packed_permutations(self.size),
+            kept.astype(np.uint64),
+            within.astype(np.uint32),
+            self.size,
+            out.view(np.uint8),
+        )
+
+    def _formulas(
+        self,
+        seed: int,
+        site: int,
+        indices: NDArray[np.int64],
+        rows: NDArray[Any],
+        q: NDArray[np.float64],
+        out: NDArray[np.bool_],
+    ) -> None:
+        table, bits = _permutations(self.size), np.uint32(self.size.bit_length() - 1)
+        kept, within = self._parts_of_range(q)
+        blocks, member = np.divmod(indices, self.size)
         unique, where = np.unique(blocks, return_inverse=True)
         for part in _parts(len(unique), out[:1].size):
             first, second = reference.word_pairs(_columns(_keys(seed, site, unique[part])), rows, len(q))
-            # Three bits rotate the order, which makes each position exactly uniform; the other 29 choose it.
-            rotation = (first & np.uint32(7)).astype(np.uint8)
-            order = ((first >> np.uint32(3)).astype(np.uint64) * np.uint64(len(table))) >> np.uint64(29)
-            cut = kept_eighths.astype(np.uint8) + ((second >> np.uint32(3)) < within).astype(np.uint8)
+            # The lowest bits rotate the order, which makes each position exactly uniform; the others choose it.
+            rotation = (first & np.uint32(self.size - 1)).astype(np.uint8)
+            order = ((first >> bits).astype(np.uint64) * np.uint64(len(table))) >> np.uint64(32 - int(bits))
+            cut = kept.astype(np.uint8) + ((second >> bits) < within).astype(np.uint8)
             here = np.flatnonzero((where >= part.start) & (where < part.stop))
-            for k in range(8):
+            for k in range(self.size):
                 own = here[member[here] == k]
                 of = where[own] - part.start
-                eighth = (table[:, k][order[of]] + rotation[of]) & np.uint8(7)
-                out[own] = eighth < cut[of]
-        return out
+                place = (table[:, k][order[of]] + rotation[of]) & np.uint8(self.size - 1)
+                out[own] = place < cut[of]

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from allmasks.errors import UncontrolledRandomness
 from allmasks.samplers import LatinHypercube, Sampler
+from allmasks.sampling import blocks_of
 from allmasks.sites import DropoutSite, hold_masks, inspect_model
 
 __all__ = ["Select", "Thinned", "ThinnedEnsemble", "thinned"]
@@ -26,6 +27,7 @@ def thinned(
     mask: int | Sequence[int] = 0,
     example_index: int = 0,
     sampler: Sampler | None = None,
+    n_masks: int | None = None,
     batch_dim: int | None = None,
 ) -> Thinned | ThinnedEnsemble:
     """The model with one dropout mask fixed for all inputs: one thinned network (Srivastava et al. 2014).
@@ -39,6 +41,7 @@ def thinned(
     x : what the model is called with: a tensor, a tuple of positional or a dict of keyword inputs. A few rows do.
     seed, mask, example_index : the key of the mask; several mask numbers give an ensemble of as many networks.
     sampler : how masks are drawn; `LatinHypercube()`, as everywhere.
+    n_masks : the number of masks of the run that is replayed, where it drew fewer than 256: those come in other blocks.
     batch_dim : axis of the examples in the inputs; 0 by default.
 
     Returns
@@ -77,6 +80,8 @@ def thinned(
         raise UncontrolledRandomness(f"these dropout sites cannot be given a mask: {listed}")
     base = copy.deepcopy(model).eval()
     drawn = sampler or LatinHypercube()
+    if n_masks is not None:
+        drawn = blocks_of(drawn, n_masks).sampler
     members = []
     for number in numbers:
         kept = {}

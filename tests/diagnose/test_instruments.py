@@ -12,7 +12,7 @@ from allmasks.diagnose import co_adaptation, concentration, robustness, unit_pen
 from allmasks.diagnose.co_adaptation import measure_co_adaptation
 from allmasks.diagnose.concentration import entropy, gini, measure_concentration, units_for
 from allmasks.diagnose.multiplied import each_site
-from allmasks.diagnose.paired import quantile
+from allmasks.replicates import half_width
 from diagnose.brute import opened, shapley
 from model_cases import CASES, cross_entropy, generator, seeded
 
@@ -189,7 +189,7 @@ def test_sampled_interactions_are_unbiased_and_their_intervals_cover():
     # pairs counted as if drawn with replacement; every value off by a standard error.
     largest = np.abs(exact.interaction).max() / np.abs(exact.ablation).mean()
     assert abs(z_of_mean(strength + (largest - strength) / 60, exact.strength)) > 4.5
-    reach = quantile(0.95, 60) * error
+    reach = half_width(error, 0.95, 60)
     wide = reach / math.sqrt(1 - 60 / 91)
     assert covered(zip(strength - wide, strength + wide, strict=True), exact.strength) > 0.97
     assert covered(zip(strength + error - reach, strength + error + reach, strict=True), exact.strength) < 0.93

@@ -129,7 +129,6 @@ def test_the_result_prints_and_serialises():
             r"ClosedForm does not apply here: the logistic loss has no formula. Try Fourier\(\)",
         ),
         ({"n_masks": 0}, "n_masks must be at least 1, got 0"),
-        ({"n_masks": 8}, "n_masks=8 is too few"),
         (
             {"weights": np.ones((4, 2)), "y": np.ones((6, 2)), "loss": "poisson"},
             r"several outputs are for squared_error and logistic, got weights of shape \(4, 2\)",

@@ -16,6 +16,7 @@ from allmasks.diagnose.instruments import SiteInstruments, measure_sites
 from allmasks.diagnose.multiplied import pair
 from allmasks.expect import Problem, Request, prepare, progress_bar
 from allmasks.methods import Method, MonteCarlo
+from allmasks.replicates import mean_and_error
 from allmasks.results import ExpectedLoss, Guarantee, plain_numbers, weakest, with_error
 from allmasks.samplers import Independent
 from allmasks.sites import DropoutSite, class_name
@@ -216,12 +217,14 @@ def combine(terms: Sequence[tuple[float, ExpectedLoss]]) -> tuple[float, float]:
     """
     value = sum(factor * float(result.value) for factor, result in terms)
     proven = sum(abs(factor) * float(result.error) for factor, result in terms if result.replicates is None)
-    groups: dict[int, torch.Tensor] = {}
+    groups: dict[tuple[int, int], torch.Tensor] = {}
+    sizes = {}
     for factor, result in terms:
         if result.replicates is not None:
-            part = factor * result.replicates.double()
-            groups[len(part)] = groups[len(part)] + part if len(part) in groups else part
-    squared = sum(float(part.var()) / len(part) for part in groups.values())
+            part, key = factor * result.replicates.double(), (result.n_masks, len(result.replicates))
+            groups[key] = groups[key] + part if key in groups else part
+            sizes[key] = result.replicate_masks
+    squared = sum(float(mean_and_error(part, sizes[key])[1]) ** 2 for key, part in groups.items())
     return value, proven + math.sqrt(squared)
 
 

@@ -15,7 +15,7 @@ from scipy.stats import norm
 from torch import nn
 
 from allmasks.diagnose.multiplied import Multiplied, each_site, generator
-from allmasks.diagnose.paired import quantile
+from allmasks.replicates import half_width
 from allmasks.results import Guarantee, plain_numbers
 from allmasks.sites import DropoutSite
 
@@ -67,7 +67,7 @@ class CoAdaptation:
         """Interval of `strength`: Student's t over the pairs drawn, ± round-off where all were computed."""
         half = self.strength_error
         if self.guarantee != "exact":
-            half *= quantile(level, len(self.pairs)) if len(self.pairs) > 1 else math.nan
+            half = half_width(half, level, len(self.pairs))
         return self.strength - half, self.strength + half
 
     @property

@@ -15,7 +15,7 @@ from scipy.stats import t
 from torch import nn
 
 from allmasks.diagnose.multiplied import Multiplied, each_site, generator
-from allmasks.diagnose.paired import quantile
+from allmasks.replicates import half_width, standard_error
 from allmasks.results import Guarantee, plain_numbers
 from allmasks.sites import DropoutSite
 
@@ -98,7 +98,7 @@ class Concentration:
         """
         half = self.shapley_error
         if self.n_orders:
-            half = half * quantile(level, self.n_orders // 2)
+            half = half_width(half, level, self.n_orders // 2)
         return self.shapley - half, self.shapley + half
 
     @property
@@ -157,7 +157,7 @@ def measure_concentration(run: Multiplied, n_orders: int = 64, seed: int = 0) ->
     else:
         blocks = _by_orders(run, n_orders, generator(seed, run.site, 2))
         shapley = blocks.mean(axis=0)
-        shapley_error = blocks.std(axis=0, ddof=1) / math.sqrt(len(blocks))
+        shapley_error = standard_error(blocks)
         guarantee = "statistical"
     summary = {name: _jackknifed(f, shapley, blocks) for name, f in _SUMMARIES.items()}
     return Concentration(

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t
 
-__all__ = ["check_level", "holm", "interval", "p_value", "quantile", "seed_numbers"]
+from allmasks.replicates import check_level, half_width, standard_error
+
+__all__ = ["check_level", "holm", "interval", "p_value", "seed_numbers"]
 
 Array = NDArray[np.float64]
 
@@ -20,32 +22,9 @@ def interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float, floa
     (2.0, 0.5773502691896258)
     """
     x = np.asarray(values, np.float64)
-    mean = float(x.mean())
-    if len(x) < 2:
-        return mean, math.nan, math.nan, math.nan
-    error = float(x.std(ddof=1)) / math.sqrt(len(x))
-    half = quantile(level, len(x)) * error
+    mean, error = float(x.mean()), float(standard_error(x))
+    half = half_width(error, level, len(x))
     return mean, error, mean - half, mean + half
-
-
-def check_level(level: float) -> None:
-    """A coverage, or a ValueError that says what it must be."""
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}")
-
-
-def quantile(level: float, n: int) -> float:
-    """How many standard errors of a mean of n independent values its interval reaches either way (Student's t).
-
-    >>> round(quantile(0.95, 10), 3)
-    2.262
-
-    Raises
-    ------
-    ValueError : a level outside (0, 1).
-    """
-    check_level(level)
-    return float(t.ppf(0.5 + level / 2, n - 1))
 
 
 def p_value(values: ArrayLike, at: float = 0.0) -> float:
@@ -57,7 +36,7 @@ def p_value(values: ArrayLike, at: float = 0.0) -> float:
     x = np.asarray(values, np.float64) - at
     if len(x) < 2 or not np.isfinite(x).all():
         return math.nan
-    error = x.std(ddof=1) / math.sqrt(len(x))
+    error = float(standard_error(x))
     # Values that agree to round-off carry no noise to test against.
     if error <= 1e-14 * np.abs(x).max(initial=0.0):
         return 0.0 if x.mean() > 0 else 1.0

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from allmasks.diagnose.paired import check_level, quantile, seed_numbers
+from allmasks.diagnose.paired import check_level, seed_numbers
 from allmasks.diagnose.race import chosen_quantiles, measured, threshold, told_apart
 from allmasks.linear_model.centered import Centered, second_moments
 from allmasks.linear_model.checks import check_number
 from allmasks.linear_model.rate_path import rate_path
 from allmasks.masks import check_p
+from allmasks.replicates import half_width, standard_error
 from allmasks.results import plain_numbers
 from allmasks.trials import Trials, identity, run_trials, where_raised
 
@@ -98,10 +99,10 @@ def linear_rate_curve(X: ArrayLike, y: ArrayLike, *, p: ArrayLike = RATES, alpha
     best = int(error.argmin())
     known = np.isfinite(error)
     error_se, close = np.full(len(rates), np.nan), np.arange(len(rates)) == best
-    error_se[known] = squared[known].std(axis=1, ddof=1) / math.sqrt(n)
+    error_se[known] = standard_error(squared[known].T)
     if known[best]:
         difference = squared[known] - squared[best]
-        close[known] = difference.mean(axis=1) <= difference.std(axis=1, ddof=1) / math.sqrt(n)
+        close[known] = difference.mean(axis=1) <= standard_error(difference.T)
     return LinearRateCurve(
         p=rates,
         error=error,
@@ -267,7 +268,7 @@ def _curve(
     best = int(candidates.argmin())
     mean, error, behind, behind_error = measured(values, n_seeds, best)
     of_best, of_others = chosen_quantiles(values, n_seeds, best, alpha, look, level)
-    ends = np.array([[-1.0, 1.0]]) * np.array([[quantile(level, int(k))] for k in n_seeds])
+    ends = np.array([[-1.0, 1.0]]) * np.array([[half_width(1.0, level, int(k))] for k in n_seeds])
     ends[best] = of_best
     return RateCurve(
         p=rates,

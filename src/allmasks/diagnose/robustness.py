@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from allmasks.diagnose.multiplied import Multiplied, each_site, generator
+from allmasks.replicates import standard_error
 from allmasks.results import plain_numbers
 from allmasks.sites import DropoutSite
 
@@ -142,11 +142,11 @@ def measure_robustness(
 
 
 def _summary(curves: Array) -> tuple[Array, Array, Array, Array]:
-    error = curves.std(axis=0, ddof=1) / math.sqrt(len(curves))
+    error = standard_error(curves)
     low, high = np.quantile(curves, (0.05, 0.95), axis=0)
     return curves.mean(axis=0), error, low, high
 
 
 def _area(curves: Array) -> tuple[float, float, float]:
     areas = curves.mean(axis=1)
-    return float(areas[:-1].mean()), float(areas[:-1].std(ddof=1)) / math.sqrt(len(areas) - 1), float(areas[-1])
+    return float(areas[:-1].mean()), float(standard_error(areas[:-1])), float(areas[-1])

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import t
 
 from allmasks.evidence.claim import Picture, Series, Text
+from allmasks.replicates import half_width, standard_error
 
 __all__ = [
     "DROPPED",
@@ -38,7 +38,7 @@ def band(name: Text, x: ArrayLike, values: ArrayLike, *, points: bool = False) -
     mean = rows.mean(axis=0)
     half = np.zeros_like(mean)
     if len(rows) > 1:
-        half = t.ppf(0.975, len(rows) - 1) * rows.std(axis=0, ddof=1) / np.sqrt(len(rows))
+        half = half_width(standard_error(rows), 0.95, len(rows))
     axis = np.asarray(x, np.float64)
     return Series(name, axis.tolist(), mean.tolist(), (mean - half).tolist(), (mean + half).tolist(), points)
 

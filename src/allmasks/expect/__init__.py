@@ -80,7 +80,7 @@ def expected_loss(
     loss : "squared_error", "logistic", "cross_entropy", "poisson", the torch.nn loss module of one of these, or a
         callable (output, y) -> (n,) losses.
     method : a value of `am.methods`; None takes the strongest guarantee that fits the budget, then the cheapest.
-    n_masks : masks for Monte Carlo; 256 by default, at least 32 blocks of the sampler.
+    n_masks : masks for Monte Carlo, any number from 1 on; 256 by default.
     atol, rtol : instead of n_masks, the standard error wanted, fixed by an independent pilot.
     budget : evaluations (masks times examples) that listing every mask may cost; default 2**20.
     seed : masks are a pure function of (seed, site, mask, example_index, element).

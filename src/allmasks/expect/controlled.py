@@ -21,6 +21,7 @@ from allmasks.expect.evaluate import Losses
 from allmasks.expect.forward import Forward
 from allmasks.expect.model_losses import CrossEntropy
 from allmasks.expect.sources import MaskChunk, SampledMasks
+from allmasks.replicates import block_means
 from allmasks.results import Guarantee
 from allmasks.sites import DropoutSite
 
@@ -89,7 +90,7 @@ def pilot_blocks(evaluate: Controlled, data: Any, source: SampledMasks, weight: 
                     rows = slice(at + where.start, at + where.stop)
                     sums[0, rows] += loss @ share
                     sums[1, rows] += control @ share
-    return sums.reshape(2, -1, source.block).mean(dim=2)
+    return block_means(sums.T, source.block).T
 
 
 def best_coefficient(blocks: Tensor) -> float:

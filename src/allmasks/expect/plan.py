@@ -5,30 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from allmasks.methods import Delta, Enumeration, GaussianMoments, Method, MonteCarlo
+from allmasks.methods import Delta, Enumeration, GaussianMoments, Method
 from allmasks.results import GUARANTEES, Guarantee
-from allmasks.scores.monte_carlo import MIN_BLOCKS
 from allmasks.sites import DropoutSite
 
-__all__ = [
-    "DEFAULT_BUDGET",
-    "DEFAULT_N_MASKS",
-    "MAX_SAMPLED_MASKS",
-    "MIN_REPLICATES",
-    "Option",
-    "Plan",
-    "sampled_masks",
-]
+__all__ = ["DEFAULT_BUDGET", "Option", "Plan"]
 
 DEFAULT_BUDGET = 2**20
 """Evaluations (masks times examples) that `method=None` will spend to list every mask instead of sampling."""
-
-DEFAULT_N_MASKS = 256
-MAX_SAMPLED_MASKS = 2**22
-"""Most masks an example that a tolerance may ask for; a tolerance that needs more is refused, not run for days."""
-
-MIN_REPLICATES = MIN_BLOCKS
-"""Independent blocks of masks below which a standard error cannot be trusted."""
 
 
 @dataclass(frozen=True)
@@ -103,30 +87,6 @@ class Plan:
             lines += [f"    {option.method.name}: {reason}" for option, reason in others]
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
-
-
-def sampled_masks(method: MonteCarlo, n_masks: int | None, default: int = DEFAULT_N_MASKS) -> int:
-    """The number of masks a Monte Carlo run really draws: whole blocks, and enough of them for an error.
-
-    >>> sampled_masks(MonteCarlo(), 1000)
-    1000
-    """
-    block = method.sampler.block
-    wanted = method.n_masks if method.n_masks is not None else n_masks
-    if wanted is None:
-        wanted = max(default, MIN_REPLICATES * block)
-    if wanted < MIN_REPLICATES * block:
-        remedy = (
-            f"use n_masks={MIN_REPLICATES * block} or more"
-            if block == 1
-            else f"use n_masks={MIN_REPLICATES * block} or more, or "
-            f"method=am.methods.MonteCarlo(n_masks={max(wanted, MIN_REPLICATES)}, sampler=am.samplers.Independent())"
-        )
-        raise ValueError(
-            f"n_masks={wanted} is too few for an error that can be trusted: {type(method.sampler).__name__} needs "
-            f"{MIN_REPLICATES} independent blocks of {block}; {remedy}"
-        )
-    return math.ceil(wanted / block) * block
 
 
 def choose(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -19,12 +18,14 @@ from allmasks.expect.evaluate import Evaluator, Integrated, Plain
 from allmasks.expect.forward import Forward
 from allmasks.expect.model_losses import CrossEntropy, ModelLoss
 from allmasks.expect.monte_carlo import masks_for_tolerance
-from allmasks.expect.plan import DEFAULT_BUDGET, MIN_REPLICATES, Option, Plan, choose, sampled_masks
+from allmasks.expect.plan import DEFAULT_BUDGET, Option, Plan, choose
 from allmasks.expect.sharded import without_gradient
 from allmasks.expect.solve import Job, Solution, solve
 from allmasks.expect.sources import EveryMask, MaskSource, NoMask, SampledMasks
 from allmasks.methods import ClosedForm, Delta, Enumeration, Fourier, GaussianMoments, Method, MonteCarlo
+from allmasks.replicates import mean_and_error
 from allmasks.results import ExpectedLoss
+from allmasks.sampling import asked_for, blocks_of, masks_drawn, pilot_masks
 from allmasks.sites import DropoutSite, LastLayer, borrowed, is_sharded
 
 __all__ = ["INSPECTED_EXAMPLES", "Problem", "Request"]
@@ -55,7 +56,7 @@ class Request:
             raise TypeError(
                 f"method must be a value of am.methods, such as am.methods.MonteCarlo(), got {self.method!r}"
             )
-        MonteCarlo(n_masks=self.n_masks, atol=self.atol, rtol=self.rtol)
+        asked_for(self.method, self.n_masks, self.atol, self.rtol)
         if self.budget is not None and not self.budget >= 1:
             raise ValueError(f"budget must be at least 1 evaluation, got {self.budget}")
         if not 0 <= self.seed < 2**64:
@@ -63,14 +64,8 @@ class Request:
 
     @property
     def sampling(self) -> MonteCarlo:
-        """The Monte Carlo method meant: the method's own fields first, then the call's keywords."""
-        own = self.method if isinstance(self.method, MonteCarlo) else MonteCarlo()
-        settled = own.n_masks is not None or own.atol is not None or own.rtol is not None
-        if settled:
-            return own
-        return MonteCarlo(
-            n_masks=self.n_masks, atol=self.atol, rtol=self.rtol, sampler=own.sampler, control=own.control
-        )
+        """The Monte Carlo method meant by the method and the call's keywords together."""
+        return asked_for(self.method, self.n_masks, self.atol, self.rtol)
 
 
 @dataclass
@@ -170,7 +165,7 @@ class Problem:
         before = tuple(site for site in sites if site.name != last.site)
         site = next(site for site in sites if site.name == last.site)
         evaluate = Controlled(self.forward(before, observe=last.site), loss, site, last.weight, last.bias)
-        pilot = SampledMasks(sites, method.sampler, MIN_REPLICATES * method.sampler.block, seed, first=_CONTROL_FIRST)
+        pilot = SampledMasks(sites, method.sampler, pilot_masks(method.sampler), seed, first=_CONTROL_FIRST)
         job = self.job(pilot, evaluate, grad=False)
 
         def blocks() -> Tensor:
@@ -201,8 +196,9 @@ class Problem:
         integrates = self.integrates_last(sites)
         options = [*self._formula_options(sites, integrates), *self._enumeration_options(sites, request, integrates)]
         sampling = request.sampling
-        drawn = 0 if sampling.atol or sampling.rtol else sampled_masks(sampling, None)
-        how = f"{type(sampling.sampler).__name__} masks in blocks of {sampling.sampler.block}"
+        drawn = 0 if sampling.atol or sampling.rtol else masks_drawn(sampling)
+        block = blocks_of(sampling.sampler, drawn).block if drawn else sampling.sampler.block
+        how = f"{type(sampling.sampler).__name__} masks in blocks of {block}"
         if integrates and len(sites) > 1 and self.last is not None:
             how += f"; the masks of {self.last.site} integrated exactly for each"
         options.append(Option(sampling, how, "statistical", drawn, integrates_last=integrates and len(sites) > 1))
@@ -319,14 +315,15 @@ class Problem:
         solution = solve(self.job(source, evaluate, grad=grad, tick=tick))
         if grad and is_sharded(self.model):
             solution = replace(solution, per_example=without_gradient(solution.per_example))
-        return self._result(solution, method, source.n_masks if sampled else 0)
+        remarks = source.blocks.notes if isinstance(source, SampledMasks) else ()
+        return self._result(solution, method, source.n_masks if sampled else 0, remarks)
 
-    def _result(self, solution: Solution, method: Method, n_masks: int) -> ExpectedLoss:
+    def _result(self, solution: Solution, method: Method, n_masks: int, remarks: tuple[str, ...]) -> ExpectedLoss:
         total = self.group.sum
         value = total((self.weight * solution.per_example).sum())
         if solution.replicates is not None:
             replicates = solution.replicates
-            error = replicates.std() / math.sqrt(len(replicates))
+            _, error = mean_and_error(replicates, solution.replicate_masks)
         else:
             replicates = None
             error = total((self.weight * solution.per_example_error).sum())
@@ -347,7 +344,8 @@ class Problem:
             penalty=value - at_mean,
             penalty_error=error + total((self.weight * self.weight_scaling_error).sum()),
             replicates=replicates,
-            notes=self.notes,
+            replicate_masks=solution.replicate_masks,
+            notes=(*self.notes, *remarks),
         )
 
     def _nothing_varies(self, method: Method, grad: bool) -> ExpectedLoss:
@@ -360,7 +358,7 @@ class Problem:
             error=error,
             guarantee="exact",
             method=method,
-            n_masks=1,
+            n_masks=0,
             per_example=self.group.concatenate(solution.per_example),
             per_example_error=self.group.concatenate(solution.per_example_error),
             weight_scaling_loss=value.detach(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from allmasks.expect.data import Batch, Data
 from allmasks.expect.distributed import ALONE, Group
 from allmasks.expect.evaluate import Evaluator
 from allmasks.expect.sources import MaskChunk, MaskSource, SampledMasks
+from allmasks.replicates import RunningMean
 from allmasks.results import Guarantee, weakest
 
 __all__ = ["Job", "Solution", "solve"]
@@ -48,11 +48,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Solution:
-    """(n,) means and errors in float64; (r,) replicates of the weighted mean where masks were sampled."""
+    """(n,) means and errors in float64; (r,) replicates of the weighted mean, and the masks in each, where sampled."""
 
     per_example: Tensor
     per_example_error: Tensor
     replicates: Tensor | None
+    replicate_masks: np.ndarray | None
     guarantee: Guarantee
 
 
@@ -64,7 +65,8 @@ def solve(job: Job) -> Solution:
     else:
         tally.run()
         per_example = tally.mean
-    return Solution(per_example, tally.error, tally.replicates, tally.guarantee)
+    sizes = job.source.blocks.sizes if isinstance(job.source, SampledMasks) else None
+    return Solution(per_example, tally.error, tally.replicates, sizes, tally.guarantee)
 
 
 class _Tally:
@@ -88,9 +90,8 @@ class _Tally:
         self.mean = torch.zeros(n, dtype=torch.float64, device=device)
         self.error = torch.zeros(n, dtype=torch.float64, device=device)
         self.replicates = None
-        blocks = job.source.n_masks // job.source.block
-        if self.sampled:
-            self.replicates = torch.zeros(blocks, dtype=torch.float64, device=device)
+        if isinstance(job.source, SampledMasks):
+            self.replicates = torch.zeros(job.source.blocks.count, dtype=torch.float64, device=device)
         with torch.no_grad(), job.prepare():
             for batch in job.data:
                 rows = slice(batch.start, batch.start + len(batch))
@@ -112,28 +113,18 @@ class _Tally:
         self.error[rows] += (n_masks + 64) * np.finfo(np.float64).eps * magnitude * (n_masks > 1)
 
     def _sampled_batch(self, batch: Batch, rows: slice) -> None:
-        block = self.job.source.block
+        source, weight = self.job.source, self.job.weight[rows]
         assert self.replicates is not None
-        count, mean = 0, torch.zeros(len(batch), dtype=torch.float64, device=self.mean.device)
-        squares, inner = torch.zeros_like(mean), torch.zeros_like(mean)
-        weight = self.job.weight[rows]
-        held: list[Tensor] = []
+        running = RunningMean(source.n_masks, source.block)
+        count, inner = 0, torch.zeros(len(batch), dtype=torch.float64, device=self.mean.device)
         for _, losses in _losses(self.job, batch):
-            held.append(losses.loss)
             inner += losses.error.sum(dim=0)
-            if sum(map(len, held)) % block:
-                continue  # a loop over masks has not completed the block yet
-            blocks = torch.cat(held).reshape(-1, block, len(batch)).mean(dim=1)
-            held = []
-            self.replicates[count : count + len(blocks)] += blocks @ weight
-            # Chan, Golub & LeVeque's update of mean and sum of squares by a group.
-            new = count + len(blocks)
-            delta = blocks.mean(dim=0) - mean
-            squares += ((blocks - blocks.mean(dim=0)) ** 2).sum(dim=0) + delta**2 * (count * len(blocks) / new)
-            mean, count = mean + delta * (len(blocks) / new), new
-        self.mean[rows] = mean
-        mcse = (squares / (count * max(count - 1, 1))).sqrt() if count > 1 else torch.full_like(mean, math.nan)
-        self.error[rows] = mcse + inner / self.job.source.n_masks
+            means = running.add(losses.loss)
+            if means is not None:
+                self.replicates[count : count + len(means)] += means @ weight
+                count += len(means)
+        self.mean[rows], mcse = running.mean_and_error()
+        self.error[rows] = mcse + inner / source.n_masks
 
     def backward(self, upstream: Tensor) -> list[Tensor]:
         """Gradients of upstream · per_example, recomputed chunk by chunk."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from allmasks.samplers import Sampler
+from allmasks.sampling import Blocks, blocks_of
 from allmasks.sites import DropoutSite
 
 __all__ = ["EveryMask", "MaskChunk", "MaskSource", "NoMask", "SampledMasks"]
@@ -97,7 +98,10 @@ class EveryMask:
 
 @dataclass(frozen=True)
 class SampledMasks:
-    """Masks drawn by key. Mask numbers begin at `first`, so that a pilot can use masks of its own."""
+    """Exactly `n_masks` masks drawn by key, in the blocks that so many come in (`blocks`).
+
+    Mask numbers begin at `first`, so that a pilot can use masks of its own.
+    """
 
     sites: tuple[DropoutSite, ...]
     sampler: Sampler
@@ -106,21 +110,28 @@ class SampledMasks:
     first: int = 0
 
     @property
+    def blocks(self) -> Blocks:
+        """How they fall into blocks, and the sampler that draws those."""
+        return blocks_of(self.sampler, self.n_masks)
+
+    @property
     def block(self) -> int:
-        return self.sampler.block
+        return self.blocks.block
 
     def chunks(self, examples: np.ndarray, at_most: int, device: torch.device) -> Iterator[MaskChunk]:
+        blocks = self.blocks
         # Whole blocks only, so that block means never straddle chunks.
-        step = max(self.block, at_most // self.block * self.block)
-        for lo in range(0, self.n_masks, step):
-            numbers = np.arange(lo, min(lo + step, self.n_masks), dtype=np.int64) + self.first
+        for part in blocks.parts(at_most):
+            numbers = np.arange(part.start, part.stop, dtype=np.int64) + self.first
             kept = {}
             for site in self.sites:
                 # A site without an example axis shares one mask among all; it is keyed as example 0.
                 keys = np.zeros(1, np.int64) if site.batch_dim is None else examples
                 # Examples that share one key share its bits: drawn once.
                 shared = len(keys) > 1 and bool((keys == keys[0]).all())
-                bits = self.sampler.draw(self.seed, site.id, numbers, keys[:1] if shared else keys, site.law.keep_prob)
+                bits = blocks.sampler.draw(
+                    self.seed, site.id, numbers, keys[:1] if shared else keys, site.law.keep_prob
+                )
                 held = torch.from_numpy(bits).to(device)
                 kept[site.name] = held.expand(-1, len(keys), -1) if shared else held
             weight = torch.full((len(numbers),), 1.0 / self.n_masks, dtype=torch.float64, device=device)

@@ -17,7 +17,6 @@ __all__ = ["independent", "latin_hypercube"]
 U = np.uint32
 _STRIDE = 128  # reference.LANE_STRIDE, as a literal
 _ONES = np.uint64(0x0101010101010101)
-_SEVENS = np.uint64(0x0707070707070707)
 _TOPS = np.uint64(0x8080808080808080)
 
 
@@ -54,17 +53,18 @@ def independent(keys, flips, rows, threshold, out):  # type: ignore[no-untyped-d
 
 
 @njit(inline="always")
-def _orders(w0, w1, table, kept_eighths, within, packed):  # type: ignore[no-untyped-def]
-    """The eight decisions of each unit as the bytes of one word, 1 = kept; byte k is the block's mask k."""
-    n_orders = np.uint64(len(table))
-    for i in range(len(kept_eighths)):
+def _orders(w0, w1, table, kept_parts, within, bits, packed):  # type: ignore[no-untyped-def]
+    """The decisions of each unit on a block as the bytes of one word, 1 = kept; byte k is the block's mask k."""
+    n_orders, last = np.uint64(len(table)), U(U(1) << bits) - U(1)
+    lasts, rest = np.uint64(np.uint64(last) * _ONES), np.uint64(np.uint64(32) - np.uint64(bits))
+    for i in range(len(kept_parts)):
         first, second = w0[i], w1[i]
-        order = np.uint64(np.uint64(np.uint64(first >> U(3)) * n_orders) >> np.uint64(29))
-        rotation = np.uint64(np.uint64(first & U(7)) * _ONES)
-        eighths = np.uint64((table[order] + rotation) & _SEVENS)
-        cut = kept_eighths[i] + np.uint64(U(second >> U(3)) < within[i])
-        # Each byte is 128 + eighth - cut, which is 128 or more exactly where the eighth is not kept: no borrows.
-        over = np.uint64((eighths | _TOPS) - np.uint64(cut * _ONES))
+        order = np.uint64(np.uint64(np.uint64(first >> bits) * n_orders) >> rest)
+        rotation = np.uint64(np.uint64(first & last) * _ONES)
+        places = np.uint64((table[order] + rotation) & lasts)
+        cut = kept_parts[i] + np.uint64(U(second >> bits) < within[i])
+        # Each byte is 128 + place - cut, which is 128 or more exactly where the place is not kept: no borrows.
+        over = np.uint64((places | _TOPS) - np.uint64(cut * _ONES))
         packed[i] = np.uint64(np.uint64(~over & _TOPS) >> np.uint64(7))
 
 
@@ -75,18 +75,20 @@ def _member(packed, shift, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def latin_hypercube(keys, rows, table, kept_eighths, within, out):  # type: ignore[no-untyped-def]
-    """Two words an element decide on a whole block of eight masks.
+def latin_hypercube(keys, rows, table, kept_parts, within, size, out):  # type: ignore[no-untyped-def]
+    """Two words an element decide on a whole block of masks.
 
     Parameters
     ----------
     keys : (blocks, 2) uint32, `reference.derive_key` of each block.
     rows : (examples,) uint32.
-    table : (orders,) uint64, each a permutation of 0 … 7 as bytes, lowest first.
-    kept_eighths, within : (units,) uint64 and uint32: the keep threshold's whole eighths and what is left of it.
-    out : (8 * blocks, examples, units) uint8.
+    table : (orders,) uint64, each a permutation of 0 … size − 1 as bytes, lowest first.
+    kept_parts, within : (units,) uint64 and uint32: the keep threshold's whole eighths (quarters, halves) and the rest.
+    size : masks in a block: 8, 4 or 2.
+    out : (size * blocks, examples, units) uint8.
     """
     units = len(within)
+    bits = U(3) if size == 8 else U(2) if size == 4 else U(1)
     w0, w1 = np.empty(_STRIDE, np.uint32), np.empty(_STRIDE, np.uint32)
     packed = np.empty(_STRIDE, np.uint64)
     for b in range(len(keys)):
@@ -96,6 +98,6 @@ def latin_hypercube(keys, rows, table, kept_eighths, within, out):  # type: igno
             for start in range(0, units, _STRIDE):
                 stop = min(start + _STRIDE, units)
                 _fill(k0, k1, np.uint64(high | np.uint64(start)), w0, w1)
-                _orders(w0, w1, table, kept_eighths[start:stop], within[start:stop], packed)
-                for member in range(8):
-                    _member(packed, np.uint64(8 * member), out[8 * b + member, r, start:stop])
+                _orders(w0, w1, table, kept_parts[start:stop], within[start:stop], bits, packed)
+                for member in range(size):
+                    _member(packed, np.uint64(8 * member), out[size * b + member, r, start:stop])

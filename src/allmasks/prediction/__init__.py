@@ -15,11 +15,13 @@ from allmasks.expect import progress_bar
 from allmasks.expect.distributed import join, unwrapped
 from allmasks.expect.problem import Request
 from allmasks.expect.sharded import keep_in_step, same_batch
+from allmasks.expect.sources import SampledMasks
 from allmasks.methods import Method, MonteCarlo
 from allmasks.prediction.allotment import allotted
 from allmasks.prediction.result import Prediction
 from allmasks.prediction.run import Results, Route, choose_route, drawn, masks_for_tolerance, over_ranks, run, unseen
 from allmasks.prediction.setup import Setup, inert_sites, look, read
+from allmasks.replicates import grouped_sizes
 from allmasks.sites import borrowed
 
 __all__ = ["Prediction", "predict"]
@@ -60,7 +62,7 @@ def predict(
     x : a tensor, a tuple of positional inputs, a dict of keyword inputs, or a DataLoader, with targets or without.
     task : "regression" (the output itself), "binary" (its sigmoid), "multiclass" (its softmax); None infers it, and
         says so in `notes`. Models that end in a sigmoid or softmax are taken at their word.
-    n_masks : masks an example, 256 by default, at least 32 blocks of the sampler.
+    n_masks : masks an example, any number from 1 on; 256 by default.
     atol, rtol : instead of n_masks, the standard error wanted of every mean: absolute, or relative to it. A pilot of
         fixed size fixes the number of masks once; there is no peeking.
     seed : masks are a pure function of (seed, site, mask, example_index, element).
@@ -142,7 +144,7 @@ def predict(
             if settled.atol is not None or settled.rtol is not None:
                 masks = masks_for_tolerance(setup, route, request, tick, ranks)
             else:
-                masks = drawn(route, None)
+                masks = drawn(route)
         source = route.source(masks, request.seed)
         start(source.n_masks * setup.data.n_examples)
         own = ranks.run(
@@ -176,7 +178,7 @@ def predict(
         bool(doubtful),
         {
             "noise_precision": noise_precision,
-            "n_replicates": min(masks // source.block, 64) if masks else 0,
+            "n_replicates": len(grouped_sizes(source.blocks.sizes)) if isinstance(source, SampledMasks) else 0,
         },
     )
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from allmasks.expect.distributed import ALONE, Group
 from allmasks.methods import MonteCarlo
 from allmasks.prediction.evaluate import Nested, Wanted
-from allmasks.prediction.run import PILOT_FIRST, Route
+from allmasks.prediction.run import Route
 from allmasks.prediction.setup import Setup
+from allmasks.sampling import PILOT_FIRST
 from allmasks.sites import n_parameters
 
 __all__ = ["allotted", "inner_blocks"]

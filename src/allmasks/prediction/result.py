@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from allmasks.methods import Method
+from allmasks.replicates import half_width
 from allmasks.results import GUARANTEES, Guarantee, plain_numbers, with_error
 
 __all__ = ["Prediction"]
@@ -87,9 +88,7 @@ class Prediction:
             raise ValueError(f"quantity must be one of {there}, got {quantity!r}")
         factor = 1.0
         if self.guarantee == "statistical":
-            from scipy.stats import t
-
-            factor = float(t.ppf(0.5 + level / 2, max(self.n_replicates - 1, 1)))
+            factor = half_width(1.0, level, self.n_replicates)
         error = getattr(self, f"{quantity}_error")
         return _map(lambda v, e: v - factor * e, value, error), _map(lambda v, e: v + factor * e, value, error)
 

@@ -5,33 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import chi2
 from torch import Tensor
 
 from allmasks.errors import MethodNotApplicable
 from allmasks.expect.data import Batch
 from allmasks.expect.distributed import ALONE, Group
-from allmasks.expect.plan import DEFAULT_BUDGET, MAX_SAMPLED_MASKS, MIN_REPLICATES, sampled_masks
+from allmasks.expect.plan import DEFAULT_BUDGET
 from allmasks.expect.problem import Request
 from allmasks.expect.sources import EveryMask, MaskSource, NoMask, SampledMasks
 from allmasks.methods import ClosedForm, Enumeration, Fourier, Method, MonteCarlo
 from allmasks.prediction.evaluate import Evaluator, Integrated, LastOnly, Nested, Piece, Wanted, Whole
 from allmasks.prediction.features import QUANTITIES, likelihood_feature, quantities, within_bounds
 from allmasks.prediction.setup import Setup
-from allmasks.prediction.tally import Tally, jackknife, replicate_sizes
+from allmasks.prediction.tally import Tally, jackknife
 from allmasks.prediction.task import Task
 from allmasks.prediction.weight import Weight, influences
+from allmasks.replicates import grouped_sizes
 from allmasks.results import Guarantee
+from allmasks.sampling import MAX_MASKS, PILOT_FIRST, blocks_of, masks_drawn, masks_for, pilot_masks
 from allmasks.sites import DropoutSite, n_parameters
 
-__all__ = ["PILOT_FIRST", "Results", "Route", "choose_route", "masks_for_tolerance", "over_ranks", "run"]
+__all__ = ["Results", "Route", "choose_route", "masks_for_tolerance", "over_ranks", "run"]
 
-PILOT_FIRST = 2**40
-_CONFIDENCE = 0.9
 _INNER_MASKS = 8
 _TOO_VAGUE = 0.25
 """Relative error of a mean likelihood beyond which its log is no longer linear in it."""
@@ -186,7 +184,7 @@ def _run_batch(
         target = setup.task.check_target(batch.target, outputs[0])
     wanted = Wanted(target, precision, samples)
     sampled = route.guarantee == "statistical"
-    sizes = replicate_sizes(source.n_masks, source.block) if sampled else np.array([1])
+    sizes = grouped_sizes(source.blocks.sizes) if isinstance(source, SampledMasks) else np.array([1])
     tallies = [Tally(sizes) for _ in center]
     errors: list[dict[str, Tensor]] = [{} for _ in center]
     weights = [_weight(setup.task, at_mean) for at_mean in center] if sampled else []
@@ -363,8 +361,8 @@ def masks_for_tolerance(
     """Masks with which every standard error of the mean is at most max(atol, rtol · |mean|): a pilot decides once."""
     method = route.method
     assert isinstance(method, MonteCarlo)
-    block = method.sampler.block
-    pilot = route.source(MIN_REPLICATES * block, request.seed, first=PILOT_FIRST)
+    blocks = blocks_of(method.sampler, pilot_masks(method.sampler))
+    pilot = route.source(blocks.n_masks, request.seed, first=PILOT_FIRST)
 
     def worst() -> float:
         found = run(setup, route, pilot, only=("mean",), tick=tick)
@@ -377,16 +375,14 @@ def masks_for_tolerance(
         return excess
 
     excess = max(ranks.gather(ranks.run(worst)))
-    # The pilot knows each variance to ~25 %: its upper confidence limit keeps the promise.
-    degrees = MIN_REPLICATES - 1
-    blocks = math.ceil(MIN_REPLICATES * excess**2 * degrees / float(chi2.ppf(1 - _CONFIDENCE, degrees)))
-    limit = MAX_SAMPLED_MASKS if request.budget is None else max(request.budget // setup.n_examples, 1)
-    if blocks * block > max(limit, MIN_REPLICATES * block):
+    needed = masks_for(excess, blocks.count, blocks.block, 1.0)
+    limit = MAX_MASKS if request.budget is None else max(request.budget // setup.n_examples, 1)
+    if needed > max(limit, blocks.n_masks):
         raise ValueError(
-            f"that tolerance would take about {blocks * block:.2g} masks for each example, over the limit of "
+            f"that tolerance would take about {needed:.2g} masks for each example, over the limit of "
             f"{limit:,}; pass a larger atol or rtol"
         )
-    return max(blocks, MIN_REPLICATES) * block
+    return needed
 
 
 def unseen(route: Route, n_masks: int) -> tuple[str, ...]:
@@ -402,7 +398,7 @@ def route_inner(route: Route, site: DropoutSite) -> int:
     return route.inner if last is not None and last.site == site.name else 1
 
 
-def drawn(route: Route, n_masks: Any) -> int:
-    """Masks a run draws, in whole blocks."""
+def drawn(route: Route) -> int:
+    """Masks a run draws."""
     assert isinstance(route.method, MonteCarlo)
-    return sampled_masks(route.method, n_masks)
+    return masks_drawn(route.method)

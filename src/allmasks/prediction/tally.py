@@ -1,9 +1,8 @@
 """Means over masks kept apart by replicate, and what follows from them: jackknifed values, errors, and doubts.
 
-Masks come in independent blocks; blocks are collected into at most `MAX_REPLICATES` groups, the replicates, so memory
-does not grow with the number of masks. Everything reported is a smooth function of means over masks. The delete-one-
-group jackknife (Quenouille 1956; Tukey 1958; unequal groups: Busing, Meijer & van der Leeden 1999) takes away its bias
-of order 1/n and gives its standard error, both valid for masks that are correlated within a block.
+Masks come in independent blocks; blocks are collected into a fixed number of groups, the replicates, so memory does not
+grow with the number of masks. Everything reported is a smooth function of means over masks; `allmasks.replicates` takes
+away its bias and gives its error.
 """
 
 from __future__ import annotations
@@ -15,22 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["MAX_REPLICATES", "Estimate", "Tally", "jackknife", "replicate_sizes"]
+from allmasks import replicates
 
-MAX_REPLICATES = 64
-
-
-def replicate_sizes(n_masks: int, block: int) -> np.ndarray:
-    """Masks in each replicate: whole blocks, shared out as evenly as they go.
-
-    >>> replicate_sizes(520, 8).tolist()[:2], len(replicate_sizes(520, 8)), len(replicate_sizes(256, 8))
-    ([16, 8], 64, 32)
-    """
-    blocks = n_masks // block
-    groups = min(blocks, MAX_REPLICATES)
-    sizes = np.full(groups, blocks // groups)
-    sizes[: blocks % groups] += 1
-    return sizes * block
+__all__ = ["Estimate", "Tally", "jackknife"]
 
 
 class Tally:
@@ -109,19 +95,9 @@ def jackknife(
     function : features, with any leading axes, to the quantity.
     skew, excess : skewness and excess kurtosis of the replicates' shares beyond which the error is not trusted.
     """
-    total = float(sizes.sum())
     some = next(iter(means.values()))
-    share = {name: Tally._column(m, sizes / total) for name, m in means.items()}
-    whole = {name: (m * share[name]).sum(dim=0) for name, m in means.items()}
-    without = {name: (whole[name] - m * share[name]) / (1.0 - share[name]) for name, m in means.items()}
-    plug_in, left_out = function(whole), function(without)
-    h = torch.as_tensor(total / sizes, dtype=some.dtype, device=some.device)
-    h = h.reshape(-1, *[1] * (left_out.ndim - 1))
-    pseudo = h * plug_in - (h - 1.0) * left_out
-    value = (pseudo / h).sum(dim=0)
-    deviation = (pseudo - value) / (h - 1.0).sqrt()
-    square = (deviation**2).mean(dim=0)
-    error = square.sqrt()
+    value, error, plug_in, deviation = replicates.jackknife(means, sizes, function)
+    square = error**2
     spread = torch.where(square > 0, square, torch.ones_like(square))
     skewness = (deviation**3).mean(dim=0) / spread**1.5
     kurtosis = (deviation**4).mean(dim=0) / spread**2

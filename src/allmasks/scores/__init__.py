@@ -13,6 +13,7 @@ from allmasks.errors import MethodNotApplicable
 from allmasks.losses import CallableScoreLoss, ScoreLoss, score_loss
 from allmasks.methods import ClosedForm, Delta, Enumeration, Fourier, GaussianMoments, Method, MonteCarlo
 from allmasks.results import ExpectedLoss, ScoreMoments, weakest
+from allmasks.sampling import asked_for
 from allmasks.scores.approximate import delta, gauss_hermite, gaussian_moments
 from allmasks.scores.closed_form import CLOSED_FORMS, closed_form, exponential_moments
 from allmasks.scores.cosine import cosine_loss
@@ -56,7 +57,7 @@ def expected_score_loss(
     intercept : b, a number or (k,).
     method : a value of `am.methods`. None: `ClosedForm` where there is one, `Fourier` for the logistic loss, and
         for a callable `Enumeration` of up to 10 units, else its trigonometric series (guarantee "estimated").
-    n_masks : masks a row under `MonteCarlo`; 256 by default.
+    n_masks : masks a row under `MonteCarlo`, any number from 1 on; 256 by default.
     sample_weight : (n,) weights of the rows in the mean.
     return_grad : also the gradient of `value`, in `.grad`: "weights", "intercept" and "X".
 
@@ -110,12 +111,8 @@ def expected_score_loss(
 def _with_masks(method: Method | None, n_masks: int | None) -> Method | None:
     if method is not None and not isinstance(method, Method):
         raise TypeError(f"method must be a value of am.methods, such as am.methods.Fourier(), got {method!r}")
-    if n_masks is None:
-        return method
-    if method is None:
-        return MonteCarlo(n_masks=n_masks)
-    if isinstance(method, MonteCarlo) and method.n_masks is None and method.atol is None and method.rtol is None:
-        return MonteCarlo(n_masks=n_masks, sampler=method.sampler, control=method.control)
+    if n_masks is not None and (method is None or isinstance(method, MonteCarlo)):
+        return asked_for(method, n_masks)
     return method
 
 
@@ -185,7 +182,7 @@ def _result(
     """The weighted mean over rows."""
     value, penalty = float(share @ rows.value), float(share @ rows.penalty)
     if rows.replicates is not None:
-        error = penalty_error = float(rows.replicates.std(ddof=1) / math.sqrt(len(rows.replicates)))
+        error = penalty_error = rows.value_error
     else:
         adding = (len(share) + 8) * EPS
         error = float(share @ rows.error + adding * (share @ np.abs(rows.value)))
@@ -202,6 +199,9 @@ def _result(
         penalty=penalty,
         penalty_error=penalty_error,
         replicates=rows.replicates,
+        replicate_masks=rows.replicate_masks,
+        reliable=rows.verdict is None or rows.verdict.reliable,
+        per_example_reliable=rows.trusted,
         grad=grad,
         notes=rows.notes,
     )

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
 
 from allmasks.errors import MethodNotApplicable
 from allmasks.kernels.reference import site_id
 from allmasks.losses import CallableScoreLoss, ScoreLoss
 from allmasks.methods import MonteCarlo
+from allmasks.reliability import Powers, Unseen, Verdict, judge, judge_each
+from allmasks.replicates import block_means, mean_and_error
+from allmasks.sampling import (
+    MAX_MASKS,
+    PILOT_FIRST,
+    Blocks,
+    blocks_of,
+    masks_drawn,
+    masks_for,
+    pilot_masks,
+    wanted_error,
+)
 from allmasks.scores.problem import Gradient, RowResults, ScoreProblem
+from allmasks.scores.unseen import Watch, fixed_rows
 
-__all__ = ["DEFAULT_MASKS", "MIN_BLOCKS", "PILOT_FIRST", "blocks_for", "sampled_losses"]
+__all__ = ["sampled_losses"]
 
 Array = NDArray[np.float64]
 
-DEFAULT_MASKS = 256
-MIN_BLOCKS = 32
-"""Independent blocks below which a standard error is not to be trusted."""
-
-PILOT_FIRST = 2**40
-"""Number of a pilot's first mask: far beyond those of any run, so that the pilot is independent of it."""
-
-_CONFIDENCE = 0.9
-_MAX_MASKS = 2**22
 _SITE = site_id("score")
 _BLOCK_ELEMENTS = 2**22
 
@@ -46,44 +47,23 @@ def sampled_losses(
             "return_grad needs the loss's derivative, which a callable does not have",
             "Fourier(), or a named loss",
         )
-    block = method.sampler.block
-    at_least = MIN_BLOCKS * block
-    if method.atol is not None or method.rtol is not None:
-        # Masks of its own: looking at the pilot must not bias the answer.
-        pilot, _ = _average(problems, y, loss, method, seed, PILOT_FIRST, at_least, False)
-        n_masks = _enough(method, pilot)
-    else:
-        n_masks = DEFAULT_MASKS if method.n_masks is None else int(method.n_masks)
-        if n_masks < at_least:
-            raise ValueError(
-                f"n_masks={n_masks} is too few for an error that can be trusted: at least {at_least}, {MIN_BLOCKS} "
-                f"independent blocks of {block}"
-            )
-        n_masks = -(-n_masks // block) * block
-    return _average(problems, y, loss, method, seed, 0, n_masks, want_grad)
+    tolerant = method.atol is not None or method.rtol is not None
+    n_masks = _enough(problems, y, loss, method, seed) if tolerant else masks_drawn(method)
+    return _average(problems, y, loss, blocks_of(method.sampler, n_masks), seed, 0, want_grad)
 
 
-def blocks_for(pilot: Array, wanted: float) -> int:
-    """Blocks with which the standard error is at most `wanted` with probability 0.9, from a pilot's block means.
-
-    A pilot of 32 blocks knows their variance only to about 25 %: its upper confidence limit keeps the promise.
-    """
-    degrees = len(pilot) - 1
-    variance = float(pilot.var(ddof=1)) * degrees / float(chi2.ppf(1 - _CONFIDENCE, degrees))
-    return max(MIN_BLOCKS, math.ceil(variance / wanted**2))
-
-
-def _enough(method: MonteCarlo, pilot: RowResults) -> int:
-    assert pilot.replicates is not None
-    value = float(pilot.replicates.mean())
-    wanted = max(method.atol or 0.0, (method.rtol or 0.0) * abs(value))
-    if wanted == 0:
-        raise ValueError(f"rtol={method.rtol} asks for an error of 0 because the value is 0; pass atol as well")
-    n_masks = blocks_for(pilot.replicates, wanted) * method.sampler.block
-    if n_masks > _MAX_MASKS:
+def _enough(problems: list[ScoreProblem], y: Array, loss: ScoreLoss, method: MonteCarlo, seed: int) -> int:
+    """Masks a row for the tolerance."""
+    # Masks of its own: looking at the pilot must not bias the answer.
+    blocks = blocks_of(method.sampler, pilot_masks(method.sampler))
+    pilot, _ = _average(problems, y, loss, blocks, seed, PILOT_FIRST, False)
+    value, error = mean_and_error(pilot.replicates, blocks.sizes)
+    wanted = wanted_error(method, float(value))
+    n_masks = masks_for(float(error), blocks.count, blocks.block, wanted)
+    if n_masks > MAX_MASKS:
         raise MethodNotApplicable(
             "MonteCarlo",
-            f"a standard error of {wanted:.2g} takes about {n_masks:.2g} masks a row, more than {_MAX_MASKS:,}",
+            f"a standard error of {wanted:.2g} takes about {n_masks:.2g} masks a row, more than {MAX_MASKS:,}",
             "a larger atol or rtol, or Fourier()",
         )
     return n_masks
@@ -93,29 +73,30 @@ def _average(
     problems: list[ScoreProblem],
     y: Array,
     loss: ScoreLoss,
-    method: MonteCarlo,
+    blocks: Blocks,
     seed: int,
     first: int,
-    n_masks: int,
     want_grad: bool,
 ) -> tuple[RowResults, list[Gradient]]:
     shared = problems[0]
-    n, d, block = shared.n, shared.d, method.sampler.block
-    blocks = n_masks // block
-    replicates = np.zeros(blocks)
+    n, d, n_masks = shared.n, shared.d, blocks.n_masks
+    totals = np.zeros(n_masks)
+    trusted, fixed, allowance = np.zeros(n, bool), np.zeros(n, bool), np.zeros(n)
+    unseen, all_tails = Unseen(0.0, 0.0, 0.0, 1.0), None
     value, error = np.empty(n), np.empty(n)
     slopes = np.zeros((len(problems), n, d)) if want_grad else None
     mean_slope = np.zeros((len(problems), n))
-    step = max(1, _BLOCK_ELEMENTS // max(d * block, 1))
+    step = max(1, _BLOCK_ELEMENTS // max(d * blocks.block, 1))
     for rows in shared.blocks(step):
         contributions = [problem.contributions(rows) for problem in problems]
         examples = np.arange(rows.start, rows.stop)
-        means = np.zeros((blocks, len(examples)))
-        together = max(1, _BLOCK_ELEMENTS // (d * block * len(examples)))  # blocks drawn at once
-        for lo in range(0, blocks, together):
-            hi = min(lo + together, blocks)
-            numbers = first + np.arange(lo * block, hi * block)
-            kept = method.sampler.draw(seed, _SITE, numbers, examples, shared.keep_prob)
+        means, by_mask = np.zeros((blocks.count, len(examples))), Powers()
+        watch = Watch(problems, contributions, y[rows], loss, blocks)
+        for part in blocks.parts(_BLOCK_ELEMENTS // (d * len(examples))):
+            numbers = first + np.arange(part.start, part.stop)
+            kept = blocks.sampler.draw(seed, _SITE, numbers, examples, shared.keep_prob)
+            own = slice(part.start // blocks.block, -(-part.stop // blocks.block))
+            together = np.zeros((len(numbers), len(examples)))
             for c, (problem, a) in enumerate(zip(problems, contributions, strict=True)):
                 scores = np.einsum("mnd,nd->mn", kept, a) + problem.intercept
                 target = np.broadcast_to(y[rows, c], scores.shape)
@@ -127,15 +108,33 @@ def _average(
                         f"the loss of row {rows.start + row} is not finite at score {scores[mask, row]:.6g}, which "
                         f"mask {numbers[mask]} gives; scale the weights down or use another loss"
                     )
-                means[lo:hi] += losses.reshape(hi - lo, block, -1).mean(axis=1)
+                together += losses
                 if slopes is not None:
                     slope = loss.derivative(scores, target) / n_masks
                     mean_slope[c, rows] += slope.sum(axis=0)
                     slopes[c, rows] += np.einsum("mn,mnd->nd", slope, kept)
-        value[rows] = means.mean(axis=0)
-        error[rows] = means.std(axis=0, ddof=1) / math.sqrt(blocks)
-        replicates += means @ shared.share[rows]
+            means[own] = block_means(together, blocks.block)
+            totals[part] += together @ shared.share[rows]
+            by_mask.add(together)
+            watch.add(part, kept, together)
+        value[rows], error[rows] = mean_and_error(means, blocks.sizes)
+        added, tails = watch.unseen(), watch.tails()
+        unseen = unseen.plus(added.weighted(shared.share[rows]))
+        if tails is not None:
+            own_tails = tails.weighted(shared.share[rows])
+            all_tails = own_tails if all_tails is None else all_tails.plus(own_tails)
+        fixed[rows] = fixed_rows(contributions, shared.p, blocks)
+        reliable, same = judge_each(means, by_mask, blocks, added, tails)
+        trusted[rows] = reliable | fixed[rows]
+        allowance[rows] = np.where(trusted[rows], 0.0, watch.allowance(value[rows]))
+        unknown = same & ~(np.isfinite(allowance[rows]) & (allowance[rows] > 0))
+        error[rows] = np.where(fixed[rows], 0.0, np.where(unknown, np.nan, error[rows]))
+        error[rows] += np.where(np.isfinite(allowance[rows]), allowance[rows], 0.0)
     at_mean = np.sum([loss.value(problem.mean(), y[:, c]) for c, problem in enumerate(problems)], axis=0)
+    replicates = block_means(totals, blocks.block)
+    verdict = Verdict(True) if fixed.all() else judge(totals, blocks, unseen, all_tails)
+    value_error = 0.0 if fixed.all() else float(mean_and_error(replicates, blocks.sizes)[1])
+    value_error, notes = _with_allowance(value_error, verdict, float(shared.share @ allowance))
     result = RowResults(
         value,
         error,
@@ -144,9 +143,25 @@ def _average(
         "statistical",
         n_masks=n_masks,
         replicates=replicates,
+        replicate_masks=blocks.sizes,
+        value_error=value_error,
+        verdict=verdict,
+        trusted=trusted,
+        notes=notes,
     )
     if slopes is None:
         return result, []
     return result, [
         problem.gradient_of(slopes[c] / problem.keep_prob, mean_slope[c]) for c, problem in enumerate(problems)
     ]
+
+
+def _with_allowance(error: float, verdict: Verdict, allowance: float) -> tuple[float, tuple[str, ...]]:
+    """The error with what masks that were not drawn can be worth, where that is what cannot be trusted; and notes."""
+    notes = (verdict.note,) if verdict.note else ()
+    if verdict.unseen and 0 < allowance < np.inf:
+        added = (
+            f"The error includes {allowance:.2g}, the most that the masks not drawn can be worth by the loss's range."
+        )
+        return error + allowance, (*notes, added)
+    return (float("nan") if verdict.alike else error), notes

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from allmasks.masks import check_p
+from allmasks.reliability import Verdict
 
 __all__ = ["EPS", "LEAST", "Gradient", "RowResults", "ScoreProblem", "check_inputs"]
 
@@ -36,7 +37,10 @@ class Gradient:
 
 @dataclass
 class RowResults:
-    """What a method answers: for each row the mean over masks and its error, and so for the penalty."""
+    """What a method answers: for each row the mean over masks and its error, and so for the penalty.
+
+    Where masks were sampled also replicates of the weighted mean, its standard error, and what can be trusted.
+    """
 
     value: Array
     error: Array
@@ -45,6 +49,10 @@ class RowResults:
     guarantee: Any
     n_masks: int = 0
     replicates: Array | None = None
+    replicate_masks: NDArray[np.int64] | None = None
+    value_error: float = 0.0
+    verdict: Verdict | None = None
+    trusted: NDArray[np.bool_] | None = None
     gradient: Gradient | None = None
     notes: tuple[str, ...] = ()
 

@@ -1,0 +1,195 @@
+"""The policy of sampling, once for the whole library: how K masks fall into blocks, and how many a tolerance takes.
+
+What others stand on:
+
+- `blocks_of(sampler, n_masks)` -> `Blocks`: exactly K masks, for any K ≥ 1. The sampler may have been given smaller
+  blocks (a Latin hypercube of eight needs 256 masks for 32 blocks): draw with `blocks.sampler`. `blocks.sizes` are the
+  masks of each block, the last may be a shorter one; `blocks.parts(at_most)` cuts the masks without cutting a block.
+- `asked_for(method, n_masks, atol, rtol)`: the `MonteCarlo` that a method and a call's keywords mean together.
+- `masks_drawn(method)`: the K of a run without a tolerance.
+- `masks_for(...)`: the K with which a standard error falls below a tolerance, from a pilot of `pilot_masks(sampler)`.
+- `PILOT_FIRST`: where a pilot's mask numbers begin.
+
+Means over these blocks and their errors are in `replicates`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import chdtri
+
+from allmasks.methods import Method, MonteCarlo
+from allmasks.samplers import Sampler
+
+__all__ = [
+    "DEFAULT_MASKS",
+    "MAX_MASKS",
+    "MIN_BLOCKS",
+    "PILOT_FIRST",
+    "Blocks",
+    "asked_for",
+    "blocks_of",
+    "masks_drawn",
+    "masks_for",
+    "pilot_masks",
+    "wanted_error",
+]
+
+DEFAULT_MASKS = 256
+"""Masks an example where nothing is said."""
+
+MIN_BLOCKS = 32
+"""Blocks that a sampler's block leaves at least, where it can be made smaller; and those of a pilot."""
+
+MAX_MASKS = 2**22
+"""Most masks an example that a tolerance may ask for; one that needs more is refused, not run for days."""
+
+PILOT_FIRST = 2**40
+"""Number of a pilot's first mask: far beyond those of any run, so that the pilot is independent of it."""
+
+CONFIDENCE = 0.9
+"""Probability with which a tolerance run's standard error is no larger than what was asked for."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """K masks in independent blocks of `block`, the last one shorter where K is no multiple.
+
+    Parameters
+    ----------
+    sampler : draws them; its block is `block`.
+    n_masks : K, at least 1.
+    """
+
+    sampler: Sampler
+    n_masks: int
+
+    @property
+    def block(self) -> int:
+        """Masks of every block but a shorter last one."""
+        return self.sampler.block
+
+    @property
+    def count(self) -> int:
+        """How many blocks there are."""
+        return -(-self.n_masks // self.block)
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Masks in each block, (count,): how much each counts in a mean."""
+        sizes = np.full(self.count, self.block, np.int64)
+        sizes[-1] = self.n_masks - self.block * (self.count - 1)
+        return sizes
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of an error from these blocks."""
+        if self.count > 1:
+            return ()
+        masks = "One mask" if self.n_masks == 1 else f"{self.n_masks} masks drawn together"
+        return (f"{masks} cannot show an error, so it is nan; draw {self.n_masks + 1} or more.",)
+
+    def parts(self, at_most: int) -> Iterator[slice]:
+        """Consecutive ranges of mask numbers 0 … K − 1, of whole blocks, about `at_most` masks each."""
+        step = max(self.block, at_most // self.block * self.block)
+        for lo in range(0, self.n_masks, step):
+            yield slice(lo, min(lo + step, self.n_masks))
+
+
+def blocks_of(sampler: Sampler, n_masks: int) -> Blocks:
+    """K masks as this sampler draws them: its block halved as long as fewer than 32 would be left.
+
+    A sampler whose blocks cannot be halved (it has no `halved`) keeps them: pairs stay pairs, and an odd K has one
+    mask alone.
+
+    >>> from allmasks.samplers import Antithetic, LatinHypercube
+    >>> [blocks_of(LatinHypercube(), k).block for k in (1000, 256, 255, 128, 64, 63, 1)]
+    [8, 8, 4, 4, 2, 1, 1]
+    >>> blocks_of(LatinHypercube(), 300).sizes[-2:].tolist(), blocks_of(Antithetic(), 3).sizes.tolist()
+    ([8, 4], [2, 1])
+
+    Raises
+    ------
+    ValueError : fewer than 1 mask.
+    """
+    if n_masks < 1:
+        raise ValueError(f"n_masks must be at least 1, got {n_masks}")
+    while n_masks < MIN_BLOCKS * sampler.block:
+        halved = getattr(sampler, "halved", None)
+        if halved is None:
+            break
+        sampler = halved()
+    return Blocks(sampler, int(n_masks))
+
+
+def asked_for(
+    method: Method | None, n_masks: int | None = None, atol: float | None = None, rtol: float | None = None
+) -> MonteCarlo:
+    """The sampling that a method (None, or one that may not sample) and a call's keywords mean together.
+
+    >>> asked_for(MonteCarlo(atol=0.1), n_masks=500)
+    MonteCarlo(n_masks=500, atol=0.1, sampler=LatinHypercube())
+
+    Raises
+    ------
+    ValueError : a method's field and the same keyword with different values.
+    """
+    own = method if isinstance(method, MonteCarlo) else MonteCarlo()
+    given: dict[str, Any] = {"n_masks": n_masks, "atol": atol, "rtol": rtol}
+    for name, value in given.items():
+        held = getattr(own, name)
+        if value is not None and held is not None and held != value:
+            raise ValueError(f"{name}={value} beside a method with {name}={held}: pass one of the two")
+    return replace(own, **{name: value for name, value in given.items() if value is not None})
+
+
+def masks_drawn(method: MonteCarlo) -> int:
+    """K of a run without a tolerance: exactly `n_masks`, or by default 256, or 32 blocks where those are more.
+
+    >>> from allmasks.methods import MonteCarlo
+    >>> masks_drawn(MonteCarlo(n_masks=3)), masks_drawn(MonteCarlo())
+    (3, 256)
+    """
+    return int(method.n_masks) if method.n_masks is not None else max(DEFAULT_MASKS, pilot_masks(method.sampler))
+
+
+def pilot_masks(sampler: Sampler) -> int:
+    """Masks of a pilot: 32 blocks."""
+    return MIN_BLOCKS * sampler.block
+
+
+def wanted_error(method: MonteCarlo, value: float) -> float:
+    """The standard error that a tolerance asks for: max(atol, rtol · |value|).
+
+    Raises
+    ------
+    ValueError : where that is 0.
+    """
+    wanted = max(method.atol or 0.0, (method.rtol or 0.0) * abs(value))
+    if wanted == 0:
+        raise ValueError(f"rtol={method.rtol} asks for an error of 0 because the value is 0; pass atol as well")
+    return wanted
+
+
+def masks_for(pilot_error: float, blocks: int, block: int, wanted: float) -> int:
+    """Masks with which the standard error is at most `wanted` with probability 0.9, from that of a pilot.
+
+    A pilot of 32 blocks knows their variance only to about 25 %: its upper confidence limit (χ²) keeps the promise.
+
+    Parameters
+    ----------
+    pilot_error : the pilot's standard error, of so many `blocks` of `block` masks.
+
+    >>> masks_for(0.5, 32, 8, 1.0), masks_for(2.0, 32, 8, 1.0)
+    (256, 1536)
+    """
+    degrees = blocks - 1
+    ratio = float(pilot_error) / wanted
+    needed = blocks * ratio * ratio * degrees / float(chdtri(degrees, CONFIDENCE))
+    return max(MIN_BLOCKS, math.ceil(min(needed, 2.0**62))) * block
