@@ -31,6 +31,7 @@ __all__ = [
     "MAX_REPLICATES",
     "RunningMean",
     "block_means",
+    "check_level",
     "grouped_sizes",
     "half_width",
     "jackknife",
@@ -56,9 +57,14 @@ def student(level: float, n: int) -> float:
     ------
     ValueError : a level outside (0, 1).
     """
+    check_level(level)
+    return float(stdtrit(n - 1, 0.5 + level / 2)) if n > 1 else math.inf
+
+
+def check_level(level: float) -> None:
+    """A coverage, or a ValueError that says what it must be."""
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level}")
-    return float(stdtrit(n - 1, 0.5 + level / 2)) if n > 1 else math.inf
 
 
 def half_width(error: Any, level: float, n: int) -> Any:
