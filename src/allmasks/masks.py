@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["AlphaConstants", "MaskLaw", "Sharing", "alpha_constants", "check_p", "dropout_moments"]
+__all__ = ["ALPHA_DROPPED", "AlphaConstants", "MaskLaw", "Sharing", "alpha_constants", "check_p", "dropout_moments"]
 
 Sharing = Literal["element", "channel", "row"]
 
@@ -65,15 +65,18 @@ class AlphaConstants:
     dropped: float
 
 
+ALPHA_DROPPED = -1.7580993408473766
+"""Alpha dropout's α': SELU's limit for large negative inputs, which dropped units take."""
+
+
 def alpha_constants(p: float) -> AlphaConstants:
     """The affine constants of alpha dropout (Klambauer et al. 2017, as torch.nn.AlphaDropout computes them).
 
-    With α' = -1.7580993408473766: scale = ((1 - p) (1 + p α'²))^(-1/2) and shift = -scale · p · α'.
+    With α' = `ALPHA_DROPPED`: scale = ((1 - p) (1 + p α'²))^(-1/2) and shift = -scale · p · α'.
     """
-    alpha = -1.7580993408473766
     rate = float(check_p(p))
-    scale = ((1.0 - rate) * (1.0 + rate * alpha**2)) ** -0.5
-    return AlphaConstants(scale=scale, shift=-scale * rate * alpha, dropped=alpha)
+    scale = ((1.0 - rate) * (1.0 + rate * ALPHA_DROPPED**2)) ** -0.5
+    return AlphaConstants(scale=scale, shift=-scale * rate * ALPHA_DROPPED, dropped=ALPHA_DROPPED)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class Independent:
         self, seed: int, site: int, masks: ArrayLike, examples: ArrayLike, keep_prob: ArrayLike
     ) -> NDArray[np.bool_]:
         """See `Sampler.draw`."""
-        indices, q = np.asarray(masks, np.int64).reshape(-1), np.asarray(keep_prob, np.float64).reshape(-1)
+        indices, q = _checked(seed, site, masks, keep_prob)
         rows = np.atleast_1d(np.asarray(examples))
         threshold = reference.keep_threshold(q)
         out = np.empty((len(indices), len(rows), len(q)), np.bool_)
@@ -90,7 +90,7 @@ class Antithetic:
         self, seed: int, site: int, masks: ArrayLike, examples: ArrayLike, keep_prob: ArrayLike
     ) -> NDArray[np.bool_]:
         """See `Sampler.draw`."""
-        indices, q = np.asarray(masks, np.int64).reshape(-1), np.asarray(keep_prob, np.float64).reshape(-1)
+        indices, q = _checked(seed, site, masks, keep_prob)
         rows = np.atleast_1d(np.asarray(examples))
         threshold = reference.keep_threshold(q)
         out = np.empty((len(indices), len(rows), len(q)), np.bool_)
@@ -102,6 +102,34 @@ class Antithetic:
             words = reference.words(_columns(_keys(seed, site, pairs[part])), rows, len(q))
             out[part] = (words ^ flips[part, None, None]) < threshold
         return out
+
+
+def _checked(
+    seed: int, site: int, masks: ArrayLike, keep_prob: ArrayLike
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Mask indices and keep probabilities as arrays; what is none is refused, since a key would be made of it anyway.
+
+    Raises
+    ------
+    TypeError : a seed, site or mask index that is no integer. ValueError : one out of range, or a keep probability
+        outside [0, 1].
+    """
+    for name, word in (("seed", seed), ("site", site)):
+        if isinstance(word, bool) or not isinstance(word, int | np.integer):
+            raise TypeError(f"{name} must be an integer from 0 to 2**64 - 1, got {word!r}")
+        if not 0 <= word < 2**64:
+            raise ValueError(f"{name} must be an integer from 0 to 2**64 - 1, got {word}")
+    indices = np.asarray(masks)
+    if indices.size and (indices.dtype == np.bool_ or not np.issubdtype(indices.dtype, np.integer)):
+        raise TypeError(f"masks must be mask indices, integers of 0 or more, got {indices.dtype} {masks!r}")
+    indices = indices.astype(np.int64, copy=False).reshape(-1)
+    if indices.size and indices.min() < 0:
+        raise ValueError(f"masks must be mask indices, integers of 0 or more, got {indices.min()}")
+    q = np.asarray(keep_prob, np.float64).reshape(-1)
+    if not ((q >= 0.0) & (q <= 1.0)).all():
+        bad = q[~((q >= 0.0) & (q <= 1.0))][0]
+        raise ValueError(f"keep_prob must lie in [0, 1], got {bad}")
+    return indices, q
 
 
 _COMPILED_FROM = 2**14
@@ -204,7 +232,7 @@ class LatinHypercube:
         self, seed: int, site: int, masks: ArrayLike, examples: ArrayLike, keep_prob: ArrayLike
     ) -> NDArray[np.bool_]:
         """See `Sampler.draw`."""
-        indices, q = np.asarray(masks, np.int64).reshape(-1), np.asarray(keep_prob, np.float64).reshape(-1)
+        indices, q = _checked(seed, site, masks, keep_prob)
         rows = np.atleast_1d(np.asarray(examples))
         out = np.empty((len(indices), len(rows), len(q)), np.bool_)
         # A shorter block at the end is drawn by the formulas, whole blocks by the kernel.

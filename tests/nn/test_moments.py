@@ -6,7 +6,7 @@ import torch
 
 import allmasks as am
 from allmasks.masks import alpha_constants
-from allmasks.nn.blocks import block_law
+from allmasks.nn.geometry import block_law
 from allmasks.nn.law import drawn_law
 
 K = 20_000

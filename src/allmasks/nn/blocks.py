@@ -1,76 +1,24 @@
-"""DropBlock and its geometry: where blocks start, how many reach a position, and the rate that drops a fraction p."""
+"""DropBlock: squares of each feature map are zeroed together."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
-
-import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
-from scipy.optimize import brentq
 from torch import Tensor
 
-from allmasks.nn.law import drawn_law
-from allmasks.nn.noise import Key, check, masked_ones, nothing, overridable
+from allmasks.nn.geometry import block_law, blocks_kept, check_blocks
+from allmasks.nn.noise import (
+    Key,
+    check_kind,
+    check_rate,
+    key_op,
+    masked_ones,
+    need_tensor,
+    nothing,
+    overridable,
+)
+from allmasks.nn.ops import at_once, times, wide
 
-__all__ = ["BlockLaw", "block_law", "blocks_kept", "drop_block2d"]
-
-
-@dataclass(frozen=True)
-class BlockLaw:
-    """Blocks of `size` start at each of `starts` places with probability `gamma`, in every feature map."""
-
-    size: tuple[int, int]
-    starts: tuple[int, int]
-    gamma: float
-
-    def seeds_of(self, x: Tensor) -> tuple[int, int, int, int]:
-        """Shape of the bits that say where no block starts, for x of shape (N, C, H, W)."""
-        return (x.shape[0], x.shape[1], *self.starts)
-
-    def kept_probability(self) -> NDArray[np.float64]:
-        """P(kept) of each position, (H, W), with the rate that is really drawn."""
-        drawn = 0.0 if self.gamma == 0 else drawn_law(self.gamma).p
-        return (1.0 - drawn) ** _reach(self.size, self.starts)
-
-
-def _reach(size: tuple[int, int], starts: tuple[int, int]) -> NDArray[np.float64]:
-    """How many possible blocks reach each position."""
-    counts = [np.convolve(np.ones(n), np.ones(b)) for n, b in zip(starts, size, strict=True)]
-    return np.outer(*counts)
-
-
-def block_law(shape: tuple[int, ...], block_size: int, p: float) -> BlockLaw:
-    """The law for feature maps (N, C, H, W); a block is never larger than the map."""
-    if len(shape) != 4:
-        raise ValueError(f"drop_block2d takes (N, C, H, W), got shape {shape}")
-    if not isinstance(block_size, int) or block_size < 1:
-        raise ValueError(f"block_size must be a whole number of at least 1, got {block_size!r}")
-    return _law(shape[2], shape[3], block_size, p)
-
-
-@lru_cache(maxsize=256)
-def _law(height: int, width: int, block_size: int, p: float) -> BlockLaw:
-    size = (min(block_size, height), min(block_size, width))
-    starts = (height - size[0] + 1, width - size[1] + 1)
-    if p in (0.0, 1.0) or not height * width:
-        return BlockLaw(size, starts, p)
-    reach = _reach(size, starts)
-    log_none = brentq(lambda t: np.exp(t * reach).mean() - (1.0 - p), np.log1p(-p), 0.0, xtol=1e-15)
-    return BlockLaw(size, starts, float(-np.expm1(log_none)))
-
-
-def blocks_kept(free: Tensor, law: BlockLaw, dtype: torch.dtype) -> Tensor:
-    """The factor of each position, (N, C, H, W): 0 in a block, 1/P(kept) elsewhere.
-
-    free : boolean (N, C, *starts), False where a block starts.
-    """
-    reached = F.pad((~free).float(), (law.size[1] - 1,) * 2 + (law.size[0] - 1,) * 2)
-    dropped = F.max_pool2d(reached, law.size, stride=1)
-    scale = torch.from_numpy(1.0 / law.kept_probability()).to(device=free.device, dtype=dtype)
-    return (1.0 - dropped).to(dtype) * scale
+__all__ = ["drop_block2d"]
 
 
 @overridable
@@ -95,18 +43,31 @@ def drop_block2d(
 
     Raises
     ------
-    ValueError : p outside [0, 1], an input without four axes, a block_size below 1.
+    ValueError : p outside [0, 1], an input without four axes, a block_size below 1. TypeError : in training with
+        0 < p < 1, integer, complex or sparse input.
 
     References
     ----------
     Ghiasi, Lin & Le (2018), "DropBlock: a regularization method for convolutional networks".
     """
-    check(input, p)
-    law = block_law(tuple(input.shape), block_size, float(p))
-    if not training or p == 0.0:
+    check_rate(p)
+    check_blocks(need_tensor(input).shape, block_size)
+    if not training or p == 0.0 or input.numel() == 0:
         return input
     if p == 1.0:
         return nothing(input, inplace)
-    kept = masked_ones(input, law.seeds_of(input), law.gamma, None, key, seed)
-    factor = blocks_kept(kept != 0, law, input.dtype)
-    return input.mul_(factor) if inplace else input * factor
+    check_kind(input)
+    if at_once(input):
+        law = block_law(tuple(input.shape), block_size, float(p))
+        kept = masked_ones(input, law.seeds_of(input.shape), law.gamma, None, key, seed)
+        factor = blocks_kept(kept != 0, law, kept.dtype)
+    else:
+        factor = torch.ops.allmasks.block_factor(
+            key_op(key, seed),
+            input.shape,
+            p,
+            block_size,
+            dtype=wide(input.dtype),
+            device=input.device,
+        )
+    return times(input, factor, inplace)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 
+import torch
 from torch import nn
 
 from allmasks.nn import layers
@@ -27,8 +28,9 @@ def convert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     """Replace each torch.nn dropout layer by the allmasks layer of the same name; same p, hooks and flags.
 
     Parameters and buffers are untouched, and state dicts load strictly both ways. Each replacement is logged on the
-    logger "allmasks.nn" at level INFO, and subclasses of torch's layers, which are left as they are, at WARNING.
-    Dropout inside `nn.LSTM`, `nn.MultiheadAttention` or a function call is no layer, and stays.
+    logger "allmasks.nn" at level INFO; what drops and is left as it is, at WARNING: dropout inside `nn.LSTM`, `nn.GRU`,
+    `nn.RNN` and `nn.MultiheadAttention`, scripted layers, and subclasses of torch's layers. Dropout that is a call in
+    some forward is no module, and stays without a word; `am.find_dropout` lists it.
 
     Parameters
     ----------
@@ -57,10 +59,27 @@ def convert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
         if ours is not None:
             # The object stays and changes its class: whoever else holds it, and its hooks, need not know.
             module.__class__ = ours
+            module.seed = None
             replaced += 1
             _log.info("%s: torch.nn.%s(p=%s) replaced", name or "(root)", ours.__name__, module.p)
-        elif isinstance(module, tuple(_OURS)) and not isinstance(module, layers._Keyed):
-            _log.warning("%s: %s is a subclass of torch's layer and was left", name or "(root)", type(module).__name__)
+        elif (why := _left(module)) is not None:
+            _log.warning("%s: %s", name or "(root)", why)
     if not replaced:
         _log.warning("no torch.nn dropout layer was found in %s", type(model).__name__)
     return result
+
+
+def _left(module: nn.Module) -> str | None:
+    """What this module drops and `convert` leaves, or None."""
+    kind = type(module).__name__
+    if isinstance(module, torch.jit.ScriptModule):
+        original = getattr(module, "original_name", "")
+        return f"scripted {original} was left: convert first, then script" if original in _NAMES else None
+    if isinstance(module, nn.RNNBase | nn.MultiheadAttention) and module.dropout > 0:
+        return f"dropout inside {kind} (p={module.dropout}) was left: it is no layer of its own"
+    if isinstance(module, tuple(_OURS)) and not isinstance(module, layers._Keyed):
+        return f"{kind} is a subclass of torch's layer and was left"
+    return None
+
+
+_NAMES = frozenset(kind.__name__ for kind in _OURS)

@@ -14,12 +14,19 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from allmasks.masks import alpha_constants
+from allmasks.masks import ALPHA_DROPPED
 from allmasks.nn import noise
 from allmasks.nn.blocks import drop_block2d
-from allmasks.nn.law import drawn_law
-from allmasks.nn.noise import Key, check, nothing, overridable, rates_of_units
-from allmasks.nn.shapes import channel_mask_shape, example_mask_shape, feature_mask_shape, locked_mask_shape
+from allmasks.nn.law import alpha_law
+from allmasks.nn.noise import Key, check_kind, check_rate, need_tensor, nothing, overridable, rates_of_units
+from allmasks.nn.ops import times, wide
+from allmasks.nn.shapes import (
+    channel_mask_shape,
+    example_mask_shape,
+    feature_mask_shape,
+    locked_mask_shape,
+    need_channels,
+)
 
 __all__ = [
     "alpha_dropout",
@@ -51,7 +58,7 @@ def dropout(
 
     Parameters
     ----------
-    input : a floating-point tensor of any shape and layout.
+    input : a floating-point tensor of any shape and strides; a jagged nested tensor.
     p : probability of an element to be zeroed, 0 … 1. The rate drawn is within 2⁻¹⁷ of it, and p itself for multiples
         of 1/256 (see `allmasks.nn.law.drawn_law`); the scale is that rate's, so that the mean is the input. A tensor
         gives a rate for each unit: it broadcasts over the input's last axes.
@@ -64,7 +71,8 @@ def dropout(
 
     Raises
     ------
-    ValueError : p outside [0, 1]. TypeError : integer, complex or sparse input.
+    ValueError : p outside [0, 1]; both key and seed. TypeError : a key or seed that is no 64-bit integer; in training
+        with 0 < p < 1, integer, complex or sparse input (also a NotImplementedError, which torch raises).
 
     References
     ----------
@@ -84,13 +92,13 @@ def dropout(
     if has_torch_function_unary(input):
         same: Tensor = handle_torch_function(dropout, (input,), input, p, training, inplace, key=key, seed=seed)
         return same
-    check(input, p)
-    if not training:
-        return input
     if isinstance(p, Tensor):
-        return noise.masked(input, 0.0, rates_of_units(p, input.shape), inplace, key, seed)
-    if p == 0.0:
-        return input
+        units = rates_of_units(p, need_tensor(input).shape)
+        return noise.masked(input, 0.0, units, inplace, key, seed) if training else input
+    if not 0.0 <= p <= 1.0:
+        check_rate(p)
+    if not training or p == 0.0:
+        return need_tensor(input)
     if p == 1.0:
         return nothing(input, inplace)
     return noise.masked(input, float(p), None, inplace, key, seed)
@@ -208,9 +216,9 @@ def gaussian_dropout(
     >>> gaussian_dropout(torch.ones(3), 0.2, key=1).round(decimals=3)
     tensor([0.8510, 1.6900, 1.1790])
     """
-    check(input, p)
+    check_rate(p)
     if not training or p == 0.0:
-        return input
+        return need_tensor(input)
     if p == 1.0:
         raise ValueError("gaussian_dropout needs p below 1: at p = 1 its noise has infinite variance")
     return noise.gaussian(input, float(p), key, seed)
@@ -240,8 +248,8 @@ def locked_dropout(
     Gal & Ghahramani (2016), "A theoretically grounded application of dropout in recurrent neural networks"; Merity,
     Keskar & Socher (2018), "Regularizing and optimizing LSTM language models".
     """
-    check(input, p)
-    return _shared(input, locked_mask_shape(input, batch_first), p, training, inplace, key, seed)
+    check_rate(p)
+    return _shared(input, locked_mask_shape(need_tensor(input), batch_first), p, training, inplace, key, seed)
 
 
 @overridable
@@ -269,8 +277,8 @@ def drop_path(
             [0., 0.],
             [0., 0.]])
     """
-    check(input, p)
-    return _shared(input, example_mask_shape(input), p, training, inplace, key, seed)
+    check_rate(p)
+    return _shared(input, example_mask_shape(need_tensor(input)), p, training, inplace, key, seed)
 
 
 @overridable
@@ -299,20 +307,24 @@ def _shared(
     inplace: bool,
     key: Key,
     seed: int | None,
+    needs: int = 0,
 ) -> Tensor:
-    """Dropout by a mask of this shape, which is small and multiplied in by broadcasting."""
-    if not training:
-        return x
+    """Dropout by a mask of this shape, which is small and multiplied in by broadcasting; x needs so many axes."""
+    units = None
     if isinstance(p, Tensor):
         units = rates_of_units(p, [n for n in shape if n != 1] or [1])
-        factor = noise.masked_ones(x, shape, 0.0, units, key, seed)
-    else:
-        if p == 0.0:
+        if not training:
             return x
-        if p == 1.0:
-            return nothing(x, inplace)
-        factor = noise.masked_ones(x, shape, float(p), None, key, seed)
-    return x.mul_(factor) if inplace else x * factor
+    elif not training or p == 0.0:
+        return x
+    elif p == 1.0:
+        return nothing(x, inplace)
+    check_kind(x)
+    if x.numel() == 0:
+        return x
+    need_channels(x, needs)
+    factor = noise.masked_ones(x, shape, 0.0 if units is not None else float(p), units, key, seed)
+    return times(x, factor, inplace)
 
 
 def _channels(
@@ -324,8 +336,9 @@ def _channels(
     key: Key,
     seed: int | None,
 ) -> Tensor:
-    check(input, p)
-    return _shared(input, channel_mask_shape(name, input), p, training, inplace, key, seed)
+    check_rate(p)
+    shape, leading = channel_mask_shape(name, need_tensor(input))
+    return _shared(input, shape, p, training, inplace, key, seed, leading)
 
 
 def _alpha(
@@ -337,21 +350,32 @@ def _alpha(
     key: Key,
     seed: int | None,
 ) -> Tensor:
-    check(input, p)
+    check_rate(p)
     if not training or p == 0.0:
-        return input
+        return need_tensor(input)
     if p == 1.0:
         return nothing(input, inplace)
-    drawn = drawn_law(float(p))
-    constants = alpha_constants(drawn.p)
-    floor = constants.scale * constants.dropped + constants.shift
+    check_kind(input)
+    if input.numel() == 0:
+        return input
+    # The drawn noise is 0 or 1 / (1 - p); constants of a half type would be a tenth of a percent off.
+    x = input.to(wide(input.dtype))
+    scale, ratio, floor = _alpha_terms(p)
     result: Any
     if not whole_channels:
         # a (m (x − α′)) + (a α′ + b) is a x + b where m = 1 and a α′ + b where m = 0: no mask is needed but the keyed.
-        centered = noise.masked(input - constants.dropped, float(p), None, False, key, seed)
-        result = centered * (constants.scale / drawn.scale) + floor
+        result = noise.masked(x - ALPHA_DROPPED, float(p), None, False, key, seed) * ratio + floor
     else:
-        kept = noise.masked_ones(input, feature_mask_shape(input), float(p), None, key, seed) != 0
-        factor = kept.to(input.dtype) * constants.scale
-        result = input * factor + torch.where(kept, constants.shift, floor).to(input.dtype)
+        need_channels(input, 2)
+        drawn = noise.masked_ones(input, feature_mask_shape(input), float(p), None, key, seed)
+        # a (x − α′) + floor = a x + b, but exact at x = 0 and no sum of larger numbers.
+        kept = (drawn != 0).to(x.dtype)
+        result = x * (kept * scale) + (kept * (-scale * ALPHA_DROPPED) + floor)
+    result = result.to(input.dtype)
     return input.copy_(result) if inplace else result
+
+
+def _alpha_terms(p: float) -> Any:
+    if torch.compiler.is_dynamo_compiling():
+        return torch.ops.allmasks.alpha_terms(p).unbind()
+    return alpha_law(float(p))

@@ -6,29 +6,42 @@ count is the seed's, not the layer's: two layers with one seed share the stream 
 
 Recomputation in backward (torch.utils.checkpoint) must draw the same mask again. Without a seed the restored generator
 does that. With one, a call that may be recomputed also draws a ticket from the generator and notes which count it
-took; the recomputation draws the same ticket and looks it up.
+took; the recomputation draws the same ticket and looks it up (`tickets`).
+
+A DataLoader's workers start with the same counts: in a worker, the stream is that of the seed and the worker's seed.
 """
 
 from __future__ import annotations
 
 import ctypes
 import threading
-from collections import OrderedDict
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+import torch.utils.data
 from torch import Tensor
 
-from allmasks.kernels.reference import threefry2x32
+from allmasks.kernels.reference import derive_key, threefry2x32
+from allmasks.nn.tickets import Tickets
 
-__all__ = ["check_seed", "draw_key", "next_key", "rng_state", "seed", "seeded_key", "set_rng_state"]
+__all__ = [
+    "check_key",
+    "check_key_tensor",
+    "check_seed",
+    "draw_key",
+    "need_seed",
+    "next_key",
+    "rng_state",
+    "seed",
+    "seeded_key",
+    "set_rng_state",
+    "signed",
+]
 
 _BLOCK = 256
 """Keys of a stream made at once: one call of the generator costs as much for hundreds as for one."""
-
-_TICKETS = 1 << 16
-"""Calls that may still be recomputed and are remembered; many times what one backward pass holds."""
 
 _LOWEST = -(2**63)
 _RANK_STEP = 0x9E3779B97F4A7C15
@@ -40,7 +53,9 @@ class _Word(threading.local):
     """A tensor to draw into, one a thread, and its memory: making one, or `item()`, takes as long as drawing."""
 
     def __init__(self) -> None:
-        self.tensor = torch.empty((), dtype=torch.int64, device="cpu")
+        # Whatever the mode of the first call: an inference tensor could not be drawn into afterwards.
+        with torch.inference_mode(False), torch._C._DisableTorchDispatch():
+            self.tensor = torch.empty((), dtype=torch.int64, device="cpu")
         self.memory = ctypes.c_int64.from_address(self.tensor.data_ptr())
 
 
@@ -48,7 +63,7 @@ _word = _Word()
 _lock = threading.Lock()
 _counts: dict[int, int] = {}
 _blocks: dict[int, tuple[int, list[int]]] = {}
-_tickets: OrderedDict[tuple[int, int], int] = OrderedDict()
+_tickets = Tickets()
 _same_on_ranks = False
 
 
@@ -59,13 +74,50 @@ def check_seed(value: Any) -> int | None:
     ------
     TypeError, ValueError : if it is no whole number from 0 to 2**64 - 1.
     """
-    if value is None:
-        return None
+    return None if value is None else need_seed(value)
+
+
+def need_seed(value: Any) -> int:
+    """The same where None is no seed."""
+    if type(value) is int and 0 <= value < 2**64:
+        return value
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"seed must be an integer from 0 to 2**64 - 1 or None, got {value!r}")
     if not 0 <= value < 2**64:
         raise ValueError(f"seed must be an integer from 0 to 2**64 - 1, got {value}")
     return int(value)
+
+
+def check_key(value: Any) -> int:
+    """A key, 64 bits as an int or an int64 tensor of one element, as one signed number.
+
+    Raises
+    ------
+    TypeError, ValueError : if it is something else.
+    """
+    if isinstance(value, Tensor):
+        if value.dtype != torch.int64 or value.ndim:
+            raise TypeError(
+                f"key must be an int64 tensor without axes, got {value.dtype} of shape {tuple(value.shape)}"
+            )
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"key must be 64 bits as an integer or an int64 tensor, got {value!r}")
+    if not -(2**63) <= value < 2**64:
+        raise ValueError(f"key must be 64 bits, from -2**63 to 2**64 - 1, got {value}")
+    return signed(int(value))
+
+
+def check_key_tensor(key: Tensor) -> Tensor:
+    """The key, or a TypeError unless it is an int64 tensor without axes."""
+    if key.dtype != torch.int64 or key.ndim:
+        raise TypeError(f"key must be an int64 tensor without axes, got {key.dtype} of shape {tuple(key.shape)}")
+    return key
+
+
+def signed(word: int) -> int:
+    """64 bits as operators take them."""
+    return word - 2**64 if word >= 2**63 else word
 
 
 def next_key(seed: int | None) -> int:
@@ -89,25 +141,33 @@ def seeded_key(seed: int) -> int:
     ticket = (seed, draw_key()) if backward or _may_be_recomputed() else None
     with _lock:
         if backward:
-            count = _tickets.get(ticket)  # type: ignore[arg-type]
-            if count is None:
-                raise RuntimeError(
-                    "a dropout layer with a seed ran inside a backward pass, and no earlier call of it matches: "
-                    "checkpointing needs preserve_rng_state=True, its default"
-                )
+            count = _tickets.find(ticket)  # type: ignore[arg-type]
         else:
             count = _counts.get(seed, 0)
             _counts[seed] = count + 1
             if ticket is not None:
-                _tickets[ticket] = count
-                if len(_tickets) > _TICKETS:
-                    _tickets.popitem(last=False)
-        return _key(seed, count)
+                _tickets.note(ticket, count)
+        return _key(_stream(seed), count)
 
 
 def _may_be_recomputed() -> bool:
     """Checkpointing runs its forward without gradients, or under hooks on what is saved."""
     return not torch.is_grad_enabled() or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
+_worker = torch.utils.data.get_worker_info
+
+
+def _stream(seed: int) -> int:
+    """The seed of the stream: the seed itself, or one of its own in a worker of a DataLoader, anew in each epoch."""
+    worker = _worker()
+    return seed if worker is None else _stream_of_worker(seed, worker.seed & (2**64 - 1))
+
+
+@lru_cache(maxsize=1024)
+def _stream_of_worker(seed: int, worker_seed: int) -> int:
+    low, high = derive_key(seed, worker_seed)
+    return low | high << 32
 
 
 def _key(seed: int, count: int) -> int:

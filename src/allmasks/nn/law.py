@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["DrawnLaw", "UnitLaw", "drawn_law", "unit_law"]
+from allmasks.masks import alpha_constants
+
+__all__ = ["DrawnLaw", "UnitLaw", "alpha_law", "drawn_law", "unit_law"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,19 @@ def drawn_law(p: float) -> DrawnLaw:
     return DrawnLaw(bits, min(max(threshold, 1), 2**bits - 1))
 
 
+@lru_cache(maxsize=1024)
+def alpha_law(p: float) -> tuple[float, float, float]:
+    """(a, a / s, floor) of alpha dropout with the rate that is drawn.
+
+    With the factor n = 0 or s = 1 / (1 - drawn p) that the kernels draw, alpha dropout is n (x - α') (a / s) + floor:
+    a x + b where the unit is kept and floor = a α' + b where it is dropped.
+    """
+    drawn = drawn_law(p)
+    constants = alpha_constants(drawn.p)
+    floor = constants.scale * constants.dropped + constants.shift
+    return constants.scale, constants.scale / drawn.scale, floor
+
+
 @dataclass(frozen=True)
 class UnitLaw:
     """A rate for each unit, on 32 bits: kept where word <= last, then multiplied by scale (0 where p = 1)."""
@@ -75,12 +90,15 @@ class UnitLaw:
 
 
 def unit_law(p: ArrayLike) -> UnitLaw:
-    """The law drawn for rates from 0 to 1 (both allowed), one a unit.
+    """The law drawn for rates from 0 to 1 (both allowed), one a unit; ValueError for any other.
 
     >>> unit_law([0.0, 0.5, 1.0]).scale
     array([1., 2., 0.])
     """
     rates = np.asarray(p, np.float64).reshape(-1)
+    outside = ~((rates >= 0.0) & (rates <= 1.0))
+    if outside.any():
+        raise ValueError(f"dropout probability has to be between 0 and 1, but got {rates[outside][0]}")
     threshold = np.rint((1.0 - rates) * 2.0**32)
     scale = np.divide(2.0**32, threshold, out=np.zeros_like(threshold), where=threshold > 0)
     return UnitLaw(np.maximum(threshold - 1.0, 0.0).astype(np.uint32), scale)

@@ -4,12 +4,15 @@ Each is a module of `p` (and `inplace` where torch has it) with `seed` beside th
 its own, so that state dicts load strictly to and from torch's layers, and in eval mode is the identity.
 """
 
-from __future__ import annotations
+# No annotations as strings here: TorchScript reads them.
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch.fx import Proxy
 from torch.nn.modules.dropout import _DropoutNd
 
 from allmasks.nn import functional
@@ -33,29 +36,47 @@ __all__ = [
 class _Keyed(_DropoutNd):
     """p, inplace and seed; `p` may be a tensor with a rate for each unit."""
 
-    p: Any
-    seed: int | None = None
+    if TYPE_CHECKING:  # TorchScript reads annotations, and knows neither of these
+        p: Any
+        seed: int | None
     per_unit = True
 
     def __init__(self, p: float | Tensor = 0.5, inplace: bool = False, *, seed: int | None = None) -> None:
         if isinstance(p, Tensor):
             if not self.per_unit:
                 raise TypeError(f"{type(self).__name__} takes one rate p, got a tensor of shape {tuple(p.shape)}")
-            if not bool(((p >= 0) & (p <= 1)).all()):
-                raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
             super().__init__(0.5, inplace)
             # A plain attribute: not trained, not in the state dict, and not made coarse by .half().
-            self.p = p.detach().to("cpu", copy=True).double()
+            self.p = _own_rates(p)
         else:
             super().__init__(p, inplace)
             if p != p:
                 raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
-        if seed is not None:
-            self.seed = check_seed(seed)
+        self.seed = check_seed(seed)
 
     def extra_repr(self) -> str:
         p = f"tensor of shape {tuple(self.p.shape)}" if isinstance(self.p, Tensor) else self.p
         return f"p={p}, inplace={self.inplace}" + ("" if self.seed is None else f", seed={self.seed}")
+
+
+def _own_rates(p: Tensor) -> Tensor:
+    """A copy of a tensor of rates that lie between 0 and 1; of a fake tensor nobody knows, and its calls check."""
+    if isinstance(p, FakeTensor):
+        return p.detach().to("cpu", copy=True).double()
+    with unset_fake_temporarily():
+        if not bool(((p >= 0) & (p <= 1)).all()):
+            raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
+        return p.detach().to("cpu", copy=True).double()
+
+
+def _leaf(layer: nn.Module, input: Any) -> Any:
+    """The call as torch.fx records it of torch's own layers: the module itself, whose mode and p may change later."""
+    return input.tracer.create_proxy("call_module", input.tracer.path_of_module(layer), (input,), {})
+
+
+def _no_seed_in_scripts(training: bool, seed: int | None) -> None:
+    if training and seed is not None:
+        raise RuntimeError("TorchScript cannot draw the masks of a seed: pass seed=None, or use torch.compile")
 
 
 class Dropout(_Keyed, nn.Dropout):
@@ -82,7 +103,13 @@ class Dropout(_Keyed, nn.Dropout):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return functional.dropout(input, self.p, self.training, self.inplace, seed=self.seed)
+        if torch.jit.is_scripting():
+            _no_seed_in_scripts(self.training, self.seed)
+            return F.dropout(input, self.p, self.training, self.inplace)
+        else:  # TorchScript would compile what followed, but not an else
+            if type(input) is not Tensor and isinstance(input, Proxy):
+                return _leaf(self, input)
+            return functional.dropout(input, self.p, self.training, self.inplace, seed=self.seed)
 
 
 class Dropout1d(_Keyed, nn.Dropout1d):
@@ -92,7 +119,13 @@ class Dropout1d(_Keyed, nn.Dropout1d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return functional.dropout1d(input, self.p, self.training, self.inplace, seed=self.seed)
+        if torch.jit.is_scripting():
+            _no_seed_in_scripts(self.training, self.seed)
+            return F.dropout1d(input, self.p, self.training, self.inplace)
+        else:  # TorchScript would compile what followed, but not an else
+            if type(input) is not Tensor and isinstance(input, Proxy):
+                return _leaf(self, input)
+            return functional.dropout1d(input, self.p, self.training, self.inplace, seed=self.seed)
 
 
 class Dropout2d(_Keyed, nn.Dropout2d):
@@ -102,7 +135,13 @@ class Dropout2d(_Keyed, nn.Dropout2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return functional.dropout2d(input, self.p, self.training, self.inplace, seed=self.seed)
+        if torch.jit.is_scripting():
+            _no_seed_in_scripts(self.training, self.seed)
+            return F.dropout2d(input, self.p, self.training, self.inplace)
+        else:  # TorchScript would compile what followed, but not an else
+            if type(input) is not Tensor and isinstance(input, Proxy):
+                return _leaf(self, input)
+            return functional.dropout2d(input, self.p, self.training, self.inplace, seed=self.seed)
 
 
 class Dropout3d(_Keyed, nn.Dropout3d):
@@ -112,7 +151,13 @@ class Dropout3d(_Keyed, nn.Dropout3d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return functional.dropout3d(input, self.p, self.training, self.inplace, seed=self.seed)
+        if torch.jit.is_scripting():
+            _no_seed_in_scripts(self.training, self.seed)
+            return F.dropout3d(input, self.p, self.training, self.inplace)
+        else:  # TorchScript would compile what followed, but not an else
+            if type(input) is not Tensor and isinstance(input, Proxy):
+                return _leaf(self, input)
+            return functional.dropout3d(input, self.p, self.training, self.inplace, seed=self.seed)
 
 
 class AlphaDropout(_Keyed, nn.AlphaDropout):
@@ -124,7 +169,13 @@ class AlphaDropout(_Keyed, nn.AlphaDropout):
     per_unit = False
 
     def forward(self, input: Tensor) -> Tensor:
-        return functional.alpha_dropout(input, self.p, self.training, self.inplace, seed=self.seed)
+        if torch.jit.is_scripting():
+            _no_seed_in_scripts(self.training, self.seed)
+            return F.alpha_dropout(input, self.p, self.training, self.inplace)
+        else:  # TorchScript would compile what followed, but not an else
+            if type(input) is not Tensor and isinstance(input, Proxy):
+                return _leaf(self, input)
+            return functional.alpha_dropout(input, self.p, self.training, self.inplace, seed=self.seed)
 
 
 class FeatureAlphaDropout(_Keyed, nn.FeatureAlphaDropout):
@@ -133,7 +184,13 @@ class FeatureAlphaDropout(_Keyed, nn.FeatureAlphaDropout):
     per_unit = False
 
     def forward(self, input: Tensor) -> Tensor:
-        return functional.feature_alpha_dropout(input, self.p, self.training, self.inplace, seed=self.seed)
+        if torch.jit.is_scripting():
+            _no_seed_in_scripts(self.training, self.seed)
+            return F.feature_alpha_dropout(input, self.p, self.training, self.inplace)
+        else:  # TorchScript would compile what followed, but not an else
+            if type(input) is not Tensor and isinstance(input, Proxy):
+                return _leaf(self, input)
+            return functional.feature_alpha_dropout(input, self.p, self.training, self.inplace, seed=self.seed)
 
 
 class GaussianDropout(_Keyed):
@@ -149,7 +206,10 @@ class GaussianDropout(_Keyed):
         if p == 1:
             raise ValueError("GaussianDropout needs p below 1: at p = 1 its noise has infinite variance")
 
+    @torch.jit.ignore  # a script calls back into Python
     def forward(self, input: Tensor) -> Tensor:
+        if type(input) is not Tensor and isinstance(input, Proxy):
+            return _leaf(self, input)
         return functional.gaussian_dropout(input, self.p, self.training, seed=self.seed)
 
     def extra_repr(self) -> str:
@@ -173,7 +233,10 @@ class LockedDropout(_Keyed):
         super().__init__(p, inplace, seed=seed)
         self.batch_first = batch_first
 
+    @torch.jit.ignore  # a script calls back into Python
     def forward(self, input: Tensor) -> Tensor:
+        if type(input) is not Tensor and isinstance(input, Proxy):
+            return _leaf(self, input)
         return functional.locked_dropout(
             input, self.p, self.training, self.inplace, batch_first=self.batch_first, seed=self.seed
         )
@@ -190,7 +253,10 @@ class DropPath(_Keyed):
 
     per_unit = False
 
+    @torch.jit.ignore  # a script calls back into Python
     def forward(self, input: Tensor) -> Tensor:
+        if type(input) is not Tensor and isinstance(input, Proxy):
+            return _leaf(self, input)
         return functional.drop_path(input, self.p, self.training, self.inplace, seed=self.seed)
 
 
@@ -207,7 +273,10 @@ class DropBlock2d(_Keyed):
         super().__init__(p, inplace, seed=seed)
         self.block_size = block_size
 
+    @torch.jit.ignore  # a script calls back into Python
     def forward(self, input: Tensor) -> Tensor:
+        if type(input) is not Tensor and isinstance(input, Proxy):
+            return _leaf(self, input)
         return functional.drop_block2d(input, self.p, self.block_size, self.training, self.inplace, seed=self.seed)
 
     def extra_repr(self) -> str:
@@ -242,7 +311,10 @@ class DropConnect(nn.Linear):
         self.p = p
         self.seed = check_seed(seed)
 
+    @torch.jit.ignore  # a script calls back into Python
     def forward(self, input: Tensor) -> Tensor:
+        if type(input) is not Tensor and isinstance(input, Proxy):
+            return _leaf(self, input)
         weight = functional.drop_connect(self.weight, self.p, self.training, seed=self.seed)
         return F.linear(input, weight, self.bias)
 

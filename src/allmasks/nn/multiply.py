@@ -13,7 +13,7 @@ from torch import Tensor
 from allmasks.kernels import anywhere, pages
 from allmasks.nn.law import drawn_law, unit_law
 
-__all__ = ["gaussian_multiply", "mask_multiply", "mask_multiply_", "split_key"]
+__all__ = ["gaussian_multiply", "has_own_memory", "mask_multiply", "mask_multiply_", "split_key"]
 
 
 def split_key(key: int) -> tuple[int, int]:
@@ -31,13 +31,16 @@ def mask_multiply(x: Tensor, key: int, p: float, units: Tensor | None = None) ->
     p : 0 < p < 1, used where `units` is None.
     units : (d,) float64 rates from 0 to 1; element e belongs to unit e % d, so d is the size of x's last axes.
     """
-    if units is None and x.is_cpu and x.is_contiguous() and x.dtype in _WIDE:
+    if units is None and x.is_cpu and x.is_contiguous() and x.dtype in _WIDE and not x.is_neg():
         # The usual road in one piece: for a small tensor each call in between counts.
-        out, n = torch.empty_like(x), x.numel()
+        at, out, n = x.data_ptr(), torch.empty_like(x), x.numel()
+        if not at:
+            return mask_multiply(_materialized(x), key, p) if n else out
         if n >= _PERHAPS_FRESH and n * x.element_size() >= pages.FRESH_FROM:
             pages.ask_for_large(out.data_ptr(), n * x.element_size())
-        _compiled(p, x.dtype)(x.data_ptr(), out.data_ptr(), n, key, torch.get_num_threads())
+        _compiled(p, x.dtype)(at, out.data_ptr(), n, key, torch.get_num_threads())
         return out
+    x = _materialized(x)
     kernel = _kernel(x)
     if kernel is None:
         return torch.empty_like(x) if x.device.type == "meta" else x * _noise(x, key, p, units)
@@ -53,15 +56,27 @@ def mask_multiply(x: Tensor, key: int, p: float, units: Tensor | None = None) ->
 
 
 def mask_multiply_(x: Tensor, key: int, p: float, units: Tensor | None = None) -> Tensor:
-    """The same in place."""
+    """The same in place, where x `has_own_memory`; the caller has asked whether x may be written to."""
     kernel = _kernel(x)
     if kernel is None:
-        return x if x.device.type == "meta" else x.mul_(_noise(x, key, p, units))
-    if not x.is_contiguous():
-        dense = x.contiguous()
-        kernel(dense, dense, key, p, units)
-        return x.copy_(dense)
+        return x if x.is_meta else x.mul_(_noise(x, key, p, units))
     kernel(x, x, key, p, units)
+    return x
+
+
+def has_own_memory(x: Tensor) -> bool:
+    """Whether x is what lies at its address, element by element, and a kernel of ours can read and write it there."""
+    return _kernel(x) is not None and x.is_contiguous() and not x.is_neg() and (x.data_ptr() != 0 or not x.numel())
+
+
+def _materialized(x: Tensor) -> Tensor:
+    """x as numbers in memory, if it is negated when it is read, or zero without any memory."""
+    if x.is_neg():
+        return x.resolve_neg()
+    if x._is_zerotensor():
+        return x.clone()
+    if x.is_cpu and x.numel() and x.data_ptr() == 0:
+        raise RuntimeError(f"this tensor of shape {tuple(x.shape)} has no memory: its storage was freed")
     return x
 
 
@@ -71,7 +86,8 @@ def gaussian_multiply(x: Tensor, key: int, p: float) -> Tensor:
         return torch.empty_like(x)
     uniform = _uniform(x, key)
     noise = torch.special.ndtri(uniform).mul_((p / (1.0 - p)) ** 0.5).add_(1.0)
-    return x * noise.reshape(x.shape).to(x.dtype)
+    wide = torch.promote_types(x.dtype, torch.float32)  # in a half type the product is rounded once
+    return (x.to(wide) * noise.reshape(x.shape).to(wide)).to(x.dtype)
 
 
 def _uniform(x: Tensor, key: int) -> Tensor:

@@ -24,12 +24,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
 
 from allmasks.nn import keys
-from allmasks.nn.multiply import gaussian_multiply, mask_multiply, mask_multiply_
+from allmasks.nn.geometry import block_law, blocks_kept
+from allmasks.nn.law import alpha_law
+from allmasks.nn.multiply import gaussian_multiply, mask_multiply
 
-__all__ = ["CPU", "at_once", "call_number", "gaussian_autograd", "in_transform", "key_tensor", "masked_autograd"]
+__all__ = ["CPU", "at_once", "call_number", "dual", "in_transform", "key_tensor", "product", "times", "wide"]
 
 _library = torch.library.Library("allmasks", "DEF")
 _RANDOM = (torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag)
@@ -42,6 +45,12 @@ _library.define(
     tags=_RANDOM,
 )
 _library.define("gaussian(Tensor x, Tensor key, float p) -> Tensor", tags=_PURE)
+# What depends on a rate and a shape alone: compiled code may hold a rate that is only known when it runs.
+_library.define("alpha_terms(float p) -> Tensor", tags=_PURE)
+_library.define(
+    "block_factor(Tensor key, SymInt[] shape, float p, int block_size, *, ScalarType dtype, Device device) -> Tensor",
+    tags=_PURE,
+)
 
 
 def key_tensor(key: int) -> Tensor:
@@ -70,22 +79,49 @@ _transform = torch._C._functorch.peek_interpreter_stack
 
 _modes = torch._C._len_torch_dispatch_stack
 _tracer = torch._C._get_tracing_state
+_compiling = torch.compiler.is_dynamo_compiling
 
 
 def at_once(x: Tensor) -> bool:
     """Whether the kernel can follow at once: no compiler, subclass, transform, mode or tracer waits for an operator."""
-    if torch.compiler.is_dynamo_compiling():
+    if _compiling():
         return False
     return type(x) in _PLAIN and _transform() is None and not _modes() and _tracer() is None
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]
-def in_transform(only_vmap: bool = False) -> bool:
+def in_transform() -> bool:
     """Whether a torch.func transform is at work; the compiler, which guards on it, asks when it traces."""
-    if not only_vmap:
-        return _transform() is not None
-    levels = torch._C._functorch.get_interpreter_stack() or ()
-    return any(level.key() == torch._C._functorch.TransformType.Vmap for level in levels)
+    return _transform() is not None
+
+
+_HALVES = (torch.bfloat16, torch.float16)
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """What is computed in: a scale in a half type would be rounded to its few bits, and the mean with it."""
+    return torch.float32 if dtype in _HALVES else dtype
+
+
+def product(op: Any, x: Tensor, key: Tensor, *law: Any) -> Tensor:
+    """x times an operator's noise, as a product with a constant: it has every derivative and every batching rule.
+
+    Rounded once, as the kernels do it.
+    """
+    return times(x, op(torch.ones(x.shape, dtype=wide(x.dtype), device=x.device), key, *law))
+
+
+def times(x: Tensor, factor: Tensor, inplace: bool = False) -> Tensor:
+    """x times a factor of its `wide` type, rounded once."""
+    if factor.dtype == x.dtype:
+        return x.mul_(factor) if inplace else x * factor
+    result = (x.to(factor.dtype) * factor).to(x.dtype)
+    return x.copy_(result) if inplace else result
+
+
+def dual(x: Tensor) -> bool:
+    """Whether x carries a tangent (forward mode)."""
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None
 
 
 def _unsigned(seed: int) -> int:
@@ -114,6 +150,18 @@ def _gaussian(x: Tensor, key: Tensor, p: float) -> Tensor:
     return gaussian_multiply(x, int(key), p)
 
 
+def _alpha_terms(p: float) -> Tensor:
+    return torch.tensor(alpha_law(p), dtype=torch.float64, device="cpu")
+
+
+def _block_factor(
+    key: Tensor, shape: Any, p: float, block_size: int, *, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    law = block_law(tuple(shape), block_size, p)
+    starts = torch.ones(law.seeds_of(tuple(shape)), dtype=torch.float32, device=device)
+    return blocks_kept(mask_multiply(starts, int(key), law.gamma) != 0, law, dtype)
+
+
 # Keys come from nowhere: no argument says which device's implementation is meant.
 torch.library.impl("allmasks::draw_key", "default", lambda call, *, device: key_tensor(keys.draw_key()), lib=_library)
 torch.library.impl(
@@ -125,6 +173,8 @@ torch.library.impl(
 torch.library.impl("allmasks::masked", "CompositeExplicitAutograd", _masked, lib=_library)
 torch.library.impl("allmasks::masked_next", "CompositeExplicitAutograd", _masked_next, lib=_library)
 torch.library.impl("allmasks::gaussian", "CompositeExplicitAutograd", _gaussian, lib=_library)
+torch.library.impl("allmasks::alpha_terms", "default", _alpha_terms, lib=_library)
+torch.library.impl("allmasks::block_factor", "CompositeExplicitAutograd", _block_factor, lib=_library)
 
 
 @torch.library.register_fake("allmasks::draw_key", lib=_library)
@@ -152,6 +202,16 @@ def _(x: Tensor, key: Tensor, p: float) -> Tensor:
     return torch.empty_like(x)
 
 
+@torch.library.register_fake("allmasks::alpha_terms", lib=_library)
+def _(p: float) -> Tensor:
+    return torch.empty(3, dtype=torch.float64, device="cpu")
+
+
+@torch.library.register_fake("allmasks::block_factor", lib=_library)
+def _(key: Tensor, shape: Any, p: float, block_size: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device=device)
+
+
 def _sign_is_slow(x: Tensor) -> bool:
     """Whether the compiler is tracing, and would keep the sign of this ReLU's output and take long to write it."""
     if not torch.compiler.is_compiling() or x.device.type != "cpu" or x.grad_fn is None:
@@ -163,13 +223,16 @@ def _booleans_are_slow() -> bool:
     return torch.backends.cpu.get_cpu_capability() != "AVX512"
 
 
-def _gaussian_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, key, ctx.p = inputs
-    ctx.save_for_backward(key)
+class _GaussianOp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, key: Tensor, p: float) -> Tensor:
+        ctx.p = p
+        ctx.save_for_backward(key)
+        return _below_autograd(torch.ops.allmasks.gaussian.default, x, key, p)
 
-
-def _gaussian_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-    return torch.ops.allmasks.gaussian(grad, ctx.saved_tensors[0], ctx.p), None, None
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return torch.ops.allmasks.gaussian(grad, ctx.saved_tensors[0], ctx.p), None, None
 
 
 class _MaskedOp(torch.autograd.Function):
@@ -207,10 +270,17 @@ def _below_autograd(op: Any, *inputs: Any, **device: torch.device) -> Any:
         return op(*inputs, **device)
 
 
+def _as_product(x: Tensor) -> bool:
+    """Whether derivatives are taken that an `autograd.Function` of the old kind has no rule for."""
+    return dual(x) or (_transform() is not None and x.requires_grad)
+
+
 def _masked_autograd_key(
     x: Tensor, key: Tensor, p: float, units: Tensor | None = None, behind: Tensor | None = None
 ) -> Tensor:
     """What the dispatcher comes to first. Compiled code calls it with plain tensors: for them this is all."""
+    if _as_product(x):
+        return product(torch.ops.allmasks.masked, x, key, p, units)
     if torch.is_grad_enabled() and x.requires_grad:
         return _MaskedOp.apply(x, key, p, units, behind)
     if at_once(x) and type(key) is Tensor:
@@ -222,6 +292,8 @@ def _masked_next_autograd_key(
     x: Tensor, seed: int | None, call: int, p: float, units: Tensor | None = None, *, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """The same for the next key."""
+    if _as_product(x):
+        return _in_two(x, seed, call, p, units, device=device)
     if torch.is_grad_enabled() and x.requires_grad:
         return _MaskedNextOp.apply(x, seed, call, p, units)
     if at_once(x):
@@ -229,10 +301,33 @@ def _masked_next_autograd_key(
     return _below_autograd(torch.ops.allmasks.masked_next.default, x, seed, call, p, units, device=device)
 
 
-# What torch.library.register_autograd makes of the same functions takes longer than a small tensor's dropout.
+def _in_two(
+    x: Tensor, seed: int | None, call: int, p: float, units: Tensor | None = None, *, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """`masked_next` as its two parts, for which there are rules."""
+    if seed is None:
+        key = torch.ops.allmasks.draw_key(call, device=device)
+    else:
+        key = torch.ops.allmasks.seeded_key(seed, call, device=device)
+    return torch.ops.allmasks.masked(x, key, p, units), key
+
+
+def _gaussian_autograd_key(x: Tensor, key: Tensor, p: float) -> Tensor:
+    if _as_product(x):
+        return product(torch.ops.allmasks.gaussian, x, key, p)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _GaussianOp.apply(x, key, p)
+    return _below_autograd(torch.ops.allmasks.gaussian.default, x, key, p)
+
+
+# What torch.library.register_autograd makes of the same functions takes longer than a small tensor's dropout, and has
+# no forward mode.
 _library.impl("masked", _masked_autograd_key, "Autograd")
 _library.impl("masked_next", _masked_next_autograd_key, "Autograd")
-torch.library.register_autograd("allmasks::gaussian", _gaussian_backward, setup_context=_gaussian_save, lib=_library)
+_library.impl("gaussian", _gaussian_autograd_key, "Autograd")
+
+
+# -- vmap ------------------------------------------------------------------------------------------------------
 
 
 def _batched(op: Any) -> Any:
@@ -249,82 +344,37 @@ def _batched(op: Any) -> Any:
     return rule
 
 
-def _batched_next(
-    info: Any, in_dims: tuple[int | None, ...], x: Tensor, seed: int | None, call: int, *law: Any, device: torch.device
-) -> tuple[tuple[Tensor, Tensor], tuple[int, None]]:
-    if seed is None:
-        key = torch.ops.allmasks.draw_key(call, device=device)
-    else:
-        key = torch.ops.allmasks.seeded_key(seed, call, device=device)
-    dims = (in_dims[0], None, None, *in_dims[4:5])
-    out, dim = _batched(torch.ops.allmasks.masked)(info, dims, x, key, *law)
-    return (out, key), (dim, None)
+def _batched_blocks(info: Any, in_dims: tuple[Any, ...], key: Tensor, *rest: Any, **kind: Any) -> tuple[Tensor, int]:
+    return torch.stack([torch.ops.allmasks.block_factor(k, *rest, **kind) for k in key.unbind(in_dims[0])]), 0
 
 
 torch.library.register_vmap("allmasks::masked", _batched(torch.ops.allmasks.masked), lib=_library)
-torch.library.register_vmap("allmasks::masked_next", _batched_next, lib=_library)
 torch.library.register_vmap("allmasks::gaussian", _batched(torch.ops.allmasks.gaussian), lib=_library)
+torch.library.register_vmap("allmasks::block_factor", _batched_blocks, lib=_library)
+
+_VMAP_MODE = torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchVmapMode)
 
 
-# -- plain eager tensors: the same, without the operators' dispatch --------------------------------------------
+def _random(op: Any) -> Any:
+    """The rule of torch's own random operators under vmap: an error, one key for all examples, or one for each."""
+
+    def rule(*args: Any, device: torch.device) -> Tensor:
+        level: Any = retrieve_current_functorch_interpreter()
+        randomness = level.randomness()
+        if randomness == "error":
+            raise RuntimeError(
+                "vmap: called random operation while in randomness error mode. Please either use the 'same' or "
+                "'different' randomness flags on vmap or perform the randomness operation out of vmap"
+            )
+        with torch._C._ExcludeDispatchKeyGuard(_VMAP_MODE):
+            if randomness == "same":
+                return op(*args, device=device)
+            each = torch.stack([op(*args, device=device) for _ in range(level.batch_size())])
+        return torch._C._functorch._add_batch_dim(each, 0, level.level())
+
+    return rule
 
 
-class _Masked(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, law: tuple[int, float, Tensor | None, bool]) -> Tensor:
-        ctx.law = law
-        key, p, units, inplace = law
-        if inplace:
-            ctx.mark_dirty(x)
-            return mask_multiply_(x, key, p, units)
-        return mask_multiply(x, key, p, units)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        key, p, units, _ = ctx.law
-        return masked_autograd(grad, key, p, units), None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-        key, p, units, inplace = ctx.law
-        return (mask_multiply_ if inplace else mask_multiply)(tangent, key, p, units)
-
-
-class _Gaussian(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, key: int, p: float) -> Tensor:
-        ctx.key, ctx.p = key, p
-        return gaussian_multiply(x, key, p)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return gaussian_autograd(grad, ctx.key, ctx.p), None, None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-        return gaussian_multiply(tangent, ctx.key, ctx.p)
-
-
-_masked_apply = super(torch.autograd.Function, _Masked).apply
-"""`Function.apply` in C: the Python part before it serves torch.func, whose transforms take the operators here."""
-_Masked._backward_cls.apply = _Masked.backward  # type: ignore[attr-defined, unused-ignore]
-"""The same in backward, where the Python part asks which of two names for it was defined."""
-
-
-def _differentiated(x: Tensor) -> bool:
-    return (x.requires_grad and torch.is_grad_enabled()) or forward_ad._current_level >= 0
-
-
-def masked_autograd(x: Tensor, key: int, p: float, units: Tensor | None = None, inplace: bool = False) -> Tensor:
-    """`mask_multiply` with derivatives of every order."""
-    # `_differentiated`, without a call in between.
-    if (x.requires_grad and torch.is_grad_enabled()) or forward_ad._current_level >= 0:
-        return _masked_apply(x, (key, p, units, inplace))
-    return mask_multiply_(x, key, p, units) if inplace else mask_multiply(x, key, p, units)
-
-
-def gaussian_autograd(x: Tensor, key: int, p: float) -> Tensor:
-    """`gaussian_multiply` with derivatives of every order."""
-    if _differentiated(x):
-        return _Gaussian.apply(x, key, p)
-    return gaussian_multiply(x, key, p)
+_library.impl("draw_key", _random(torch.ops.allmasks.draw_key), "FuncTorchVmapMode")
+_library.impl("seeded_key", _random(torch.ops.allmasks.seeded_key), "FuncTorchVmapMode")
+_library.impl("masked_next", _in_two, "FuncTorchVmapMode")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -11,13 +12,17 @@ from allmasks.nn.layers import DropConnect
 
 __all__ = ["RateScheduler"]
 
+_MARK = "_scheduled_p"
+"""A layer's full rate, and the rate that a scheduler gave it."""
+
 Mode = Literal["early", "late", "linear"]
 
 
 class RateScheduler:
     """Set the rate of every dropout layer of a model as training goes on.
 
-    Each layer's rate when the scheduler is made is its full rate p. At step t (0 before the first `step()`):
+    Each layer's rate when the scheduler is made is its full rate p; where an earlier scheduler set it, what that one
+    took for the full rate. At step t (0 before the first `step()`):
 
     - "early": p while t < steps, then 0: dropout that helps underfitting models at the start;
     - "late": 0 while t < steps, then p: dropout only once overfitting sets in;
@@ -32,7 +37,7 @@ class RateScheduler:
 
     Raises
     ------
-    ValueError : an unknown mode, steps below 1, or a model without dropout layers.
+    ValueError : an unknown mode, steps below 1, a rate outside [0, 1], or a model without dropout layers.
 
     References
     ----------
@@ -54,15 +59,13 @@ class RateScheduler:
     def __init__(self, model: nn.Module, mode: Mode, *, steps: int) -> None:
         if mode not in ("early", "late", "linear"):
             raise ValueError(f'mode must be "early", "late" or "linear", got {mode!r}')
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"steps must be a whole number of at least 1, got {steps!r}")
-        self.mode, self.steps, self.t = mode, steps, 0
+        self.mode, self.steps, self.t = mode, _whole("steps", steps, 1), 0
         self._layers = {
             name: module for name, module in model.named_modules() if isinstance(module, _DropoutNd | DropConnect)
         }
         if not self._layers:
             raise ValueError(f"{type(model).__name__} has no dropout layer whose rate could be scheduled")
-        self.rates = {name: layer.p for name, layer in self._layers.items()}
+        self.rates = {name: _full_rate(name, layer) for name, layer in self._layers.items()}
         self._set()
 
     @property
@@ -85,6 +88,7 @@ class RateScheduler:
             full = self.rates[name]
             # At full rate the very object comes back, bit for bit.
             layer.p = full if factor == 1.0 else full * factor
+            layer.__dict__[_MARK] = full, layer.p  # and stays with copies of the layer
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs: mode, steps, the step reached, and each layer's full rate."""
@@ -96,18 +100,52 @@ class RateScheduler:
 
         Raises
         ------
-        ValueError : if the state is of another mode or of other layers; nothing is changed then.
+        ValueError : if the state is of another mode or of other layers, or its numbers are none that a scheduler can
+            have; nothing is changed then.
         """
-        missing = {"mode", "steps", "t", "rates"} - set(state)
+        wanted = ("mode", "steps", "t", "rates")
+        missing = [name for name in wanted if not isinstance(state, dict) or name not in state]
         if missing:
             raise ValueError(f"the state lacks {', '.join(sorted(missing))}; pass what state_dict() returned")
-        if state["rates"].keys() != self.rates.keys():
-            differ = ", ".join(sorted(state["rates"].keys() ^ self.rates.keys()))
+        given = state["rates"] if isinstance(state["rates"], dict) else {}
+        if given.keys() != self.rates.keys():
+            differ = ", ".join(sorted(map(str, given.keys() ^ self.rates.keys())))
             raise ValueError(f"the state is of a model with other dropout layers; these are in one only: {differ}")
         if state["mode"] != self.mode:
             raise ValueError(f'the state is of mode "{state["mode"]}", and this scheduler is "{self.mode}"')
-        for name, p in state["rates"].items():
-            own = self.rates[name]
-            self.rates[name] = own.new_tensor(p) if isinstance(own, Tensor) else float(p)
-        self.steps, self.t = int(state["steps"]), int(state["t"])
+        steps, t = _whole("steps", state["steps"], 1), _whole("t", state["t"], 0)
+        rates = {name: _rate_like(self.rates[name], p, name) for name, p in given.items()}
+        self.steps, self.t, self.rates = steps, t, rates
         self._set()
+
+
+def _full_rate(name: str, layer: Any) -> Any:
+    """The layer's rate, or what the scheduler that set it took it from: 0 before "late" began is no full rate."""
+    full, last = layer.__dict__.get(_MARK, (None, None))
+    return full if last is not None and np.array_equal(last, layer.p) else _checked(name, layer.p)
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return value
+
+
+def _checked(name: str, p: Any) -> Any:
+    """The rate, or a ValueError unless it lies, or all of a tensor's lie, between 0 and 1."""
+    numbers = p.tolist() if isinstance(p, Tensor) else p
+    try:
+        ok = bool(np.all((np.asarray(numbers, np.float64) >= 0.0) & (np.asarray(numbers, np.float64) <= 1.0)))
+    except (TypeError, ValueError):
+        ok = False
+    if not ok:
+        raise ValueError(f"the rate of {name or '(root)'} has to be between 0 and 1, but got {numbers!r}")
+    return p
+
+
+def _rate_like(own: Any, p: Any, name: str) -> Any:
+    """A saved rate in the form of the scheduler's own: a number, or a tensor of the same shape."""
+    shape = tuple(own.shape) if isinstance(own, Tensor) else ()
+    if np.shape(_checked(name, p)) != shape:
+        raise ValueError(f"the rate of {name or '(root)'} has shape {np.shape(p)} in the state and {shape} here")
+    return own.new_tensor(p) if isinstance(own, Tensor) else float(p)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from allmasks.nn import functional as f
-from allmasks.nn.blocks import block_law, blocks_kept
+from allmasks.nn.geometry import block_law, blocks_kept
 from allmasks.nn.shapes import channel_mask_shape, example_mask_shape, feature_mask_shape, locked_mask_shape
 from allmasks.sites.calls import PARSERS, Call, elementwise
 
@@ -42,7 +42,7 @@ def _channels(kind: str) -> Any:
     def parse(
         input: Tensor, p: Any = 0.5, training: bool = True, inplace: bool = False, *, key: Any = None, seed: Any = None
     ) -> Call:
-        return _call(kind, channel_mask_shape(kind, input), input, p, training, inplace)
+        return _call(kind, channel_mask_shape(kind, input)[0], input, p, training, inplace)
 
     return parse
 
@@ -94,11 +94,11 @@ def _blocks(
 ) -> Call:
     """Its bits are the blocks' starts, of rate γ; keyed masks of those are what Monte Carlo draws."""
     law = block_law(tuple(input.shape), block_size, float(p))
-    call = _call("drop_block2d", law.seeds_of(input), input, law.gamma, training, inplace)
+    call = _call("drop_block2d", law.seeds_of(input.shape), input, law.gamma, training, inplace)
 
     def apply(free: Tensor, gamma: float) -> Tensor:
         # The mask may have axes of length 1 where it is shared, and vmap's pooling takes no boolean.
-        factor = blocks_kept(free.bool().expand(law.seeds_of(input)), law, input.dtype)
+        factor = blocks_kept(free.bool().expand(law.seeds_of(input.shape)), law, input.dtype)
         return input.mul_(factor) if inplace else input * factor
 
     call.apply = apply
