@@ -14,7 +14,7 @@ from typing import Any
 
 from attacks import core
 
-ROOMS = ("scores", "models", "estimators", "predictions", "statistical")
+ROOMS = ("scores", "models", "estimators", "predictions", "tools", "statistical")
 
 
 def room(name: str) -> Any:
@@ -35,6 +35,10 @@ def room(name: str) -> Any:
         from attacks.predictions import Predictions
 
         return Predictions()
+    if name == "tools":
+        from attacks.tools import Tools
+
+        return Tools()
     raise SystemExit(f"unknown room {name!r}: choose from {', '.join(ROOMS)}")
 
 
@@ -43,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="time for all rooms together")
     parser.add_argument("--cases", type=int, help="stop a room once so many cases were accepted")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rooms", default="scores,models,estimators,predictions", help=f"of {', '.join(ROOMS)}")
+    parser.add_argument("--rooms", default="scores,models,estimators,predictions,tools", help=f"of {', '.join(ROOMS)}")
     parser.add_argument("--case", type=int, help="this case alone, of the one room given")
     parser.add_argument("--show", type=int, default=3, help="faults of one kind that are printed")
     parser.add_argument("--runs", type=int, default=1000, help="seeds of a cell in the statistical room")
