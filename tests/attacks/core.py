@@ -215,7 +215,8 @@ def holds(
     """
     value, error, truth, slack = (np.atleast_1d(np.asarray(v)) for v in (value, error, truth, slack))
     if guarantee == "uncontrolled":
-        good = np.isnan(error.astype(float)).all()
+        # What is beyond the largest double may say so of its error too.
+        good = (np.isnan(error.astype(float)) | (np.isinf(error) & ~np.isfinite(value))).all()
         return [] if good else [Fault(f"{what}: uncontrolled with an error", f"error {error}")]
     if guarantee == "statistical":
         return []
