@@ -120,9 +120,7 @@ class Models:
             after = nets.state(built.net)
         faults += _given_back(built, before, after, answer)
         # The twin reads the weights: they must be those that were.
-        with torch.no_grad():
-            for name, parameter in built.net.named_parameters():
-                parameter.copy_(before["parameters"][name])
+        nets.put_back(built.net, before)
         faults += self._held(case, built, y, result)
         if case.derivatives and not faults and result.guarantee in ("exact", "bounded"):
             faults += self._derivatives(case, built, y, result)
@@ -195,6 +193,7 @@ class Models:
             return []
         g = torch.Generator().manual_seed(case.seed + 1)
         direction = [torch.randn(v.shape, generator=g, dtype=v.dtype) * v.detach().abs().mean() for v in parameters]
+        twin = nets.build(case.spec)  # its weights may move: those of the result must stay what they were
         start = [v.detach().clone() for v in parameters]
         share = np.ones(len(built.x)) if case.sample_weight is None else np.array(case.sample_weight)
         share = np.asarray(share, LONG) / share.sum()
@@ -202,12 +201,11 @@ class Models:
 
         def along(t: float) -> Any:
             with torch.no_grad():
-                for v, at, way in zip(parameters, start, direction, strict=True):
+                for v, at, way in zip(twin.net.parameters(), start, direction, strict=True):
                     v.copy_(at + t * way)
-            return (share * (chance @ losses(case.loss, built.outputs(masks, LONG), y.numpy())[0])).sum()
+            return (share * (chance @ losses(case.loss, twin.outputs(masks, LONG), y.numpy())[0])).sum()
 
         values = {k: along(k * _STEP / 2) for k in (-4, -2, -1, 0, 1, 2, 4)}
-        along(0.0)
         first, second = _stencils(values)
         label = f"{case.loss} {type(result.method).__name__}"
         try:

@@ -185,6 +185,14 @@ def state(net: nn.Module) -> dict[str, Any]:
     }
 
 
+def put_back(net: nn.Module, before: dict[str, Any]) -> None:
+    """Parameters as they were, where they are not: the twin reads them."""
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if not torch.equal(parameter, before["parameters"][name]):
+                parameter.copy_(before["parameters"][name])
+
+
 def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What differs between two states, by name."""
     return [name for name in before if not _same(before[name], after[name])]

@@ -122,9 +122,7 @@ class Predictions:
         finally:
             after = nets.state(built.net)
         faults = _given_back(built, before, after, answer)
-        with torch.no_grad():
-            for name, parameter in built.net.named_parameters():
-                parameter.copy_(before["parameters"][name])
+        nets.put_back(built.net, before)
         masks, chance = built.masks()
         with np.errstate(all="ignore"):
             truth = quantities(case, built.outputs(masks, LONG), chance)
