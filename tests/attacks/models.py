@@ -208,31 +208,22 @@ class Models:
         values = {k: along(k * _STEP / 2) for k in (-4, -2, -1, 0, 1, 2, 4)}
         first, second = _stencils(values)
         label = f"{case.loss} {type(result.method).__name__}"
-        try:
-            grads = torch.autograd.grad(
-                result.value, parameters, create_graph=True, retain_graph=True, allow_unused=True
-            )
-        except (RuntimeError, NotImplementedError) as error:
-            # Twice differentiable or refused in words; once it must be.
-            grads, refused = None, str(error)
-            plain = torch.autograd.grad(result.value, parameters, allow_unused=True, retain_graph=True)
-            if "allmasks" not in refused and "second" not in refused and "create_graph" not in refused:
-                return [Fault("second derivatives: obscure refusal", refused[:300])]
-        else:
-            plain = grads
-        dots = [(v * way).sum() for v, way in zip(plain, direction, strict=True) if v is not None]
-        slope = sum(dots, torch.zeros((), dtype=torch.float64))
+        grads = torch.autograd.grad(result.value, parameters, create_graph=True, allow_unused=True)
+        slope = _along(grads, direction)
         faults = _near(f"{label} gradient", float(slope), *first, float(abs(values[0])))
-        if grads is not None and not faults:
-            if not slope.requires_grad and abs(second[0]) > 1e-6 * (1 + abs(values[0])):
-                return [
-                    Fault("second derivatives vanish silently", f"the gradient has no graph; curvature {second[0]:.3g}")
-                ]
-            if slope.requires_grad:
-                again = torch.autograd.grad(slope, parameters, allow_unused=True)
-                bend = sum(float((v * way).sum()) for v, way in zip(again, direction, strict=True) if v is not None)
-                faults += _near(f"{label} second derivative", bend, *second, float(abs(values[0])) + abs(float(slope)))
-        return faults
+        if faults:
+            return faults
+        if not slope.requires_grad:
+            if abs(second[0]) < 1e-6 * (1 + abs(values[0])):
+                return []
+            return [
+                Fault("second derivatives vanish silently", f"the gradient has no graph; curvature {second[0]:.3g}")
+            ]
+        try:
+            bend = _along(torch.autograd.grad(slope, parameters, allow_unused=True), direction)
+        except (RuntimeError, NotImplementedError) as error:  # there, or refused in words
+            return [] if "second derivative" in str(error) else [Fault("second derivatives: obscure", str(error)[:300])]
+        return _near(f"{label} second derivative", float(bend), *second, float(abs(values[0]) + abs(slope.detach())))
 
     def call(self, case: Case) -> str:
         weight = "" if case.sample_weight is None else f", sample_weight={case.sample_weight}"
@@ -251,6 +242,11 @@ class Models:
             yield replace(case, sample_weight=None)
         if case.derivatives:
             yield replace(case, derivatives=False)
+
+
+def _along(grads: Any, direction: list[Tensor]) -> Tensor:
+    dots = [(v * way).sum() for v, way in zip(grads, direction, strict=True) if v is not None]
+    return sum(dots, torch.zeros((), dtype=torch.float64))
 
 
 def _stencils(values: dict[int, Any]) -> tuple[tuple[float, float], tuple[float, float]]:

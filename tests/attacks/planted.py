@@ -89,17 +89,15 @@ def _model_gradient() -> Any:
 
 
 def _second() -> Any:
-    """Gradients leave without a graph, as if they were constants."""
-    import torch
+    """The derivative of a derivative is off in the fifth digit."""
 
-    def wrap(grad: Any) -> Any:
-        def off(*args: Any, **kwargs: Any) -> Any:
-            kwargs.pop("create_graph", None)
-            return tuple(None if g is None else g.detach() for g in grad(*args, retain_graph=True, **kwargs))
+    def wrap(backward: Any) -> Any:
+        def off(*args: Any) -> Any:
+            return tuple(None if g is None else g * (1 + 1e-5) for g in backward.__func__(*args))
 
-        return off
+        return staticmethod(off)
 
-    return replaced(torch.autograd, "grad", wrap)
+    return replaced(_module("expect.derivatives")._Gradient, "backward", wrap)
 
 
 def _small_error() -> Any:
