@@ -121,12 +121,12 @@ class Models:
         faults += _given_back(built, before, after, answer)
         # The twin reads the weights: they must be those that were.
         nets.put_back(built.net, before)
-        faults += self._held(case, built, y, result)
+        faults += self._held(case, built, y, result, answer)
         if case.derivatives and not faults and result.guarantee in ("exact", "bounded"):
             faults += self._derivatives(case, built, y, result)
         return faults
 
-    def _held(self, case: Case, built: nets.Built, y: Tensor, result: Any) -> list[Fault]:
+    def _held(self, case: Case, built: nets.Built, y: Tensor, result: Any, answer: Tensor) -> list[Fault]:
         label = f"{'module' if case.loss in MODULES else case.loss} {type(result.method).__name__}"
         masks, chance = built.masks()
         if case.loss in MODULES:
@@ -150,19 +150,19 @@ class Models:
         mean = (share * truth).sum()
         numbers = (float(result.value), float(result.error))
         faults += holds(f"{label} value", *numbers, result.guarantee, mean, (share * slack).sum())
-        faults += self._penalty(case, built, result, label, mean, (share * slack).sum(), share)
+        faults += self._penalty(case, answer, result, label, mean, (share * slack).sum(), share)
         if isinstance(result.method, methods.MonteCarlo) and result.guarantee == "statistical":
             spread = np.sqrt(chance @ (each - truth) ** 2).max()
             faults += _sampled(result, label, float(mean), float(spread))
         return faults
 
     def _penalty(
-        self, case: Case, built: nets.Built, result: Any, label: str, mean: Any, slack: Any, share: Any
+        self, case: Case, answer: Tensor, result: Any, label: str, mean: Any, slack: Any, share: Any
     ) -> list[Fault]:
         """penalty and weight_scaling_loss, against the net in eval mode."""
-        z = nets.output(built.net, built.x).numpy()[None]
+        z = answer.numpy()[None]
         with np.errstate(all="ignore"):
-            each, sizes = losses(case.loss, z.astype(LONG), case.targets(len(built.x)).numpy())
+            each, sizes = losses(case.loss, z.astype(LONG), case.targets(len(answer)).numpy())
         base = (share * each[0]).sum()
         tight = 1e-13 if case.spec.dtype == "float64" else 1e-5
         near = tight * (share * sizes[0]).sum()
