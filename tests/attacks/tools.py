@@ -51,7 +51,16 @@ class Tools:
         if loss == "cross_entropy":
             spec = replace(spec, outputs=max(2, spec.outputs))
         if tool == "unit_penalty":  # the mean mask of alpha dropout is none of its masks
-            spec = replace(spec, steps=tuple(step for step in spec.steps if step[0] != "alpha"))
+            steps = tuple(step for step in spec.steps if step[0] != "alpha")
+            kinds = {kind for kind, rate in steps if rate} & {
+                "element",
+                "twice",
+                "channel",
+                "path",
+                "recurrent",
+                "attention",
+            }
+            spec, tool = replace(spec, steps=steps), tool if kinds else "plan"
         return Case(tool, spec, loss, str(rng.choice(WAYS)), int(rng.integers(2**31)), plain=tool != "smaller")
 
     def check(self, case: Case) -> list[Fault]:
