@@ -134,7 +134,7 @@ class Tools:
         """A thinned network answers as the net does under one of its masks."""
         one = am.thinned(built.net, built.x, seed=case.seed, mask=case.seed % 97)
         with torch.no_grad():
-            got = one(built.x).numpy()
+            got = one(built.x.clone()).numpy()  # dropout in place overwrites what a network is called with
         masks, _ = built.masks()
         every = built.outputs(masks, np.float64)
         apart = np.abs(every - got).reshape(len(every), -1).max(axis=1).min()
