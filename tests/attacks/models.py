@@ -304,8 +304,8 @@ def _kept(case: Case, result: Any, label: str) -> list[Fault]:
 
 def _sampled(result: Any, label: str, truth: float, spread: float) -> list[Fault]:
     value, error, k = float(result.value), float(result.error), result.n_masks
-    if k == 1 and not np.isnan(error):
-        return [Fault("an error from one mask", f"{error}")]
+    if k == 1 and not np.isnan(error) and abs(value - truth) > error:  # unless no mask matters
+        return [Fault("an error from one mask", f"{value} ± {error}, truth {truth}")]
     reliable = getattr(result, "reliable", None)
     if np.isnan(error) or (reliable is not None and not bool(np.all(reliable))):
         return []
