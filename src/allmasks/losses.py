@@ -27,6 +27,8 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
+EPS = float(np.finfo(np.float64).eps)
+
 
 class ScoreLoss:
     """A loss L(S, y) of a score S; all arguments broadcast."""
@@ -46,6 +48,41 @@ class ScoreLoss:
     def check(self, y: Array) -> None:
         """ValueError where a target is none of this loss."""
 
+    def size(self, s: Array, y: Array) -> Array:
+        """What the rounding of L(S, y) is a few units in the last place of: the size of its terms."""
+        return np.abs(self.value(s, y))
+
+    def change(self, s: Array, y: Array, off: Array) -> Array:
+        """A bound on |L(t, y) − L(S, y)| for |t − S| ≤ off.
+
+        The named losses are convex: |L'| is largest at one of the ends.
+        """
+        with np.errstate(over="ignore", under="ignore"):
+            ends = (np.abs(self.derivative(s + sign * off, y)) for sign in (-1.0, 1.0))
+            return off * np.maximum(*ends)
+
+    def weighted(self, s: Array, y: Array, log_weight: Array, order: int = 0) -> Array:
+        """e^log_weight times L(S, y), or its derivative of order 1, where that of L alone overflows."""
+        return np.full(np.broadcast(s, y, log_weight).shape, np.inf)
+
+    def weighted_change(self, s: Array, y: Array, log_weight: Array, off: Array) -> Array:
+        """`change` times e^log_weight, and the rounding of `weighted`: of a power of e, that of its exponent."""
+        with np.errstate(over="ignore", under="ignore"):
+            exponent = off + 16 * EPS * (np.abs(s) + np.abs(log_weight))
+            return np.abs(self.weighted(s, y, log_weight)) * np.expm1(exponent)
+
+
+def power_less_line(log: Array, y: Array, s: Array) -> Array:
+    """e^log − y s: `inf` or `−inf` where it is no double, and never NaN."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        power, line = np.exp(log), y * s
+        value = power - line
+        if np.isfinite(power).all() and np.isfinite(line).all():
+            return np.asarray(value)
+        # Both by 2^-1100, which makes every product of two doubles a double.
+        scaled = np.exp(np.minimum(log, 3000.0) - 1100 * np.log(2.0)) - np.ldexp(y, -550) * np.ldexp(s, -550)
+        return np.where(np.isfinite(power) & np.isfinite(line), value, np.ldexp(scaled, 1100))
+
 
 def _first(y: Array, bad: NDArray[np.bool_]) -> str:
     position = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -59,7 +96,19 @@ class SquaredError(ScoreLoss):
     sums_outputs = True
 
     def value(self, s: Array, y: Array) -> Array:
-        return (s - y) ** 2
+        with np.errstate(over="ignore", under="ignore"):
+            return (s - y) ** 2
+
+    def weighted(self, s: Array, y: Array, log_weight: Array, order: int = 0) -> Array:
+        root = np.exp(0.5 * log_weight)
+        with np.errstate(over="ignore", under="ignore"):
+            return 2.0 * root * (root * (s - y)) if order else (root * (s - y)) ** 2
+
+    def weighted_change(self, s: Array, y: Array, log_weight: Array, off: Array) -> Array:
+        with np.errstate(over="ignore", under="ignore"):
+            root, apart = np.exp(0.5 * log_weight), np.abs(s - y)
+            moved = off + 16 * EPS * np.abs(log_weight) * apart
+            return root * moved * (root * (2 * apart + moved))
 
     def derivative(self, s: Array, y: Array, order: int = 1) -> Array:
         if order == 1:
@@ -75,6 +124,9 @@ class Logistic(ScoreLoss):
 
     def value(self, s: Array, y: Array) -> Array:
         return np.logaddexp(0.0, s) - y * s
+
+    def size(self, s: Array, y: Array) -> Array:
+        return np.logaddexp(0.0, s) + np.abs(y * s)
 
     def derivative(self, s: Array, y: Array, order: int = 1) -> Array:
         sigma = expit(s)
@@ -100,10 +152,19 @@ class Poisson(ScoreLoss):
     name = "poisson"
 
     def value(self, s: Array, y: Array) -> Array:
-        return np.exp(s) - y * s
+        return power_less_line(s, y, s)
+
+    def size(self, s: Array, y: Array) -> Array:
+        with np.errstate(over="ignore", under="ignore"):
+            return np.exp(s) + np.abs(y * s)
 
     def derivative(self, s: Array, y: Array, order: int = 1) -> Array:
-        return np.exp(s) - (y if order == 1 else 0.0 * y)
+        with np.errstate(over="ignore", under="ignore"):
+            return np.exp(s) - (y if order == 1 else 0.0 * y)
+
+    def weighted(self, s: Array, y: Array, log_weight: Array, order: int = 0) -> Array:
+        share = np.exp(log_weight)
+        return power_less_line(s + log_weight, y * share, s if order == 0 else np.ones_like(s))
 
     def check(self, y: Array) -> None:
         bad = ~(y >= 0)
@@ -117,10 +178,15 @@ class Exponential(ScoreLoss):
     name = "exponential"
 
     def value(self, s: Array, y: Array) -> Array:
-        return np.exp(-y * s)
+        with np.errstate(over="ignore", under="ignore"):
+            return np.exp(-y * s)
 
     def derivative(self, s: Array, y: Array, order: int = 1) -> Array:
-        return (-y) ** order * np.exp(-y * s)
+        return (-y) ** order * self.value(s, y)
+
+    def weighted(self, s: Array, y: Array, log_weight: Array, order: int = 0) -> Array:
+        with np.errstate(over="ignore", under="ignore"):
+            return (-y) ** order * np.exp(log_weight - y * s)
 
     def check(self, y: Array) -> None:
         bad = np.abs(y) != 1
@@ -147,6 +213,14 @@ class CallableScoreLoss(ScoreLoss):
                 f"{result.shape}"
             )
         return result.astype(np.float64)
+
+    def change(self, s: Array, y: Array, off: Array) -> Array:
+        # No derivative: what the function itself changes by, to either end, doubled for a bend in between. Beyond the
+        # end of where it is defined it says nothing.
+        here = self.value(s, y)
+        with np.errstate(all="ignore"):
+            apart = (np.abs(self.value(s + sign * off, y) - here) for sign in (-1.0, 1.0))
+            return 2.0 * np.fmax(np.fmax(*apart), 0.0)
 
 
 LOSSES: dict[str, ScoreLoss] = {loss.name: loss for loss in (SquaredError(), Logistic(), Poisson(), Exponential())}

@@ -175,6 +175,8 @@ class ScoreMoments:
     mean, mean_error, variance, variance_error : (n,) float64.
     guarantee, method : as in `ExpectedLoss`.
     weight_scaling : (n,) the link at the mean mask.
+    deviation : (n,) the standard deviation, where it is known better than as the root of the variance; else None.
+    notes : sentences a reader should know.
     """
 
     mean: Any
@@ -184,11 +186,13 @@ class ScoreMoments:
     guarantee: Guarantee
     method: Method
     weight_scaling: Any
+    deviation: Any = None
+    notes: tuple[str, ...] = ()
 
     @property
     def std(self) -> Any:
         """Standard deviation over masks, (n,)."""
-        return np.sqrt(self.variance)
+        return np.sqrt(self.variance) if self.deviation is None else self.deviation
 
     def to_dict(self) -> dict[str, Any]:
         """Every field in plain numbers, ready for json.dump; NaN becomes None."""

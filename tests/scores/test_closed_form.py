@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 import allmasks as am
-from allmasks.methods import ClosedForm
-from allmasks.scores.closed_form import log_mean_exp
+from allmasks.methods import ClosedForm, Enumeration
+from allmasks.scores.exponentials import log_mean_exp
 from scores import truth
 from scores.drawn import problems
 
@@ -84,9 +84,94 @@ def test_large_scores_do_not_overflow_on_the_way():
     assert many.value == pytest.approx((0.5 + 0.5 * np.exp(-0.6)) ** 2000, rel=1e-11)
 
 
-def test_an_expectation_beyond_the_largest_double_is_refused():
-    with pytest.raises(ValueError, match=r"poisson loss of row 1 is e\^\d+, beyond the largest double; scale"):
-        am.expected_score_loss([800.0], [[0.0], [1.0]], [0.0, 0.0], 0.2, loss="poisson")
+@pytest.mark.parametrize("method", [None, Enumeration()])
+def test_an_expectation_beyond_the_largest_double_is_inf_and_said(method):
+    result = am.expected_score_loss(
+        [800.0], [[0.0], [1.0]], [0.0, 0.0], 0.2, loss="poisson", method=method, return_grad=True
+    )
+    assert (result.value, result.error, result.penalty) == (np.inf, np.inf, np.inf)
+    assert result.per_example[0] == 1.0
+    assert result.notes == (
+        "the mean loss of row 1 is beyond the largest double, 1.8e308, and given as inf; scale that row or the weights "
+        "down",
+    )
+    assert result.grad["weights"] == result.grad["intercept"] == result.grad["X"][1] == np.inf
+    # A row that does not count does no harm.
+    weighted = am.expected_score_loss(
+        [800.0], [[0.0], [1.0]], [0.0, 0.0], 0.2, loss="poisson", method=method, sample_weight=[1.0, 0.0]
+    )
+    assert weighted.value == 1.0
+
+
+def test_a_penalty_is_finite_where_both_of_its_parts_are_not():
+    # e^710 (cosh(1e-6) − 1), say: the difference of two infinities is a double.
+    result = am.expected_score_loss([1e-6], [[1.0]], [0.0], 0.5, loss="poisson", intercept=710.0)
+    exact = truth.exact_loss([1e-6], [1.0], 0.5, 710.0, 0.0, "poisson")
+    assert result.value == result.weight_scaling_loss == np.inf
+    assert truth.apart(result.penalty, exact.value - exact.at_mean) <= result.penalty_error < 1e-9 * result.penalty
+
+
+@pytest.mark.parametrize("method", [None, Enumeration()])
+@pytest.mark.parametrize("as_csr", [False, True])
+@pytest.mark.parametrize(
+    ("loss", "w", "y", "p", "value", "grad"),
+    [
+        ("exponential", 1000.0, 1.0, 0.5, 0.5, 0.0),  # these two were NaN, and called exact
+        ("poisson", -1000.0, 1.0, 0.5, 1000.5, -1.0),
+        ("exponential", -1e300, -1.0, 0.9, 0.9, 0.0),
+        ("poisson", -1e300, 0.0, 0.999999, 0.999999, 0.0),
+        ("poisson", -1e300, 2.0, 0.5, 2e300, -2.0),
+        ("exponential", 1e17, 1.0, 1e-6, 1e-6, 0.0),
+        ("exponential", 3.0, 1.0, 0.0, np.exp(-3.0), -np.exp(-3.0)),
+        ("exponential", 1000.0, 1.0, 0.0, 0.0, 0.0),
+    ],
+)
+def test_what_is_finite_is_finite(method, as_csr, loss, w, y, p, value, grad):
+    X = sparse.csr_matrix([[1.0]]) if as_csr else [[1.0]]
+    result = am.expected_score_loss([w], X, [y], p, loss=loss, method=method, return_grad=True)
+    assert result.guarantee == "exact"
+    assert result.value == pytest.approx(value, rel=1e-12, abs=0)
+    assert abs(result.value - value) <= result.error <= 1e-12 * (value + 1)
+    assert result.grad["weights"] == pytest.approx(grad, rel=1e-12, abs=1e-300)
+    assert result.notes == ()
+
+
+MAGNITUDES = st.one_of(st.floats(-300, 300), st.floats(-3, 3), st.floats(-20, 20))
+RATES = st.sampled_from([0.0, 1e-300, 1e-9, 1e-3, 0.5, 0.9, 0.999999])
+
+
+@pytest.mark.parametrize("method", [None, Enumeration()], ids=["formula", "listed"])
+@pytest.mark.parametrize("loss", LOSSES)
+@settings(deadline=None, max_examples=50)
+@given(st.data())
+def test_any_magnitude_is_within_its_error_and_never_nan(method, loss, data):
+    d = data.draw(st.integers(1, 4))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    w = rng.standard_normal(d) * 10.0 ** data.draw(MAGNITUDES)
+    x = rng.standard_normal(d) * 10.0 ** min(data.draw(MAGNITUDES), 290 - np.log10(np.abs(w).max()))
+    p = np.array(data.draw(st.lists(RATES, min_size=d, max_size=d)))
+    b, y = data.draw(st.floats(-800, 800)), data.draw(st.sampled_from([-1.0, 1.0]))
+    if loss == "poisson":
+        y = data.draw(st.sampled_from([0.0, 1.0, 1e6, 1e300]))
+    result = am.expected_score_loss(w, [x], [y], p, loss=loss, intercept=b, method=method, return_grad=True)
+    exact = truth.exact_loss(w, x, p, b, y, loss, digits=1000)
+    assert truth.apart(result.value, exact.value) <= result.error
+    with truth.mpmath.workdps(1000):
+        assert truth.apart(result.penalty, exact.value - exact.at_mean) <= result.penalty_error
+    assert (np.isinf(result.value) or np.isinf(result.weight_scaling_loss)) or result.notes == ()
+    size = max([abs(k) for k in exact.kept] + [abs(exact.slope), abs(y), 1.0]) * (1 + 1e6 * (loss == "squared_error"))
+    if loss == "squared_error":
+        size = size + sum(abs(truth.mpmath.mpf(u) * v) for u, v in zip(w, x, strict=True)) + abs(b)
+    for got, by, kept in (
+        *zip(result.grad["weights"], x, exact.kept, strict=True),
+        *zip(result.grad["X"][0], w, exact.kept, strict=True),
+        (result.grad["intercept"], 1.0, exact.slope),
+    ):
+        assert not np.isnan(got)
+        if np.isfinite(got):
+            assert truth.apart(got, by * kept) <= 1e-9 * size * abs(by) + 1e-300
+        else:
+            assert size * abs(by) > 1e300
 
 
 @given(st.floats(-1e4, 1e4), st.one_of(st.floats(0, 0.999), st.floats(0, 1e-12)))  # e^-11355 is denormal

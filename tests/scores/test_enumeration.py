@@ -86,9 +86,57 @@ def test_rows_are_blocked_without_changing_them(monkeypatch):
     np.testing.assert_allclose(parts.grad["weights"], whole.grad["weights"], rtol=1e-12, atol=1e-15)
 
 
-def test_a_loss_that_is_infinite_under_some_mask_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"poisson|the loss of row 0 is not finite at score 1600, which mask 1 gives"):
-        am.expected_score_loss([800.0], [[1.0]], [0.0], 0.5, loss="poisson", method=Enumeration())
+def test_a_mask_of_infinite_loss_may_have_a_finite_share():
+    # e^720 is no double; 1e-20 of it is.
+    result = am.expected_score_loss(
+        [720.0 * 1e-20], [[1.0]], [0.0], 1 - 1e-12, loss="poisson", method=Enumeration(), intercept=0.0
+    )
+    assert np.isfinite(result.value)
+    p = 1 - 2.0**-40
+    result = am.expected_score_loss(
+        [720.0 * (1 - p)], [[1.0]], [3.0], p, loss="poisson", method=Enumeration(), return_grad=True
+    )
+    exact = truth.exact_loss([720.0 * (1 - p)], [1.0], p, 0.0, 3.0, "poisson")
+    assert truth.apart(result.value, exact.value) <= result.error < 1e-11 * result.value
+    assert truth.apart(result.grad["intercept"], exact.slope) < 1e-11 * result.grad["intercept"]
+    square = am.expected_score_loss([1e150], [[1.0]], [0.0], 0.999999, loss="squared_error", method=Enumeration())
+    exact = truth.exact_loss([1e150], [1.0], 0.999999, 0.0, 0.0, "squared_error")
+    assert truth.apart(square.value, exact.value) <= square.error < 1e-12 * square.value
+
+
+def test_a_callable_that_is_infinite_under_some_mask_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"the loss of row 0 is not finite at score 1600, which mask 1 gives"):
+        am.expected_score_loss([800.0], [[1.0]], [0.0], 0.5, loss=np.exp, method=Enumeration())
+
+
+STEEP = {"poisson": np.exp, "exponential": lambda s: np.exp(-s), "squared_error": np.square, "callable": np.exp}
+
+
+@truth.needs_extended
+@pytest.mark.parametrize("name", STEEP)
+def test_the_error_is_that_of_the_steepest_slope_within_a_scores_rounding(name):
+    # The slope between neighbouring scores, far apart, was up to 3.6 × too small.
+    rng = np.random.default_rng(5)
+    worst = 0.0
+    for _ in range(150):
+        d = int(rng.integers(1, 5))
+        w, x, p = rng.standard_normal(d) * 60, rng.standard_normal(d), rng.uniform(0.01, 0.99, d)
+        w *= min(1.0, 600.0 / np.abs(w * x / (1 - p)).sum())
+        y = 1.0 if name == "exponential" else 0.0
+        loss = np.exp if name == "callable" else name
+        result = am.expected_score_loss(w, [x], [y], p, loss=loss, method=Enumeration())
+        exact = truth.mean_over_masks(STEEP[name], w, x, p)
+        off = abs(float(result.per_example[0] - exact))
+        assert off <= result.per_example_error[0]
+        worst = max(worst, off / result.per_example_error[0])
+    assert worst > 0.003  # and it is not so large that it says nothing
+
+
+def test_a_function_faster_than_its_scores_are_known_is_not_called_exact():
+    result = am.expected_score_loss([1e17, 3e16], [[1.0, 1.0]], [0.0], 0.5, loss=np.cos, method=Enumeration())
+    assert result.guarantee == "estimated"
+    exact = truth.mean_over_masks(np.cos, [1e17, 3e16], [1.0, 1.0], [0.5, 0.5])
+    assert abs(float(result.value - exact)) <= result.error
 
 
 def test_moments_of_any_link():

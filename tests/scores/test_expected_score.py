@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 
 import allmasks as am
-from allmasks.methods import ClosedForm, Delta, Fourier, GaussianMoments, MonteCarlo
+from allmasks.methods import ClosedForm, Delta, Enumeration, Fourier, GaussianMoments, MonteCarlo
 from scores import truth
 from scores.drawn import Drawn, problems
 
@@ -47,6 +47,35 @@ def test_a_variance_that_nearly_vanishes_is_not_negative():
     assert abs(float(moments.variance[0] - exact)) <= moments.variance_error[0]
 
 
+@pytest.mark.parametrize("method", [None, Enumeration()])
+def test_a_variance_beyond_the_largest_double_leaves_the_mean(method):
+    moments = am.expected_score([1.0], [[1.0]], 0.5, link="log", intercept=400.0, method=method)
+    mean, variance = truth.exact_moments([1.0], [1.0], 0.5, 400.0, "log")
+    assert truth.apart(moments.mean[0], mean) <= moments.mean_error[0] < 1e-11 * moments.mean[0]
+    assert moments.variance[0] == np.inf
+    assert "the variance of row 0 is beyond the largest double" in moments.notes[0]
+    if method is None:  # known in logs
+        assert moments.std[0] == pytest.approx(float(truth.mpmath.sqrt(variance)), rel=1e-11)
+    both = am.expected_score([1.0], [[1.0]], 0.5, link="log", intercept=800.0, method=method)
+    assert both.mean[0] == both.variance[0] == np.inf
+    assert len(both.notes) == 2
+
+
+@pytest.mark.parametrize("link", truth.EXACT_LINKS)
+@pytest.mark.parametrize("method", [None, Enumeration()], ids=["formula", "listed"])
+def test_moments_of_any_magnitude(link, method):
+    rng = np.random.default_rng(6)
+    for _ in range(60):
+        d = int(rng.integers(1, 4))
+        w = rng.standard_normal(d) * 10.0 ** rng.choice([rng.uniform(-300, 280), rng.uniform(-9, 3)])
+        x, b = rng.standard_normal(d), float(rng.choice([0.0, 30.0, -700.0, 1e-9]))
+        p = rng.choice([0.0, 1e-300, 1e-9, 1e-3, 0.5, 0.9, 0.999999], d)
+        moments = am.expected_score(w, [x], p, link=link, intercept=b, method=method)
+        mean, variance = truth.exact_moments(w, x, p, b, link, digits=1000)
+        assert truth.apart(moments.mean[0], mean) <= moments.mean_error[0]
+        assert truth.apart(moments.variance[0], variance) <= moments.variance_error[0]
+
+
 def test_a_looser_tolerance_is_bounded():
     rng = np.random.default_rng(0)
     w, X = rng.standard_normal(9), rng.standard_normal((5, 9))
@@ -80,7 +109,7 @@ def test_the_gaussian_approximation_claims_no_error():
         ({"method": ClosedForm()}, "ClosedForm does not apply here: it has no moments for the logistic link"),
         ({"method": "fourier"}, r"method must be a value of am\.methods, such as .*got 'fourier'"),
         ({"p": 1.0}, r"must lie in \[0, 1\), got 1\.0"),
-        ({"link": "log", "intercept": 400.0}, r"row 0 .*second moment.*e\^8\d\d, beyond the largest double"),
+        ({"weights": [1e300, 1e300], "X": [[1e9, 1.0]]}, r"scores of row 0 can exceed the largest double.*scale that"),
     ],
 )
 def test_bad_input(change, message):

@@ -11,7 +11,7 @@ from scipy import sparse
 from allmasks.linear_model.curvature import bordered, gram
 from allmasks.linear_model.newton import Curvature
 from allmasks.linear_model.rows import Rows
-from allmasks.scores.closed_form import log_mean_exp
+from allmasks.scores.exponentials import log_mean_exp, tilt
 
 __all__ = ["ExactPoisson"]
 
@@ -71,7 +71,7 @@ class ExactPoisson:
                 a = per_unit[columns] * x
                 log_kept = log_mean_exp(a, self.p[columns])
                 log_mean[block] += np.bincount(row_of, log_kept, minlength=block.stop - block.start)
-                k = np.exp(a - log_kept)
+                k = tilt(a, self.p[columns])
                 hat[part] = k * x
                 size = (self.weight[block] * np.exp(log_mean[block]))[row_of]
                 extra += np.bincount(columns, size * x * x * k * np.maximum(1.0 / q[columns] - k, 0.0), self.rows.d)
@@ -80,7 +80,7 @@ class ExactPoisson:
                 a = per_unit * x
                 log_kept = log_mean_exp(a, self.p)
                 log_mean[block] += log_kept.sum(axis=1)
-                k = np.exp(a - log_kept)
+                k = tilt(a, self.p)
                 hat[block] = k * x
                 size = (self.weight[block] * np.exp(log_mean[block]))[:, None]
                 extra += (size * x * x * k * np.maximum(1.0 / q - k, 0.0)).sum(axis=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,10 +15,12 @@ from allmasks.methods import ClosedForm, Delta, Enumeration, Fourier, GaussianMo
 from allmasks.results import ExpectedLoss, ScoreMoments, weakest
 from allmasks.sampling import asked_for
 from allmasks.scores.approximate import delta, gauss_hermite, gaussian_moments
-from allmasks.scores.closed_form import CLOSED_FORMS, closed_form, exponential_moments
+from allmasks.scores.closed_form import CLOSED_FORMS, closed_form
 from allmasks.scores.cosine import cosine_loss
-from allmasks.scores.enumeration import enumerate_loss, enumerated_moments
+from allmasks.scores.enumeration import enumerate_loss
+from allmasks.scores.exponentials import exp, exponential_moments
 from allmasks.scores.fourier import fourier_logistic, logistic_moments
+from allmasks.scores.moments import Link, enumerated_moments
 from allmasks.scores.monte_carlo import sampled_losses
 from allmasks.scores.problem import EPS, Gradient, RowResults, ScoreProblem, check_inputs
 
@@ -63,11 +65,12 @@ def expected_score_loss(
 
     Returns
     -------
-    ExpectedLoss, in NumPy arrays.
+    ExpectedLoss, in NumPy arrays. Where the truth is beyond the largest double, `inf`, and a note says so.
 
     Raises
     ------
-    ValueError, TypeError : for shapes that do not fit, p outside [0, 1), NaN, targets that are none of the loss.
+    ValueError, TypeError : for shapes that do not fit, p outside [0, 1), NaN, targets that are none of the loss, and
+        where a score itself could exceed the largest double.
     MethodNotApplicable : where the method has no formula for the loss, or its budget does not reach.
 
     References
@@ -93,6 +96,8 @@ def expected_score_loss(
         raise ValueError(f"several outputs are for squared_error and logistic, got weights of shape {w.shape}")
     asked = _with_masks(method, n_masks)
     problems = [ScoreProblem(w[:, c].copy(), rows, rates, float(b[c]), share) for c in range(k)]
+    for problem in problems:
+        problem.check_reach()
     if isinstance(asked, MonteCarlo):
         # All outputs under the same masks: the error of their sum is not the sum of their errors.
         total, gradients = sampled_losses(problems, targets, the_loss, asked, seed, return_grad)
@@ -100,8 +105,10 @@ def expected_score_loss(
     else:
         results = []
         for c, problem in enumerate(problems):
-            outcome, used = _run(problem, targets[:, c].copy(), the_loss, asked, return_grad)
-            results.append(outcome)
+            # What no double can hold is inf, and a note says so.
+            with np.errstate(over="ignore", under="ignore"):
+                outcome, used = _run(problem, targets[:, c].copy(), the_loss, asked, return_grad)
+            results.append(_infinite(outcome))
         total, gradients = _sum(results), [r.gradient for r in results if r.gradient is not None]
     at_mean = np.sum([the_loss.value(q.mean(), targets[:, c]) for c, q in enumerate(problems)], axis=0)
     grad = _joined(gradients, np.ndim(weights), np.shape(intercept)) if return_grad else None
@@ -148,6 +155,13 @@ def _choose(problem: ScoreProblem, loss: ScoreLoss, want_grad: bool) -> Method:
     return Fourier()
 
 
+def _infinite(rows: RowResults) -> RowResults:
+    """An infinite value is off by no finite number."""
+    rows.error = np.where(np.isinf(rows.value), np.inf, rows.error)
+    rows.penalty_error = np.where(np.isinf(rows.penalty), np.inf, rows.penalty_error)
+    return rows
+
+
 def _sum(results: list[RowResults]) -> RowResults:
     """The sum over outputs, errors added up."""
     return RowResults(
@@ -180,13 +194,13 @@ def _result(
     rows: RowResults, method: Method, share: Array, at_mean: Array, grad: dict[str, Any] | None
 ) -> ExpectedLoss:
     """The weighted mean over rows."""
-    value, penalty = float(share @ rows.value), float(share @ rows.penalty)
+    value, penalty = _mean(share, rows.value), _mean(share, rows.penalty)
     if rows.replicates is not None:
         error = penalty_error = rows.value_error
     else:
         adding = (len(share) + 8) * EPS
-        error = float(share @ rows.error + adding * (share @ np.abs(rows.value)))
-        penalty_error = float(share @ rows.penalty_error + adding * (share @ np.abs(rows.penalty)))
+        error = _mean(share, rows.error) + adding * _mean(share, np.abs(rows.value))
+        penalty_error = _mean(share, rows.penalty_error) + adding * _mean(share, np.abs(rows.penalty))
     return ExpectedLoss(
         value=value,
         error=error,
@@ -195,7 +209,7 @@ def _result(
         n_masks=rows.n_masks,
         per_example=rows.value,
         per_example_error=rows.error,
-        weight_scaling_loss=float(share @ at_mean),
+        weight_scaling_loss=_mean(share, at_mean),
         penalty=penalty,
         penalty_error=penalty_error,
         replicates=rows.replicates,
@@ -203,8 +217,14 @@ def _result(
         reliable=rows.verdict is None or rows.verdict.reliable,
         per_example_reliable=rows.trusted,
         grad=grad,
-        notes=rows.notes,
+        notes=rows.notes + _beyond("mean loss", rows.value),
     )
+
+
+def _mean(share: Array, values: Array) -> float:
+    """Σ share · values, in which a row of no weight counts for nothing, an infinite one too."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.where(share > 0, values, 0.0) @ share)
 
 
 def expected_score(
@@ -212,7 +232,7 @@ def expected_score(
     X: Any,
     p: ArrayLike,
     *,
-    link: Literal["logistic", "identity", "log"] = "logistic",
+    link: Link = "logistic",
     intercept: ArrayLike = 0.0,
     method: Method | None = None,
 ) -> ScoreMoments:
@@ -227,7 +247,7 @@ def expected_score(
 
     Returns
     -------
-    ScoreMoments with mean, variance (n,) and an error for each.
+    ScoreMoments with mean, variance (n,) and an error for each; `inf`, with a note, what no double can hold.
 
     Example
     -------
@@ -245,14 +265,16 @@ def expected_score(
     method = _with_masks(method, None)
     if method is None:
         method = Fourier() if link == "logistic" else ClosedForm()
-    inverse = {"logistic": expit, "identity": np.positive, "log": np.exp}[link]
-    with np.errstate(over="ignore"):
-        at_mean = inverse(problem.mean())
+    problem.check_reach()
+    inverse = {"logistic": expit, "identity": np.positive, "log": exp}[link]
+    at_mean = inverse(problem.mean())
     unknown = np.full(problem.n, np.nan)
     if isinstance(method, Enumeration):
-        mean, variance = enumerated_moments(problem, inverse, method)
-        error = (problem.d + 24) * EPS * (1.0 + np.abs(mean) + problem.magnitude() * np.maximum(1.0, np.abs(mean)))
-        return ScoreMoments(mean, error, variance, error * (2 + 2 * np.abs(mean)), "exact", method, at_mean)
+        with np.errstate(over="ignore", under="ignore"):
+            moments = enumerated_moments(problem, link, method)
+        return ScoreMoments(
+            *moments, "exact", method, at_mean, notes=_beyond("mean", moments[0]) + _beyond("variance", moments[2])
+        )
     if isinstance(method, GaussianMoments):
         nodes, node_weights = gauss_hermite()
         values = inverse(problem.mean()[:, None] + np.sqrt(problem.variance())[:, None] * nodes)
@@ -272,8 +294,26 @@ def expected_score(
         errors = problem.mean_error(), problem.variance_error(variance)
         return ScoreMoments(at_mean, errors[0], variance, errors[1], "exact", method, at_mean)
     if isinstance(method, ClosedForm) and link == "log":
-        mean, error, variance, variance_error = exponential_moments(problem)
-        return ScoreMoments(mean, error, variance, variance_error, "exact", method, at_mean)
+        mean, mean_error, variance, variance_error, deviation = exponential_moments(problem)
+        notes = _beyond_moments(mean, mean_error, variance, variance_error)
+        return ScoreMoments(
+            mean, mean_error, variance, variance_error, "exact", method, at_mean, deviation=deviation, notes=notes
+        )
     raise MethodNotApplicable(
         method.name, f"it has no moments for the {link} link", "method=None, Enumeration() or GaussianMoments()"
     )
+
+
+def _beyond(name: str, values: Array) -> tuple[str, ...]:
+    """A note where one of them is no double."""
+    if np.isfinite(values).all():
+        return ()
+    row = int(np.argmin(np.isfinite(values)))
+    return (
+        f"the {name} of row {row} is beyond the largest double, 1.8e308, and given as {values[row]}; scale that row or "
+        "the weights down",
+    )
+
+
+def _beyond_moments(mean: Array, mean_error: Array, variance: Array, variance_error: Array) -> tuple[str, ...]:
+    return _beyond("mean", mean) + _beyond("variance", variance)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from allmasks.errors import MethodNotApplicable
 from allmasks.losses import CallableScoreLoss, ScoreLoss
 from allmasks.methods import Enumeration
-from allmasks.scores.problem import EPS, RowResults, ScoreProblem
+from allmasks.scores.closed_form import closed_form_gradient
+from allmasks.scores.problem import EPS, LEAST, RowResults, ScoreProblem
 
-__all__ = ["all_scores", "enumerate_loss", "enumerated_moments", "random_units"]
+__all__ = ["Masks", "all_scores", "blocks_of_rows", "enumerate_loss", "masks_of", "random_units"]
 
 Array = NDArray[np.float64]
 
 _BLOCK_MASKS = 2**21
 """Scores held at once: 16 MB for each array of them."""
+
+_TRUSTED_OFF = 1e-3
+"""Round-off of a score beyond which a function without a derivative may do anything in between."""
 
 
 def random_units(problem: ScoreProblem, rows: slice) -> NDArray[np.int64]:
@@ -33,14 +39,31 @@ def all_scores(a: Array, start: Array) -> Array:
     return scores
 
 
-def _probabilities(p: Array) -> Array:
-    weight = np.ones(1)
-    for rate in p:
-        weight = np.concatenate([weight * rate, weight * (1.0 - rate)])
-    return weight
+@dataclass(frozen=True)
+class Masks:
+    """Every mask of some rows: scores and what they may be off by, (rows, masks), and probabilities (masks,)."""
+
+    rows: slice
+    units: NDArray[np.int64]
+    p: Array
+    scores: Array
+    off: Array
+    weight: Array
+
+    def log_weight(self) -> Array:
+        """log P(mask), also where P(mask) itself is no double."""
+        log = np.zeros(1)
+        for rate in self.p:
+            log = np.concatenate([log + np.log(rate), log + np.log1p(-rate)])
+        return log
+
+    def where(self, chosen: NDArray[np.bool_], y: Array) -> tuple[Array, Array, Array, Array]:
+        """Score, target, log P and round-off of the score at some of (rows, masks); y is (rows, 1)."""
+        target, log_weight = np.broadcast_to(y, chosen.shape), np.broadcast_to(self.log_weight(), chosen.shape)
+        return self.scores[chosen], target[chosen], log_weight[chosen], self.off[chosen]
 
 
-def _row_blocks(problem: ScoreProblem, method: Enumeration) -> list[tuple[slice, NDArray[np.int64]]]:
+def blocks_of_rows(problem: ScoreProblem, method: Enumeration) -> list[tuple[slice, NDArray[np.int64]]]:
     """Rows that are enumerated together, and the units that vary in them. Refuses before anything is computed."""
     blocks, lo = [], 0
     while lo < problem.n:
@@ -64,73 +87,100 @@ def _row_blocks(problem: ScoreProblem, method: Enumeration) -> list[tuple[slice,
     return blocks
 
 
+def masks_of(problem: ScoreProblem, rows: slice, units: NDArray[np.int64]) -> Masks:
+    """The masks of some rows in which no other units vary."""
+    a = problem.contributions(rows)
+    fixed = np.setdiff1d(np.arange(problem.d), units)
+    # Fixed units never drop (p = 0) or add nothing; either way their contribution is a constant.
+    sure = a[:, fixed][:, problem.p[fixed] == 0]
+    scores = all_scores(a[:, units], sure.sum(axis=1) + problem.intercept)
+    sizes = all_scores(np.abs(a[:, units]), np.abs(sure).sum(axis=1) + abs(problem.intercept))
+    off = (problem.d + 8) * EPS * sizes + problem.lost()[rows, None]
+    weight, p = np.ones(1), problem.p[units]
+    for rate in p:
+        weight = np.concatenate([weight * rate, weight * (1.0 - rate)])
+    return Masks(rows, units, p, scores, off, weight)
+
+
 def enumerate_loss(
     problem: ScoreProblem, y: Array, loss: ScoreLoss, method: Enumeration, want_grad: bool
 ) -> RowResults:
     """Σ_m P(m) L(S(m), y) for each row; exact."""
     n = problem.n
-    value, spread = np.empty(n), np.empty(n)
+    value, error = np.empty(n), np.empty(n)
     slopes = np.zeros((n, problem.d)) if want_grad else None
     mean_slope = np.empty(n)
-    most = 1
-    if want_grad and isinstance(loss, CallableScoreLoss):
+    most, farthest_off = 1, 0.0
+    unknown = isinstance(loss, CallableScoreLoss)
+    if want_grad and unknown:
         raise MethodNotApplicable(
             "Enumeration",
             "return_grad needs the loss's derivative, which a callable does not have",
             "Fourier(), or a named loss",
         )
-    for rows, units in _row_blocks(problem, method):
-        scores, weight, at = _block(problem, rows, units)
-        most = max(most, scores.shape[1])
-        with np.errstate(over="ignore", invalid="ignore"):
-            losses = loss.value(scores, y[rows, None])
-        if not np.isfinite(losses).all():
-            i, mask = (int(v) for v in np.argwhere(~np.isfinite(losses))[0])
-            raise ValueError(
-                f"the loss of row {rows.start + i} is not finite at score {scores[i, mask]:.6g}, which mask {mask} "
-                "gives; scale the weights down or use another loss"
-            )
-        value[rows] = losses @ weight
-        spread[rows] = np.abs(losses) @ weight + np.abs(scores).max(axis=1) * _steepness(losses, scores, weight)
+    for rows, units in blocks_of_rows(problem, method):
+        masks = masks_of(problem, rows, units)
+        most, farthest_off = max(most, masks.scores.shape[1]), max(farthest_off, float(masks.off.max()))
+        value[rows], error[rows] = _mean_loss(problem, masks, loss, y[rows, None])
         if slopes is not None:
-            weighted = loss.derivative(scores, y[rows, None]) * weight
+            weighted = _weighted(masks, loss, y[rows, None], 1)
             mean_slope[rows] = weighted.sum(axis=1)
             slopes[rows] = mean_slope[rows][:, None]
             for bit, j in enumerate(units):
                 kept = weighted.reshape(len(weighted), -1, 2, 2**bit)[:, :, 1, :].sum(axis=(1, 2))
                 slopes[rows, j] = kept / problem.keep_prob[j]
-        del at
-    at_mean = loss.value(problem.mean(), y)
-    error = (problem.d + 24) * EPS * spread + problem.lost()
-    gradient = None if slopes is None else problem.gradient_of(slopes, mean_slope)
-    penalty_error = error + (problem.d + 24) * EPS * (np.abs(at_mean) + problem.magnitude())
-    return RowResults(value, error, value - at_mean, penalty_error, "exact", n_masks=most, gradient=gradient)
+    mu = problem.mean()
+    at_mean = loss.value(mu, y)
+    gradient = None
+    if slopes is not None:
+        overflows = not np.isfinite(slopes).all() and loss.name in ("poisson", "exponential")
+        # Slopes beyond the largest double may be multiplied by tiny inputs: the formula then works in logs.
+        gradient = closed_form_gradient(problem, y, loss) if overflows else problem.gradient_of(slopes, mean_slope)
+    with np.errstate(over="ignore", invalid="ignore"):
+        penalty = np.where(np.isinf(value), value, value - at_mean)
+        penalty_error = error + loss.change(mu, y, problem.mean_error()) + 4 * EPS * loss.size(mu, y)
+    return RowResults(
+        value,
+        error,
+        penalty,
+        penalty_error,
+        "estimated" if unknown and farthest_off > _TRUSTED_OFF else "exact",
+        most,
+        gradient=gradient,
+    )
 
 
-def _steepness(losses: Array, scores: Array, weight: Array) -> Array:
-    """Mean slope of the loss between neighbouring scores: what an error in the score costs."""
-    order = np.argsort(scores, axis=1)
-    s, v = np.take_along_axis(scores, order, 1), np.take_along_axis(losses, order, 1)
-    w = weight[order]
-    step = np.diff(s, axis=1)
-    rise = np.abs(np.diff(v, axis=1)) / np.where(step > 0, step, np.inf)
-    return (rise * np.maximum(w[:, 1:], w[:, :-1])).sum(axis=1) + 1.0
+def _mean_loss(problem: ScoreProblem, masks: Masks, loss: ScoreLoss, y: Array) -> tuple[Array, Array]:
+    """Σ_m P(m) L(S(m), y) of each row, and a bound of its round-off.
+
+    Of each score: what the loss can change by within the score's own rounding. Of each loss: that of its terms. Of
+    the weights, products of as many factors as there are units, and of the pairwise sum: that of the sum of sizes.
+    """
+    terms = _weighted(masks, loss, y)
+    with np.errstate(over="ignore", invalid="ignore"):
+        own = masks.weight * (loss.change(masks.scores, y, masks.off) + 4 * EPS * loss.size(masks.scores, y))
+        over = ~np.isfinite(own)
+        if over.any():
+            s, target, log_weight, off = masks.where(over, y)
+            own[over] = loss.weighted_change(s, target, log_weight, off)
+        error = own.sum(axis=1) + (problem.d + 24) * EPS * np.abs(terms).sum(axis=1)
+        return terms.sum(axis=1), error + 4 * LEAST * terms.shape[1]
 
 
-def _block(problem: ScoreProblem, rows: slice, units: NDArray[np.int64]) -> tuple[Array, Array, Array]:
-    a = problem.contributions(rows)
-    fixed = np.setdiff1d(np.arange(problem.d), units)
-    # Fixed units never drop (p = 0) or add nothing; either way their contribution is a constant.
-    start = a[:, fixed][:, problem.p[fixed] == 0].sum(axis=1) + problem.intercept
-    return all_scores(a[:, units], start), _probabilities(problem.p[units]), start
-
-
-def enumerated_moments(problem: ScoreProblem, function: object, method: Enumeration) -> tuple[Array, Array]:
-    """Mean and variance over masks of function(S), (n,) each."""
-    mean, variance = np.empty(problem.n), np.empty(problem.n)
-    for rows, units in _row_blocks(problem, method):
-        scores, weight, _ = _block(problem, rows, units)
-        values = function(scores)  # type: ignore[operator]
-        mean[rows] = values @ weight
-        variance[rows] = (values - mean[rows, None]) ** 2 @ weight
-    return mean, variance
+def _weighted(masks: Masks, loss: ScoreLoss, y: Array, order: int = 0) -> Array:
+    """P(m) L(S(m), y), or its derivative, for every mask: (rows, masks)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = loss.derivative(masks.scores, y) if order else loss.value(masks.scores, y)
+        terms = np.asarray(values * masks.weight)
+        over = ~np.isfinite(values)
+    if not over.any():
+        return terms
+    if isinstance(loss, CallableScoreLoss):
+        i, mask = (int(v) for v in np.argwhere(over)[0])
+        raise ValueError(
+            f"the loss of row {masks.rows.start + i} is not finite at score {masks.scores[i, mask]:.6g}, which mask "
+            f"{mask} gives; scale the weights down or use another loss"
+        )
+    s, target, log_weight, _ = masks.where(over, y)
+    terms[over] = loss.weighted(s, target, log_weight, order)
+    return terms

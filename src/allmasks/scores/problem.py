@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,32 @@ class Gradient:
     weights: Array
     intercept: float
     X: Any
+
+    def times_power(self, exponent: int) -> Gradient:
+        """2^exponent times this; `inf` where no double is large enough."""
+        if exponent == 0:
+            return self
+        with np.errstate(over="ignore"):
+            X = self.X.copy()
+            if sparse.issparse(X):
+                X.data = np.ldexp(X.data, exponent)
+            else:
+                X = np.ldexp(X, exponent)
+            return Gradient(np.ldexp(self.weights, exponent), float(np.ldexp(self.intercept, exponent)), X)
+
+    def plus(self, other: Gradient) -> Gradient:
+        """The sum of two; where this one is infinite it is the larger by far."""
+
+        def add(a: Any, b: Any) -> Any:
+            return np.where(np.isinf(a), a, a + np.where(np.isinf(a), 0.0, b))
+
+        X = self.X
+        if sparse.issparse(X):
+            X = X.copy()
+            X.data = add(X.data, other.X.data)
+        else:
+            X = add(X, other.X)
+        return Gradient(add(self.weights, other.weights), float(add(self.intercept, other.intercept)), X)
 
 
 @dataclass
@@ -104,18 +131,37 @@ class ScoreProblem:
         return np.asarray(self.X @ self.weights).reshape(-1) + self.intercept
 
     def variance(self) -> Array:
-        """σ² = Σ p/(1−p) wⱼ² xⱼ², (n,)."""
-        scale = self.p / self.keep_prob * self.weights**2
-        if self.is_sparse:
-            return np.asarray(self.X.multiply(self.X) @ scale).reshape(-1)
-        return np.concatenate([np.square(self.X[rows]) @ scale for rows in self.blocks()])
+        """σ² = Σ p/(1−p) wⱼ² xⱼ², (n,); `inf` where no double is large enough."""
+        # Squared last: w² alone may be 0 or infinite where w x is neither.
+        spread = np.sqrt(self.p / self.keep_prob)
+        with np.errstate(over="ignore", under="ignore"):
+            if self.is_sparse:
+                steps = self.X.multiply(self.weights).multiply(spread).tocsr()
+                return np.asarray(steps.multiply(steps) @ np.ones(self.d)).reshape(-1)
+            return np.concatenate(
+                [np.square(self.X[rows] * self.weights * spread) @ np.ones(self.d) for rows in self.blocks()]
+            )
 
     def magnitude(self) -> Array:
         """|b| + Σ |wⱼ xⱼ| (1 + pⱼ/(1−pⱼ)): no |S| exceeds it, and round-off is a multiple of it, (n,)."""
+        return self._magnitude
+
+    @cached_property
+    def _magnitude(self) -> Array:
         scale = np.abs(self.per_unit)
-        if self.is_sparse:
-            return np.asarray(abs(self.X) @ scale).reshape(-1) + abs(self.intercept)
-        return np.concatenate([np.abs(self.X[rows]) @ scale for rows in self.blocks()]) + abs(self.intercept)
+        with np.errstate(over="ignore", under="ignore"):
+            if self.is_sparse:
+                return np.asarray(abs(self.X) @ scale).reshape(-1) + abs(self.intercept)
+            return np.concatenate([np.abs(self.X[rows]) @ scale for rows in self.blocks()]) + abs(self.intercept)
+
+    def check_reach(self) -> None:
+        """ValueError where a score could be so large that it overflows."""
+        far = ~np.isfinite(self.magnitude())
+        if far.any():
+            raise ValueError(
+                f"the scores of row {int(np.argmax(far))} can exceed the largest double, 1.8e308: Σ |w x| / (1 − p) "
+                "overflows; scale that row or the weights down"
+            )
 
     def mean_error(self) -> Array:
         """Round-off bound of `mean`, (n,)."""
@@ -148,15 +194,20 @@ class ScoreProblem:
                 x = x.tocsr()
                 row_of = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
                 g = base[rows][row_of] + (0.0 if slope is None else slope(rows))
-                weights += np.bincount(x.indices, share[row_of] * x.data * g, minlength=self.d)
+                weights += np.bincount(x.indices, _times(share[row_of] * x.data, g), minlength=self.d)
                 parts.append(
-                    sparse.csr_matrix((share[row_of] * self.weights[x.indices] * g, x.indices, x.indptr), x.shape)
+                    sparse.csr_matrix(
+                        (_times(share[row_of] * self.weights[x.indices], g), x.indices, x.indptr), x.shape
+                    )
                 )
             else:
                 g = base[rows][:, None] + (0.0 if slope is None else slope(rows))
                 g = np.broadcast_to(g, x.shape)
-                weights += np.einsum("i,ij,ij->j", share, x, g)
-                parts.append(share[:, None] * self.weights * g)
+                if np.isfinite(g).all():
+                    weights += np.einsum("i,ij,ij->j", share, x, g)
+                else:
+                    weights += _times(share[:, None] * x, g).sum(axis=0)
+                parts.append(_times(share[:, None] * self.weights, g))
         X = sparse.vstack(parts, format="csr") if self.is_sparse else np.concatenate(parts)
         of_intercept = base if intercept is None else intercept
         return Gradient(weights, float(self.share @ of_intercept), X)
@@ -172,6 +223,21 @@ class ScoreProblem:
 
         return self.gradient(np.zeros(self.n), slope, intercept=intercept)
 
+    def row_of(self, rows: slice) -> NDArray[np.int64]:
+        """The row, counted from the first of these, of each stored entry of a CSR block."""
+        ends = self.X.indptr[rows.start : rows.stop + 1]
+        return np.repeat(np.arange(len(ends) - 1), np.diff(ends))
+
+    def by_entry(self, values: Array, rows: slice) -> Array:
+        """Numbers of rows (n,), in the shape that `entries` has."""
+        return values[rows][self.row_of(rows)] if self.is_sparse else values[rows][:, None]
+
+    def row_sums(self, terms: Array, rows: slice) -> Array:
+        """Sums over each row's entries of terms in the shape that `entries` has."""
+        if self.is_sparse:
+            return np.bincount(self.row_of(rows), terms, minlength=rows.stop - rows.start).astype(np.float64)
+        return terms.sum(axis=1)
+
     def entries(self, rows: slice) -> tuple[Array, NDArray[np.int64]]:
         """Contributions aⱼ and columns j of some rows: all of a dense block, the stored entries of a CSR one."""
         x = self.X[rows]
@@ -179,6 +245,11 @@ class ScoreProblem:
             x = x.tocsr()
             return x.data * self.per_unit[x.indices], x.indices
         return x * self.per_unit, np.broadcast_to(np.arange(self.d), x.shape)
+
+
+def _times(factor: Array, slope: Array) -> Array:
+    """The product, in which an infinite slope of what does not move the score counts for nothing."""
+    return np.where(factor == 0, 0.0, factor * np.where(factor == 0, 0.0, slope))
 
 
 def check_inputs(

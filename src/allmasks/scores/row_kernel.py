@@ -295,7 +295,9 @@ def logistic_row(  # type: ignore[no-untyped-def]
         n_nodes = alive = padded = 0
 
     # The three integrals, whose first node, t = 0, gives half of σ²/2π, 0 and 0.
-    value_part, slope_part, curvature_part = 0.25 * var / math.pi * transformed, 0.0, 0.0
+    # A variance beyond the largest double is one of saturated scores.
+    value_part = 0.25 * var / math.pi * transformed if transformed > 0.0 else 0.0
+    slope_part = curvature_part = 0.0
     round_off = 16.0 * _EPS * value_part
     turn_r, turn_i = _powers(-factor_mean * h, zr, zi)
     for s in range(padded // LANES):
