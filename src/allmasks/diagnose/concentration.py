@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import gammaln
 from scipy.stats import t
 from torch import nn
 
 from allmasks.diagnose.multiplied import Multiplied, each_site, generator
+from allmasks.reliability import FEWEST_SEEN
 from allmasks.replicates import half_width, standard_error
 from allmasks.results import Guarantee, plain_numbers
 from allmasks.sites import DropoutSite
@@ -70,9 +70,11 @@ class Concentration:
     shapley, shapley_error : (units,) mean over all orders of how much the loss falls when unit j joins those before it;
         they sum to L(none) − L(all). The error is round-off where all coalitions were evaluated, else a standard error.
     gini, entropy, carry_90 : of |shapley|, each with its `_error` (jackknife over blocks of orders, bias removed).
-    decisive : units whose share of importance is above one half beyond doubt.
+    decisive : units whose share of importance is above one half beyond doubt; none of those not `reliable`.
     n_orders : random orders, in opposite pairs; 0 where all coalitions were evaluated.
     guarantee : "exact" or "statistical", of the Shapley values.
+    reliable : (units,) False where the orders drawn are too few for their error to be trusted: few of them decide, or
+        what a unit is worth as the first or last of an order is seldom seen and weighs much. More orders help.
     """
 
     site: DropoutSite
@@ -90,6 +92,7 @@ class Concentration:
     n_orders: int
     n_examples: int
     guarantee: Guarantee
+    reliable: NDArray[np.bool_]
 
     def interval(self, level: float = 0.95) -> tuple[Array, Array]:
         """Lower and upper ends, (units,) each, of intervals for the Shapley values.
@@ -149,17 +152,19 @@ def measure_concentration(run: Multiplied, n_orders: int = 64, seed: int = 0) ->
     alone, alone_error = run.without_each()
     ablation = (alone[:-1] - alone[-1]).numpy()
     ablation_error = (alone_error[:-1] + alone_error[-1]).numpy()
+    guarantee: Guarantee = "exact"
+    reliable = np.ones(units, bool)
     if units <= EXACT_UNITS:
-        shapley = _all_coalitions(run)
-        # A weighted mean of differences of two losses, each off by no more than the larger round-off seen.
-        shapley_error = np.full(units, 2 * float(alone_error.max()) + 1e-15)
-        blocks, guarantee, n_orders = None, "exact", 0
+        shapley, shapley_error = _all_coalitions(run)
+        n_blocks, n_orders = 0, 0
+        summary = {name: _carried(name, f, shapley, shapley_error) for name, f in _SUMMARIES.items()}
     else:
-        blocks = _by_orders(run, n_orders, generator(seed, run.site, 2))
+        blocks, round_off = _by_orders(run, n_orders, generator(seed, run.site, 2))
+        n_blocks, guarantee = len(blocks), "statistical"
         shapley = blocks.mean(axis=0)
-        shapley_error = standard_error(blocks)
-        guarantee = "statistical"
-    summary = {name: _jackknifed(f, shapley, blocks) for name, f in _SUMMARIES.items()}
+        shapley_error = standard_error(blocks) + round_off
+        reliable = _enough(blocks, round_off, _at_the_ends(run, alone.numpy()))
+        summary = {name: _jackknifed(f, shapley, blocks) for name, f in _SUMMARIES.items()}
     return Concentration(
         site=run.site,
         ablation=ablation,
@@ -172,34 +177,42 @@ def measure_concentration(run: Multiplied, n_orders: int = 64, seed: int = 0) ->
         entropy_error=summary["entropy"][1],
         carry_90=summary["carry_90"][0],
         carry_90_error=summary["carry_90"][1],
-        decisive=_decisive(shapley, shapley_error, 0 if blocks is None else len(blocks)),
+        decisive=_decisive(shapley, np.where(reliable, shapley_error, np.inf), n_blocks),
         n_orders=n_orders,
         n_examples=run.n_examples,
-        guarantee=guarantee,  # type: ignore[arg-type]
+        guarantee=guarantee,
+        reliable=reliable,
     )
 
 
 _SUMMARIES: dict[str, Callable[[Array], float]] = {"gini": gini, "entropy": entropy, "carry_90": units_for}
 
 
-def _all_coalitions(run: Multiplied) -> Array:
+def _all_coalitions(run: Multiplied) -> tuple[Array, Array]:
+    """(units,) Shapley values, and what the losses' round-off and that of the sums makes of them."""
     units = run.units
     numbers = np.arange(2**units)
     bits = (numbers[:, None] >> np.arange(units)) & 1
-    value = run.mean_losses(torch.from_numpy(bits.astype(np.float64))).numpy()
+    value, off = (found.numpy() for found in run.mean_losses(torch.from_numpy(bits.astype(np.float64))))
+    off = off + (len(numbers) + 8) * np.finfo(float).eps * np.abs(value)
     size = bits.sum(axis=1)
-    shapley = np.empty(units)
+    share = np.array([1.0 / (units * math.comb(units - 1, k)) for k in range(units)])
+    shapley, error = np.empty(units), np.empty(units)
     for j in range(units):
-        off = numbers[bits[:, j] == 0]
-        share = np.exp(gammaln(size[off] + 1) + gammaln(units - size[off]) - gammaln(units + 1))
-        shapley[j] = share @ (value[off] - value[off | (1 << j)])
-    return shapley
+        without = numbers[bits[:, j] == 0]
+        both = without | (1 << j)
+        shapley[j] = share[size[without]] @ (value[without] - value[both])
+        error[j] = share[size[without]] @ (off[without] + off[both])
+    return shapley, error
 
 
-def _by_orders(run: Multiplied, n_orders: int, rng: np.random.Generator) -> Array:
-    """(n_orders / 2, units): for each random order and its reverse, how much the loss fell as each unit joined."""
+def _by_orders(run: Multiplied, n_orders: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """(n_orders / 2, units): for each random order and its reverse, how much the loss fell as each unit joined.
+
+    And (units,) the round-off in their means.
+    """
     units = run.units
-    blocks = np.empty((n_orders // 2, units))
+    blocks, round_off = np.empty((n_orders // 2, units)), np.zeros(units)
     for block in range(n_orders // 2):
         order = rng.permutation(units)
         found = np.zeros(units)
@@ -207,18 +220,55 @@ def _by_orders(run: Multiplied, n_orders: int, rng: np.random.Generator) -> Arra
             steps = torch.zeros(units + 1, units, dtype=torch.float64)
             # Row k has the first k units of the order on.
             steps[:, torch.from_numpy(way.copy())] = torch.tril(torch.ones(units + 1, units), -1).double()
-            value = run.mean_losses(steps).numpy()
+            value, off = (part.numpy() for part in run.mean_losses(steps))
             found[way] += (value[:-1] - value[1:]) / 2
+            round_off[way] += (off[:-1] + off[1:]) / n_orders
         blocks[block] = found
-    return blocks
+    return blocks, round_off
 
 
-def _jackknifed(f: Callable[[Array], float], shapley: Array, blocks: Array | None) -> tuple[float, float]:
+def _at_the_ends(run: Multiplied, alone: Array) -> Array:
+    """(units,) what a pair of opposite orders says of a unit that comes first in one and last in the other."""
+    rows = torch.cat([torch.eye(run.units, dtype=torch.float64), torch.zeros(1, run.units, dtype=torch.float64)])
+    only = run.mean_losses(rows)[0].numpy()
+    return ((only[-1] - only[:-1]) + (alone[:-1] - alone[-1])) / 2
+
+
+def _enough(blocks: Array, round_off: Array, ends: Array) -> NDArray[np.bool_]:
+    """(units,) where the pairs of orders are enough for their t interval.
+
+    By the skewness of what was drawn, and of what may not have been: a unit is first or last in 2 of `units` pairs,
+    and its worth there is known.
+    """
+    n, units = blocks.shape
+    centered = blocks - blocks.mean(axis=0)
+    rare = ends - blocks.mean(axis=0)
+    second = np.maximum((centered**2).mean(axis=0), 2 / units * rare**2)
+    third = np.maximum(np.abs((centered**3).mean(axis=0)), 2 / units * np.abs(rare) ** 3)
+    return (n * second**3 >= FEWEST_SEEN * third**2) | (np.sqrt(second) <= 4 * round_off)
+
+
+def _carried(name: str, f: Callable[[Array], float], shapley: Array, error: Array) -> tuple[float, float]:
+    """A summary of values that are off by no more than `error`, and how far that may move it."""
+    value, x = f(shapley), np.abs(shapley)
+    total, off = float(x.sum()), float(error.sum())
+    if not off < total:
+        return value, math.nan
+    relative = off / (total - off)
+    if name == "gini":
+        moved = 5 * relative
+    elif name == "entropy":
+        share, by = x / total, (error / total + x / total * relative) * (1 + relative)
+        moved = float(np.sum(2 * by * (1 + np.abs(np.log(np.clip(np.maximum(share, by), 1e-300, 1.0))))))
+    else:
+        margin = 4 * relative
+        moved = units_for(shapley, min(0.9 + margin, 1.0)) - units_for(shapley, max(0.9 - margin, 0.0))
+    return value, moved + 1e-14 * len(x) * (name != "carry_90")
+
+
+def _jackknifed(f: Callable[[Array], float], shapley: Array, blocks: Array) -> tuple[float, float]:
     """A summary and its error. Noise in each importance makes any spread look wider: the jackknife takes that off."""
-    value = f(shapley)
-    if blocks is None:
-        return value, 1e-12 * abs(value)
-    n = len(blocks)
+    value, n = f(shapley), len(blocks)
     left_out = np.array([f((shapley * n - block) / (n - 1)) for block in blocks])
     error = math.sqrt((n - 1) / n * float(((left_out - left_out.mean()) ** 2).sum()))
     return float(n * value - (n - 1) * left_out.mean()), error

@@ -108,17 +108,24 @@ class Multiplied:
         found = [self._chunk(rows, with_error) for rows in multipliers.split(self._rows_at_once())]
         return torch.cat([loss for loss, _ in found]), torch.cat([error for _, error in found])
 
-    def mean_losses(self, multipliers: Tensor) -> Tensor:
-        """(rows,) weighted mean losses."""
-        return self.losses(multipliers)[0] @ self.problem.weight.cpu()
+    def mean_losses(self, multipliers: Tensor) -> tuple[Tensor, Tensor]:
+        """(rows,) weighted mean losses under (rows, units) multipliers, and their round-off bounds."""
+        losses, errors = self.losses(multipliers, with_error=True)
+        return self.averaged(losses), self.averaged(errors) + self.summing(losses)
+
+    def averaged(self, values: Tensor) -> Tensor:
+        """(rows,) weighted means over the examples of (rows, n)."""
+        return values @ self.problem.weight.cpu()
+
+    def summing(self, values: Tensor) -> Tensor:
+        """(rows,) round-off bounds of `averaged`: one unit in the last place for each term, of their sizes' sum."""
+        return (self.n_examples + 64) * torch.finfo(torch.float64).eps * self.averaged(values.abs())
 
     def without_each(self) -> tuple[Tensor, Tensor]:
         """(units + 1,) mean losses without each unit alone, the last with all on, and their round-off bounds."""
         rows = self.ones(self.units + 1)
         rows[torch.arange(self.units), torch.arange(self.units)] = 0.0
-        losses, errors = self.losses(rows, with_error=True)
-        weight = self.problem.weight.cpu()
-        return losses @ weight, errors @ weight
+        return self.mean_losses(rows)
 
     def accuracies(self, multipliers: Tensor) -> Tensor | None:
         """(rows,) share of examples classified rightly; None where the loss is not that of a classifier."""

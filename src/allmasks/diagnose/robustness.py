@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from allmasks.diagnose.multiplied import Multiplied, each_site, generator
+from allmasks.reliability import FEWEST_SEEN
 from allmasks.replicates import standard_error
 from allmasks.results import plain_numbers
 from allmasks.sites import DropoutSite
@@ -30,12 +31,15 @@ class Robustness:
     Attributes
     ----------
     fractions : share of units removed (rounded to whole units).
-    loss, loss_error : mean over random orders of removal, and its standard error.
+    loss, loss_error : mean over random orders of removal, and its standard error (round-off where nothing, or all, is
+        removed).
     loss_low, loss_high : 5 % and 95 % quantiles over orders: the band in which one random removal falls.
     worst_loss : the units whose single removal costs most go first.
     accuracy, accuracy_error, accuracy_low, accuracy_high, worst_accuracy : the same; None where nothing is classified.
     area, area_error : mean accuracy over the fractions (mean loss where nothing is classified), random removal.
     worst_area : the same, worst first.
+    reliable : False where so few orders cannot have shown what matters: one unit that is seldom among those removed,
+        or among those left. More orders help.
     """
 
     site: DropoutSite
@@ -55,6 +59,7 @@ class Robustness:
     worst_area: float
     n_orders: int
     n_examples: int
+    reliable: NDArray[np.bool_]
 
     def to_dict(self) -> dict[str, Any]:
         """Every field in plain numbers, ready for json.dump."""
@@ -107,19 +112,23 @@ def measure_robustness(
     """`robustness` of one site that is ready to run."""
     units = run.units
     removed = np.rint(np.asarray(fractions) * units).astype(int)
-    worst = np.argsort(-run.without_each()[0][:-1].numpy(), kind="stable")
+    alone = run.without_each()[0].numpy()
+    worst = np.argsort(-alone[:-1], kind="stable")
     rng = generator(seed, run.site, 3)
     orders = [rng.permutation(units) for _ in range(n_orders)] + [worst]
     rows = run.ones(len(orders) * len(removed))
     for i, order in enumerate(orders):
         for k, count in enumerate(removed):
             rows[i * len(removed) + k, torch.from_numpy(order[:count].copy())] = 0.0
-    losses = run.mean_losses(rows).numpy().reshape(len(orders), -1)
+    losses, off = (found.numpy().reshape(len(orders), -1) for found in run.mean_losses(rows))
     hits = run.accuracies(rows)
     accuracies = None if hits is None else hits.numpy().reshape(len(orders), -1)
-    area, area_error, worst_area = _area(losses if accuracies is None else accuracies)
-    mean, error, low, high = _summary(losses[:-1])
-    accuracy = (None,) * 4 if accuracies is None else _summary(accuracies[:-1])
+    # A share of examples is a sum of their weights.
+    counted = np.full_like(losses, (run.n_examples + 64) * np.finfo(float).eps)
+    area, area_error, worst_area = _area(losses, off) if accuracies is None else _area(accuracies, counted)
+    mean, error, low, high = _summary(losses[:-1], off[:-1])
+    accuracy = (None,) * 4 if accuracies is None else _summary(accuracies[:-1], counted[:-1])
+    left = run.mean_losses(torch.eye(units, dtype=torch.float64))[0].numpy()
     return Robustness(
         site=run.site,
         fractions=removed / units,
@@ -138,15 +147,37 @@ def measure_robustness(
         worst_area=worst_area,
         n_orders=n_orders,
         n_examples=run.n_examples,
+        reliable=_enough(losses[:-1], off[:-1], removed, units, alone[:-1] - alone[-1], left - left.mean()),
     )
 
 
-def _summary(curves: Array) -> tuple[Array, Array, Array, Array]:
-    error = standard_error(curves)
+def _summary(curves: Array, off: Array) -> tuple[Array, Array, Array, Array]:
+    error = standard_error(curves) + np.mean(off, axis=0)
     low, high = np.quantile(curves, (0.05, 0.95), axis=0)
     return curves.mean(axis=0), error, low, high
 
 
-def _area(curves: Array) -> tuple[float, float, float]:
+def _area(curves: Array, off: Array) -> tuple[float, float, float]:
     areas = curves.mean(axis=1)
-    return float(areas[:-1].mean()), float(standard_error(areas[:-1])), float(areas[-1])
+    error = float(standard_error(areas[:-1])) + float(np.mean(off))
+    return float(areas[:-1].mean()), error, float(areas[-1])
+
+
+def _enough(
+    curves: Array, off: Array, removed: NDArray[np.int64], units: int, without: Array, only: Array
+) -> NDArray[np.bool_]:
+    """(fractions,) where the orders are enough for Student's t of the mean loss.
+
+    By the skewness of what was drawn, and of what may not have been: one unit among few that are removed, or among few
+    that are left, is drawn seldom, and what each is worth is known from taking it away alone and leaving it alone.
+    """
+    n, share = len(curves), removed / max(units, 1)
+    centered = curves - curves.mean(axis=0)
+    second, third = (centered**2).mean(axis=0), np.abs((centered**3).mean(axis=0))
+    for worth, near in ((without - without.mean(), share <= 0.5), (only, share > 0.5)):
+        # A sum of worths over a share f of the units, drawn without replacement.
+        spread, tail = share * (1 - share), share * (1 - share) * np.abs(1 - 2 * share)
+        second = np.where(near, np.maximum(second, spread * (worth**2).sum()), second)
+        third = np.where(near, np.maximum(third, tail * np.abs((worth**3).sum())), third)
+    fixed = (removed == 0) | (removed == units)
+    return fixed | (n * second**3 >= FEWEST_SEEN * third**2) | (np.sqrt(second) <= 4 * off.mean(axis=0))

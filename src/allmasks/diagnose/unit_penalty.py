@@ -103,8 +103,9 @@ def measure_unit_penalty(run: Multiplied) -> UnitPenalty:
     kept.fill_diagonal_(1.0 / (1.0 - p))
     off, off_error = run.losses(dropped, with_error=True)
     on, on_error = run.losses(kept, with_error=True)
-    penalty = ((1 - p) * on + p * off - at_mean) @ weight
-    error = ((1 - p) * on_error + p * off_error + at_mean_error) @ weight
+    penalty = run.averaged((1 - p) * on + p * off - at_mean)
+    size = (1 - p) * on.abs() + p * off.abs() + at_mean.abs()
+    error = run.averaged((1 - p) * on_error + p * off_error + at_mean_error) + run.summing(size)
     h, squares = run.activations(), run.squares()
     mean = weight @ h
     second = 0.5 * p / (1 - p) * (weight @ run.curvature())

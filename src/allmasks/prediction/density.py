@@ -7,15 +7,52 @@ import math
 import torch
 from torch import Tensor
 
+from allmasks.prediction.round_off import Fit
+
 _TRUSTED = 1e-3
 """Of its largest possible value, an integral below which round-off would show: its largest unit is then split off."""
 
 _SPLITS = 12
 
-__all__ = ["log_gaussian_likelihood"]
+_ROWS = 2048
+"""Rows whose densities are integrated at once: their complex factors stay in the cache."""
+
+_STEP = 2.0**-10
+"""Relative step in τ by which the mean squared distance is taken."""
+
+_QUADRATURE = 1e-11
+"""Allowance for the integral: tails and images beyond `_DIGITS`, and round-off where `_TRUSTED` of it is left."""
+
+__all__ = ["gaussian_fit", "log_gaussian_likelihood"]
 
 _DIGITS = 37.0
 """-log of the relative size at which the integrand's tail and its periodic images are dropped: round-off."""
+
+
+def gaussian_fit(terms: Tensor, bias: float, p: float, y: Tensor, precision: float, off: Tensor) -> Fit:
+    """`log_gaussian_likelihood` and its bounds where each score may be off by `off`.
+
+    A score off by e moves the log-likelihood by τ |S − y| e + τ e²/2 under each mask, so by the mean of that over the
+    masks given y; and E[(S − y)² | y] = 1/τ − 2 d/dτ log E N(y; S, 1/τ).
+
+    Parameters
+    ----------
+    terms : (k, n, d). y : (n,). off : (k, n).
+    """
+    k, n, d = terms.shape
+    rows, targets = terms.reshape(k * n, d).split(_ROWS), y.repeat(k).split(_ROWS)
+
+    def logs(tau: float) -> Tensor:
+        return torch.cat(
+            [log_gaussian_likelihood(a, bias, p, b, tau) for a, b in zip(rows, targets, strict=True)]
+        ).reshape(k, n)
+
+    log = logs(precision)
+    slope = (logs(precision * (1 + _STEP)) - log) / (precision * _STEP)
+    # τ (S − y)² is convex in what else varies: the step's own curvature, of its relative size, is allowed for.
+    distance = (1.0 / precision - 2 * slope).clamp(min=0.0).sqrt() * (1 + 16 * _STEP)
+    moved = precision * off * (distance + off) + _QUADRATURE + 64 * 2.0**-52 * log.abs()
+    return Fit(log, log - moved, log + moved)
 
 
 def log_gaussian_likelihood(terms: Tensor, bias: float, p: float, y: Tensor, precision: float) -> Tensor:

@@ -16,15 +16,13 @@ from torch import Tensor
 from allmasks.expect.data import Batch
 from allmasks.expect.sources import MaskChunk, MaskSource, SampledMasks
 from allmasks.methods import ClosedForm, Fourier
-from allmasks.prediction.density import log_gaussian_likelihood
+from allmasks.prediction.density import gaussian_fit
 from allmasks.prediction.features import features
+from allmasks.prediction.round_off import ULPS, Fit, carried, fit
 from allmasks.prediction.setup import Setup, _no_masks
 from allmasks.samplers import Sampler
 
 __all__ = ["Evaluator", "Integrated", "LastOnly", "Nested", "Piece", "Whole"]
-
-_ROWS = 2048
-"""Rows whose densities are integrated at once: their complex factors stay in the cache."""
 
 _CHUNK_BYTES = 64 * 2**20
 """Activations of one chunk of masks are kept near this, about what a core's share of the cache can feed."""
@@ -34,23 +32,32 @@ _CHUNK_BYTES = 64 * 2**20
 class Piece:
     """Features of some masks: for each tensor of the output a dict of (k, n, …); errors of formulas likewise.
 
-    `values` are the predictions themselves, (k, n, …), and `logs` (k, j, n) log-likelihoods, where asked for.
+    `values` are the predictions themselves, (k, n, …), and `fit` (k, j, n) log-likelihoods, where asked for.
     """
 
     weight: Tensor
     features: list[dict[str, Tensor]]
     errors: list[dict[str, Tensor]] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
-    logs: Tensor | None = None
+    fit: Fit | None = None
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What else is wanted of a batch: the target in the output's layout, the noise, the values themselves."""
+    """What else is wanted of a batch.
+
+    Attributes
+    ----------
+    target, precision : the target in the output's layout, and the noise.
+    values : the predictions themselves.
+    sizes : magnitude of each output in eval mode, (n, …); with `carry`, what round-off makes of it is carried along.
+    """
 
     target: Tensor | None = None
     precision: float | None = None
     values: bool = False
+    sizes: tuple[Tensor, ...] = ()
+    carry: bool = False
 
 
 class Evaluator(Protocol):
@@ -69,7 +76,7 @@ def _finished(
 ) -> Piece:
     """Features of outputs (k, j, n, …), averaged over their j."""
     task = setup.task
-    values = [task.value(leaf) for leaf in outputs]
+    values, entropies = zip(*(task.value_and_entropy(leaf) for leaf in outputs), strict=True)
     for value, at_mean in zip(values, center, strict=True):
         if value.shape[2:] != at_mean.shape:
             raise ValueError(
@@ -84,16 +91,25 @@ def _finished(
                 f"it with am.thinned(model, x, seed=seed, mask={chunk.start + m}, "
                 f"example_index={int(batch.examples[i])})"
             )
-    sums = [features(task, value, at_mean) for value, at_mean in zip(values, center, strict=True)]
-    logs = None
+    sums = [features(*found) for found in zip(values, entropies, center, strict=True)]
+    errors = []
+    if wanted.carry:
+        everything = zip(outputs, values, entropies, center, wanted.sizes, strict=True)
+        errors = [carried(task, *found) for found in everything]
+    likelihood = None
     if wanted.target is not None:
-        logs = task.log_likelihood(outputs[0], wanted.target, wanted.precision)
+        likelihood = fit(task, outputs[0], wanted.target, wanted.precision, wanted.sizes[0])
     return Piece(
         weight,
-        [{name: f.mean(dim=1) for name, f in leaf.items()} for leaf in sums],
+        [_over_inner(leaf) for leaf in sums],
+        [_over_inner(leaf) for leaf in errors],
         values=[value[:, 0] for value in values] if wanted.values else [],
-        logs=logs,
+        fit=likelihood,
     )
+
+
+def _over_inner(leaf: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: f.mean(dim=1) for name, f in leaf.items()}
 
 
 @dataclass
@@ -201,32 +217,37 @@ class Integrated:
                     sums, errors = self._sigmoid(hidden, center[0])
                 else:
                     sums, errors = self._linear(hidden, center[0])
-                logs = None if wanted.target is None else self._logs(hidden, sums["first"] + center[0], wanted)
-                yield Piece(weight, [sums], [errors], logs=logs)
+                likelihood = None if wanted.target is None else self._fit(hidden, sums, errors, center[0], wanted)
+                yield Piece(weight, [sums], [errors], fit=likelihood)
 
-    def _logs(self, hidden: Tensor, mean: Tensor, wanted: Wanted) -> Tensor:
+    def _fit(
+        self, hidden: Tensor, sums: dict[str, Tensor], errors: dict[str, Tensor], center: Tensor, wanted: Wanted
+    ) -> Fit:
         """(k, 1, n) log-likelihoods of the targets, the last layer's masks integrated."""
         assert self.setup.last is not None
         assert wanted.target is not None
-        k, n, d = hidden.shape
-        if self.setup.task.classifies:
-            value = mean.reshape(k, n)
-            chance = torch.where(wanted.target.reshape(n).bool(), value, 1 - value)
-            return chance.clamp(min=1e-300).log()[:, None]
-        assert wanted.precision is not None
+        k, n, _ = hidden.shape
         last, p = self.setup.last, self.setup.site(self.setup.last.site).p
-        terms = (hidden.double() * last.weight.detach().double()[0] / (1 - p)).reshape(k * n, d)
+        if self.setup.task.classifies:
+            value, off = (sums["first"] + center), errors["first"]
+            if self.setup.task.name == "multiclass":
+                value, off = (self.setup.task.of_target(v, wanted.target).reshape(k, n) for v in (value, off))
+            else:
+                right = wanted.target.reshape(n).bool()
+                value, off = value.reshape(k, n), off.reshape(k, n)
+                value = torch.where(right, value, 1 - value)
+            found = Fit(value.log(), (value - off).clamp(min=0.0).log(), (value + off).log())
+            return Fit(*(logs[:, None] for logs in (found.log, found.low, found.high)))
+        assert wanted.precision is not None
+        terms = hidden.double() * last.weight.detach().double()[0] / (1 - p)
         bias = 0.0 if last.bias is None else float(last.bias.detach()[0])
-        y = wanted.target.reshape(n).double().repeat(k)
-        parts = [
-            log_gaussian_likelihood(a, bias, p, b, wanted.precision)
-            for a, b in zip(terms.split(_ROWS), y.split(_ROWS), strict=True)
-        ]
-        return torch.cat(parts).reshape(k, 1, n)
+        off = self._scale(hidden) * (terms.abs().sum(dim=-1) + abs(bias))
+        found = gaussian_fit(terms, bias, p, wanted.target.reshape(n).double(), wanted.precision, off)
+        return Fit(*(logs.reshape(k, 1, n) for logs in (found.log, found.low, found.high)))
 
     def _scale(self, hidden: Tensor) -> float:
         """Round-off of the model's own arithmetic, in units of the magnitude of what it adds."""
-        return 16.0 * torch.finfo(hidden.dtype).eps
+        return ULPS * torch.finfo(hidden.dtype).eps
 
     def _linear(self, hidden: Tensor, center: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         assert self.setup.last is not None

@@ -7,19 +7,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from allmasks.prediction.round_off import Fit
 from allmasks.prediction.task import Task
 
-__all__ = ["QUANTITIES", "features", "quantities"]
+__all__ = ["DENSITIES", "QUANTITIES", "features", "likelihood_features", "quantities", "within_bounds"]
 
+DENSITIES = ("density", "density_low", "density_high")
 QUANTITIES = ("mean", "std", "entropy", "expected_entropy", "mutual_information")
 
 
-def features(task: Task, value: Tensor, center: Tensor) -> dict[str, Tensor]:
+def features(value: Tensor, entropy: Tensor | None, center: Tensor) -> dict[str, Tensor]:
     """First and second powers about `center` (the prediction in eval mode: sums then cancel little), and entropies."""
     deviation = value - center
     result = {"first": deviation, "second": deviation**2}
-    if task.classifies:
-        result["entropy"] = task.entropy(value)
+    if entropy is not None:
+        result["entropy"] = entropy
     return result
 
 
@@ -49,7 +51,14 @@ def within_bounds(name: str, task: Task, value: Tensor) -> Tensor:
     return value.clamp(0.0, 1.0) if task.classifies else value
 
 
-def likelihood_feature(logs: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """exp(log-likelihood - reference) with the reference raised to the largest seen; (feature, new reference)."""
-    raised = torch.maximum(reference, logs.amax(dim=0))
-    return (logs - raised).exp(), raised
+def likelihood_features(fit: Fit, reference: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """exp(log-likelihood - reference) and its bounds, with the reference raised to the largest seen.
+
+    Returns the features, the factor that turns what was summed before to the new reference, and that reference, which
+    is -inf as long as no mask has any likelihood.
+    """
+    raised = torch.maximum(reference, fit.log.amax(dim=0))
+    base = torch.where(raised.isfinite(), raised, 0.0)
+    factor = torch.where(reference.isfinite(), (reference - base).exp(), (-base).clamp(max=700.0).exp())
+    found = {"density": fit.log, "density_low": fit.low, "density_high": fit.high}
+    return {name: (logs - base).exp() for name, logs in found.items()}, factor, raised

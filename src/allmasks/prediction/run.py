@@ -18,8 +18,9 @@ from allmasks.expect.problem import Request
 from allmasks.expect.sources import EveryMask, MaskSource, NoMask, SampledMasks
 from allmasks.methods import ClosedForm, Enumeration, Fourier, Method, MonteCarlo
 from allmasks.prediction.evaluate import Evaluator, Integrated, LastOnly, Nested, Piece, Wanted, Whole
-from allmasks.prediction.features import QUANTITIES, likelihood_feature, quantities, within_bounds
-from allmasks.prediction.setup import Setup
+from allmasks.prediction.features import DENSITIES, QUANTITIES, likelihood_features, quantities, within_bounds
+from allmasks.prediction.round_off import at_center, of_quantity
+from allmasks.prediction.setup import Setup, magnitudes
 from allmasks.prediction.tally import Tally, jackknife
 from allmasks.prediction.task import Task
 from allmasks.prediction.weight import Weight, influences
@@ -182,13 +183,15 @@ def _run_batch(
         if batch.target is None:
             raise ValueError("y=True takes the targets of a data loader, but this data has none; pass y=targets")
         target = setup.task.check_target(batch.target, outputs[0])
-    wanted = Wanted(target, precision, samples)
     sampled = route.guarantee == "statistical"
-    sizes = grouped_sizes(source.blocks.sizes) if isinstance(source, SampledMasks) else np.array([1])
-    tallies = [Tally(sizes) for _ in center]
+    sizes = magnitudes(setup, batch, outputs, rough=sampled)
+    wanted = Wanted(target, precision, samples, sizes, carry=not sampled)
+    off = _sum_error(setup, sampled)
+    replicates = grouped_sizes(source.blocks.sizes) if isinstance(source, SampledMasks) else np.array([1])
+    tallies = [Tally(replicates) for _ in center]
     errors: list[dict[str, Tensor]] = [{} for _ in center]
     weights = [_weight(setup.task, at_mean) for at_mean in center] if sampled else []
-    fit = Tally(sizes)
+    fits = Tally(replicates)
     reference = torch.full((len(batch),), -math.inf, dtype=torch.float64, device=center[0].device)
     kept: list[list[Tensor]] = [[] for _ in center]
     for piece in route.evaluate(batch, source, center, wanted):
@@ -198,24 +201,33 @@ def _run_batch(
             held_weight.add(leaf)
         for held, values in zip(kept, piece.values, strict=False):
             held.append(values)
-        if piece.logs is not None:
-            logs = piece.logs.flatten(end_dim=1)
-            density, raised = likelihood_feature(logs, reference)
-            fit.rescale("density", (reference - raised).exp())
-            reference = raised
-            density = density.reshape(piece.logs.shape).mean(dim=1) * share[:, None]
-            fit.add({"density": density if sampled else density.sum(dim=0, keepdim=True)}, tally_masks=sampled)
+        if piece.fit is not None:
+            densities, factor, reference = likelihood_features(piece.fit.flattened(), reference)
+            for name, density in densities.items():
+                fits.rescale(name, factor)
+                per_mask = density.reshape(piece.fit.log.shape).mean(dim=1) * share[:, None]
+                densities[name] = per_mask if sampled else per_mask.sum(dim=0, keepdim=True)
+            fits.add(densities, tally_masks=sampled)
         tick(len(piece.weight) * len(batch))
     means = [tally.means() for tally in tallies]
     results = Results(center, {}, {}, {}, [torch.cat(held) for held in kept if held])
-    for mean, at_mean, error in zip(means, center, errors, strict=True):
-        _conclude(results, setup, mean, at_mean, error, outputs[0].dtype, sizes, sampled, only)
+    for i, (mean, at_mean) in enumerate(zip(means, center, strict=True)):
+        over = {name: values.mean(dim=0) for name, values in mean.items()}
+        carried = errors[i] or at_center(setup.task, outputs[i].dtype, over, at_mean, sizes[i])
+        _conclude(results, setup, mean, at_mean, carried, replicates, sampled, off, only)
     for i, held_weight in enumerate(weights):
         for name, flags in results.reliable.items():
             flags[i] = flags[i] & held_weight.enough(name)
     if likelihood:
-        _conclude_likelihood(results, fit.means(), reference, sizes, sampled)
+        _conclude_likelihood(results, fits.means(), reference, replicates, sampled, off)
     return results
+
+
+def _sum_error(setup: Setup, sampled: bool) -> float:
+    """Round-off of a sum over masks, relative to the sum of its terms' sizes: a mask's probability is e^(its log)."""
+    rates = [] if sampled else [(site.law.random_units, site.p) for site in setup.sites]
+    logs = sum(units * -math.log(min(p, 1.0 - p)) for units, p in rates)
+    return 2.0**-52 * (64.0 + min(logs, 800.0))
 
 
 def _weight(task: Task, center: Tensor) -> Weight:
@@ -243,63 +255,39 @@ def _conclude(
     setup: Setup,
     means: dict[str, Tensor],
     center: Tensor,
-    formula_error: dict[str, Tensor],
-    dtype: torch.dtype,
-    sizes: np.ndarray,
+    carried: dict[str, Tensor],
+    replicates: np.ndarray,
     sampled: bool,
+    off: float,
     only: tuple[str, ...],
 ) -> None:
     """Each quantity of one tensor of the output, from the features' means."""
-    eps = 16.0 * torch.finfo(dtype).eps
+    over = {k: m.mean(dim=0) for k, m in means.items()}
     for name, function in quantities(setup.task, center).items():
         if name not in only:
             continue
         if sampled:
-            estimate = jackknife(means, sizes, function)
+            estimate = jackknife(means, replicates, function)
             value, error, reliable = estimate.value, estimate.error, estimate.reliable
         else:
-            value = function({k: m[0] for k, m in means.items()})
+            value = function(over)
             error, reliable = torch.zeros_like(value), torch.ones_like(value, dtype=torch.bool)
         value = within_bounds(name, setup.task, value)
-        error = error + _round_off(name, setup, means, center, formula_error, value, eps)
+        error = error + of_quantity(name, setup.task, over, center, carried, value, off)
         for table, tensor in ((results.value, value), (results.error, error), (results.reliable, reliable)):
             table.setdefault(name, []).append(tensor)
 
 
-def _round_off(
-    name: str,
-    setup: Setup,
-    means: dict[str, Tensor],
-    center: Tensor,
-    formula_error: dict[str, Tensor],
-    value: Tensor,
-    eps: float,
-) -> Tensor:
-    """What the model's own arithmetic, our sums and a formula may be off by, carried to the quantity."""
-    size = center.abs() + means["second"].mean(dim=0).sqrt()
-    first = formula_error.get("first", eps * size)
-    second = formula_error.get("second", 2 * eps * size * means["second"].mean(dim=0).sqrt() + (eps * size) ** 2)
-    if name == "mean":
-        return first
-    if name == "std":
-        off = second + 2 * means["first"].mean(dim=0).abs() * first + 8 * 2.0**-52 * means["second"].mean(dim=0)
-        # s² is off by that much: s by half of it over s, and by no more than its root.
-        return torch.minimum(off.sqrt(), off / (2 * value).clamp(min=1e-300))
-    # |d entropy / dp| is |log p| + 1 at most; below the error itself p log p is no larger than that.
-    mean = (means["first"].mean(dim=0) + center).clamp(0.0, 1.0)
-    slope = 1.0 + mean.clamp(min=1e-30).log().abs() + (1.0 - mean).clamp(min=1e-30).log().abs()
-    carried = first * slope
-    of_mean = carried if setup.task.name == "binary" else carried.sum(dim=setup.task.class_dim)
-    expected = formula_error.get("entropy", 2 * of_mean)
-    return {"entropy": of_mean, "expected_entropy": expected, "mutual_information": of_mean + expected}[name]
-
-
 def _conclude_likelihood(
-    results: Results, means: dict[str, Tensor], reference: Tensor, sizes: np.ndarray, sampled: bool
+    results: Results, means: dict[str, Tensor], reference: Tensor, replicates: np.ndarray, sampled: bool, off: float
 ) -> None:
+    whole, low, high = (means[name].mean(dim=0).log() for name in DENSITIES)
+    possible = whole.isfinite()
+    # Where no mask has any likelihood its log is -inf, and what round-off may hide is all there is to say.
+    moved = torch.maximum(high - whole, whole - low).where(possible, torch.where(high.isfinite(), torch.inf, 0.0))
     if sampled:
         # Likelihoods are not counted mask by mask (their unit changes as larger ones come), so replicates must do.
-        estimate = jackknife(means, sizes, lambda m: m["density"], skew=0.9, excess=2.5)
+        estimate = jackknife({"density": means["density"]}, replicates, lambda m: m["density"], skew=0.9, excess=2.5)
         average = estimate.value.clamp(min=1e-300)
         # The mean is what is estimated, its log follows to second order: log m̄ is too low by v/2. v is at most about
         # 1, where one replicate holds all; a jackknife of the log itself would multiply that replicate by their number.
@@ -307,9 +295,10 @@ def _conclude_likelihood(
         value, error = average.log() + relative**2 / 2, relative
         results.reliable["log_likelihood"] = [estimate.reliable & (relative <= _TOO_VAGUE)]
     else:
-        value = means["density"][0].log()
-        error = 1e-11 + 64 * 2.0**-52 * (1 + reference.abs())
-    results.log_likelihood, results.log_likelihood_error = value + reference, error
+        value, error = whole, torch.zeros_like(whole)
+    at = torch.where(reference.isfinite(), reference, 0.0)
+    results.log_likelihood = value + at
+    results.log_likelihood_error = error + moved + off + 8 * 2.0**-52 * at.abs()
 
 
 def _joined(parts: list[Results]) -> Results:

@@ -21,7 +21,7 @@ from allmasks.prediction.task import Task, main_output, settle_task
 from allmasks.sites import DropoutSite, LastLayer, borrowed, inspect_model
 from allmasks.sites.trace import output_tensors
 
-__all__ = ["Setup", "look", "read"]
+__all__ = ["Setup", "look", "magnitudes", "read"]
 
 _INSPECTED_EXAMPLES = 8
 _TRIES = 4
@@ -207,6 +207,18 @@ def _check_output(model: nn.Module, batch: Batch) -> None:
         output = main_output(model(*args, **kwargs))
     if not output_tensors(output):
         raise TypeError(f"the model must return a tensor, or something that holds tensors; got {type(output).__name__}")
+
+
+def magnitudes(setup: Setup, batch: Batch, outputs: list[Tensor], *, rough: bool) -> tuple[Tensor, ...]:
+    """Size of each output in eval mode, float64: its own, or of all that a last Linear adds up there."""
+    last = setup.last
+    if rough or last is None or len(outputs) != 1:
+        return tuple(leaf.double().abs() for leaf in outputs)
+    ((_, hidden),) = setup.forward((), observe=last.site)(batch, _no_masks(batch))
+    size = hidden[0].double().abs() @ last.weight.detach().double().abs().t()
+    if last.bias is not None:
+        size = size + last.bias.detach().double().abs()
+    return (size.reshape(outputs[0].shape),)
 
 
 def inert_sites(setup: Setup) -> tuple[str, ...]:

@@ -58,26 +58,52 @@ class Task:
     def entropy(self, value: Tensor) -> Tensor:
         """Entropy in nats of probabilities: for multiclass over the class axis, for binary of each output."""
         if self.name == "binary":
-            return torch.special.entr(value) + torch.special.entr(1 - value)
+            # 1 − p is rounded; log(1 − p) of a small p is not.
+            return torch.special.entr(value) - torch.special.xlog1py(1 - value, -value)
         return torch.special.entr(value).sum(dim=self.class_dim)
 
-    def log_likelihood(self, output: Tensor, y: Tensor, precision: float | None) -> Tensor:
-        """(…, n) log p(y | output) of each example, for outputs (…, n, *rest): summed over the rest."""
+    def value_and_entropy(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The prediction, and its entropy from the output itself: from probabilities that round to 1 it would be 0."""
+        if not self.classifies:
+            return self.value(output), None
+        if self.already:
+            value = self.value(output)
+            return value, self.entropy(value)
         z = output.double()
-        lead = z.ndim - y.ndim if self.name != "multiclass" else z.ndim - 1 - y.ndim
+        if self.name == "binary":
+            tail = torch.exp(-z.abs())
+            return torch.sigmoid(z), tail.log1p() + z.abs() * tail / (1 + tail)
+        gap, log_rest = self._below_largest(z)
+        value = (gap - log_rest).exp()
+        return value, log_rest.squeeze(self.class_dim) - (value * gap).sum(dim=self.class_dim)
+
+    def _below_largest(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits less the largest, and log Σ e^gap to its own digits where the others' sum is far below 1."""
+        largest, where = z.max(dim=self.class_dim, keepdim=True)
+        gap = z - largest
+        rest = gap.exp().scatter(self.class_dim, where, 0.0).sum(dim=self.class_dim, keepdim=True)
+        return gap, rest.log1p()
+
+    def of_target(self, values: Tensor, y: Tensor) -> Tensor:
+        """Multiclass: each target's own entry along the class axis of (…, n, *rest)."""
+        classes_last = values.movedim(self.class_dim, -1)
+        return classes_last.gather(-1, y.long().expand(classes_last.shape[:-1])[..., None])[..., 0]
+
+    def log_likelihoods(self, output: Tensor, y: Tensor, precision: float | None) -> Tensor:
+        """log p(y | output) of each entry of outputs (…, n, *rest); multiclass: without the class axis."""
+        z = output.double()
         if self.name == "regression":
             assert precision is not None
-            terms = 0.5 * (math.log(precision) - _LOG_TWO_PI) - 0.5 * precision * (z - y.double()) ** 2
-        elif self.name == "binary":
+            return 0.5 * (math.log(precision) - _LOG_TWO_PI) - 0.5 * precision * (z - y.double()) ** 2
+        if self.name == "binary":
             if self.already:
-                terms = torch.where(y.bool(), z, 1 - z).log()
-            else:
-                terms = y.double() * z - F.softplus(z, threshold=torch.inf)
-        else:
-            logs = z.log() if self.already else torch.log_softmax(z, dim=self.class_dim)
-            logs = logs.movedim(self.class_dim, -1)
-            terms = logs.gather(-1, y.long().expand(logs.shape[:-1])[..., None])[..., 0]
-        return terms.flatten(start_dim=lead + 1).sum(dim=-1) if terms.ndim > lead + 1 else terms
+                return torch.where(y.bool(), z, 1 - z).clamp(0.0, 1.0).log()
+            # log σ(±z), finite however large z is.
+            return F.logsigmoid(torch.where(y.bool(), z, -z))
+        if self.already:
+            return self.of_target(z, y).clamp(0.0, 1.0).log()
+        gap, log_rest = self._below_largest(z)
+        return self.of_target(gap, y) - log_rest.squeeze(self.class_dim)
 
     def check_target(self, y: Any, output: Tensor) -> Tensor:
         """y as a tensor that fits the outputs (n, *rest), or a ValueError that says what is needed."""

@@ -65,7 +65,8 @@ def elementwise(op: str, kind: str, mask_shape: tuple[int, ...], x: Tensor, p: f
     rule = _alpha if "alpha" in kind else inverted
 
     def apply(kept: Tensor, rate: float) -> Tensor:
-        result = rule(x, kept, rate)
+        # The derivative by the mask is made of the input, which must then outlive being overwritten.
+        result = rule(x.clone() if inplace and kept.requires_grad else x, kept, rate)
         return x.copy_(result) if inplace else result
 
     return Call(
