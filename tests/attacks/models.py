@@ -140,7 +140,7 @@ class Models:
             truth = chance @ each
             # "Exact" takes the model's own arithmetic as given: its dtype's answer may lie beside the true one.
             own = built.outputs(masks, np.dtype(case.spec.dtype)).astype(LONG)
-            apart = np.abs(chance @ losses(name, own, target)[0] - truth)
+            apart = chance @ np.abs(losses(name, own, target)[0] - each)
         if not np.isfinite(truth).all():
             return []
         faults = _kept(case, result, label)
