@@ -359,12 +359,12 @@ def _sampled(case: Case, result: Any, label: str, mean: Any) -> list[Fault]:
     if result.n_masks != asked:
         faults.append(Fault("K is not honoured", f"asked for {asked} masks, drew {result.n_masks}"))
     value, error, truth = float(result.value), float(result.error), float(mean)
-    if asked == 1 and not np.isnan(error) and abs(value - truth) > error:  # unless no mask matters
+    tiny = 1e-11 * (abs(value) + abs(truth)) + 1e-300
+    if asked == 1 and not np.isnan(error) and abs(value - truth) > error + tiny:  # unless no mask matters
         faults.append(Fault("an error from one mask", f"{value} ± {error}, truth {truth}"))
     reliable = getattr(result, "reliable", True)
     if not bool(np.all(reliable)) or np.isnan(error):
         return faults
-    tiny = 1e-11 * (abs(value) + abs(truth)) + 1e-300
     if error <= 0 and abs(value - truth) > tiny:
         faults.append(Fault(f"{label}: error 0 and wrong", f"{value} ± 0 after {asked} masks, truth {truth}"))
     elif error > 0 and getattr(result, "reliable", None) is not None:
