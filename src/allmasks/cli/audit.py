@@ -72,6 +72,15 @@ def audit(
 
     with processes(check) as ranks:
         net, examples = ranks.run(lambda: _model_and_data(model, weights, data, speak=ranks.rank == 0))
+        if ranks.size > 1:
+            from allmasks.expect.agreement import weights_of_first
+
+            apart = weights_of_first(ranks, net)
+            if apart and ranks.rank == 0:
+                say(
+                    f"the factory made other weights in each of {ranks.size} processes ({len(apart)} tensors, "
+                    f"{apart[0]} first): the first one's are used in all; seed the factory, or pass --weights"
+                )
         chosen = loss or ranks.run(lambda: _choose_loss(net, *examples))
         first, group = ranks.rank == 0, None
         if first and loss is None:

@@ -15,6 +15,8 @@ from torch import nn
 from allmasks.diagnose.instruments import SiteInstruments, measure_sites
 from allmasks.diagnose.multiplied import pair
 from allmasks.expect import Problem, Request, prepare, progress_bar
+from allmasks.expect.agreement import agree_on_call
+from allmasks.expect.distributed import join
 from allmasks.methods import Method, MonteCarlo
 from allmasks.replicates import mean_and_error
 from allmasks.results import ExpectedLoss, Guarantee, plain_numbers, weakest, with_error
@@ -139,8 +141,11 @@ def audit(
     """
     began = time.perf_counter()
     x, y = pair(data)
-    request = Request(method, n_masks, atol, None, None, seed)
-    problem = prepare(model, x, y, loss, batch_size=batch_size, group=group)
+    ranks = join(group)
+    asked = {"method": method, "n_masks": n_masks, "atol": atol, "seed": seed}
+    agree_on_call(ranks, "audit", model, loss, **asked, instruments=instruments)
+    request = Request(**asked)
+    problem = prepare(model, x, y, loss, batch_size=batch_size, group=ranks)
     names = [site.name for site in problem.random_sites]
     with torch.no_grad(), progress_bar(progress, "audit") as (start, tick):
         expected, fixed, alone = all_and_alone(problem, request, start, tick)

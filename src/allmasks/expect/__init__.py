@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import nn
 
+from allmasks.expect.agreement import agree_on_call
+from allmasks.expect.distributed import join
 from allmasks.expect.plan import Plan
 from allmasks.expect.prepare import prepare
 from allmasks.expect.problem import Problem, Request
@@ -104,7 +106,8 @@ def expected_loss(
     ValueError : bad values, shapes or targets; the message says what is needed.
     MethodNotApplicable : the method asked for does not apply here; the message names those that do.
     UncontrolledRandomness : the model is random in a way that cannot be keyed.
-    RankFailed : another rank of the group raised; the message says which and what.
+    RankFailed : another rank of the group raised; the message says which and what. Ranks that hold other weights,
+        seeds, losses, data types or requests all raise one ValueError, which names the field and the ranks.
 
     Examples
     --------
@@ -117,7 +120,11 @@ def expected_loss(
     >>> result.weight_scaling_loss.item(), result.penalty.item(), result.guarantee
     (9.0, 9.0, 'exact')
     """
-    request = Request(method, n_masks, atol, rtol, budget, seed)
+    ranks = join(group)
+    asked = {"method": method, "n_masks": n_masks, "atol": atol, "rtol": rtol, "budget": budget, "seed": seed}
+    rows = {"sample_weight": sample_weight, "example_index": example_index, "batch_dim": batch_dim}
+    agree_on_call(ranks, "expected_loss", model, loss, **asked, **rows)
+    request = Request(**asked)
     problem = prepare(
         model,
         x,
@@ -127,7 +134,7 @@ def expected_loss(
         example_index=example_index,
         batch_dim=batch_dim,
         batch_size=batch_size,
-        group=group,
+        group=ranks,
     )
     with progress_bar(progress) as (start, tick):
         return problem.expected(request, start=start, tick=tick)

@@ -79,13 +79,8 @@ class Group:
         """Every rank's rows, in order of rank; gradients flow to this rank's rows alone."""
         return tensor
 
-    def same(self, what: str, own: Any) -> None:
-        """Every rank's is this; masks are keyed by the sites' names, so all must have found the same ones."""
-        for rank, other in enumerate(self.gather(own)):
-            if other != own:
-                raise ValueError(
-                    f"the ranks hold different models: {what} of rank {self.rank} are {own}, of rank {rank} {other}"
-                )
+    def agree(self, fields: dict[str, Any]) -> None:
+        """Raise one and the same ValueError on every rank if a field differs between them; it names field and ranks."""
 
 
 ALONE = Group()
@@ -196,6 +191,26 @@ class _Ranks(Group):
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, group=self._group)
         return values
+
+    def agree(self, fields: dict[str, Any]) -> None:
+        told = self.gather(fields)
+        names = dict.fromkeys(name for one in told for name in one)
+        for name in names:
+            values = [one.get(name, "nothing of that name") for one in told]
+            odd = next((rank for rank, value in enumerate(values) if value != values[0]), None)
+            if odd is None:
+                continue
+            self.failed = 0  # all of them do; the first one speaks
+            if name.startswith("parameter ") and isinstance(values[0], int) and isinstance(values[odd], int):
+                raise ValueError(
+                    f"{name} holds other numbers on rank {odd} than on rank 0: the ranks would mix two models into one "
+                    "result. Load the same weights on all, seed what makes them, or wrap the model in "
+                    "DistributedDataParallel, which sends the first rank's to all"
+                )
+            raise ValueError(
+                f"{name} is {values[0]!r} on rank 0 and {values[odd]!r} on rank {odd}: all ranks must make the same "
+                "call, each with its own shard of the data"
+            )
 
     def concatenate(self, tensor: Tensor) -> Tensor:
         parts = [part.to(tensor.device) for part in self.gather(tensor.detach().cpu())]

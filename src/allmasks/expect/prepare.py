@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from allmasks.errors import UncontrolledRandomness
+from allmasks.expect.agreement import agree_on_data
 from allmasks.expect.data import Batch, Data
 from allmasks.expect.distributed import Group, join, unwrapped
 from allmasks.expect.evaluate import Plain
@@ -40,6 +41,7 @@ def prepare(
     ranks = join(group)
     keywords = {"example_index": example_index, "batch_dim": batch_dim, "batch_size": batch_size}
     model, the_loss, data, own = ranks.run(lambda: _read(model, x, y, loss, ranks, **keywords))
+    agree_on_data(ranks, own.args, own.kwargs, own.target)
     first = same_batch(model, ranks, own, data)
     problem = ranks.run(lambda: _look(model, data, the_loss, first, batch_dim))
     problem.group, problem.buffers = ranks, ranks.buffers_of_first(model)
@@ -47,7 +49,7 @@ def prepare(
     sizes = ranks.gather(problem.data.n_examples)
     problem.n_examples = sum(sizes)
     problem.data.number_from(sum(sizes[: ranks.rank]))
-    ranks.same("the sites", [(site.name, site.p, site.shape) for site in problem.sites])
+    ranks.agree({f"the site {site.name}": f"p={site.p}, shape {site.shape}" for site in problem.sites})
     weight = ranks.run(lambda: _evaluate_mean_mask(problem, sample_weight))
     total = float(ranks.sum(weight.sum()))
     if not total > 0:

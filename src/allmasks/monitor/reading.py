@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from allmasks.diagnose.audit import all_and_alone, combine
 from allmasks.diagnose.multiplied import pair
 from allmasks.expect import Problem, Request, prepare
+from allmasks.expect.agreement import agree_on_call
 from allmasks.expect.distributed import ALONE, Group, join, shard
 from allmasks.methods import Method
 from allmasks.results import ExpectedLoss, Guarantee, plain_numbers
@@ -121,7 +122,9 @@ class Question:
         """The model looked at; when the block ends it, its generators and the loader's are as they were."""
         group = all_ranks()
         with borrowed(model), _loader_kept(self.data), torch.no_grad():
-            x, y = pair(self.data if group is ALONE else shard(self.data, group))
+            asked = {"method": self.method, "n_masks": self.n_masks, "atol": self.atol, "seed": self.seed}
+            agree_on_call(group, "a monitor's reading", model, self.loss, **asked)
+            x, y = group.run(lambda: pair(self.data if group is ALONE else shard(self.data, group)))
             yield prepare(model, x, y, self.loss, batch_size=self.batch_size, group=group)
 
     def check(self, model: nn.Module) -> tuple[str, ...]:

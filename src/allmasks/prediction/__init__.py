@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from allmasks.expect import progress_bar
+from allmasks.expect.agreement import agree_on_call, agree_on_data
 from allmasks.expect.distributed import join, unwrapped
 from allmasks.expect.problem import Request
 from allmasks.expect.sharded import keep_in_step, same_batch
@@ -108,21 +109,26 @@ def predict(
     >>> result.mean.item(), result.std.item(), result.guarantee
     (-3.0, 3.0, 'exact')
     """
+    ranks = join(group)
+    asked = {"method": method, "n_masks": n_masks, "atol": atol, "rtol": rtol, "budget": budget, "seed": seed}
+    output = {"task": task, "class_dim": class_dim, "noise_precision": noise_precision, "keep_samples": keep_samples}
+    rows = {"y": y, "consistent": consistent, "example_index": example_index, "batch_dim": batch_dim}
+    agree_on_call(ranks, "predict", model, None, **asked, **output, **rows)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    request = Request(method, n_masks, atol, rtol, budget, seed)
+    request = Request(**asked)
     if noise_precision is not None and not noise_precision > 0:
         raise ValueError(f"noise_precision must be positive, got {noise_precision}")
     if consistent and example_index is not None:
         raise ValueError("consistent=True gives all examples one key; leave example_index out")
     likelihood = y is not None
-    ranks = join(group)
     model = ranks.run(lambda: unwrapped(model, ranks))
     buffers = ranks.buffers_of_first(model)
     with progress_bar(progress) as (start, tick), torch.no_grad(), borrowed(model, buffers):
         targets = None if y is True else y
         keywords = {"example_index": example_index, "batch_dim": batch_dim, "batch_size": batch_size}
         data, own_first = ranks.run(lambda: read(model, x, targets, **keywords))
+        agree_on_data(ranks, own_first.args, own_first.kwargs, own_first.target)
         first = same_batch(model, ranks, own_first, data)
         setup = ranks.run(lambda: look(model, data, first, task=task, class_dim=class_dim, batch_dim=batch_dim))
         setup.consistent, setup.group = consistent, ranks
@@ -130,8 +136,8 @@ def predict(
         sizes = ranks.gather(setup.data.n_examples)
         setup.n_examples = sum(sizes)
         setup.data.number_from(sum(sizes[: ranks.rank]))
-        ranks.same("the sites", [(site.name, site.p, site.shape) for site in setup.sites])
-        ranks.same("the task", setup.task.name)
+        ranks.agree({f"the site {site.name}": f"p={site.p}, shape {site.shape}" for site in setup.sites})
+        ranks.agree({"the task": setup.task.name})
 
         def chosen() -> Route:
             _check_likelihood(setup, likelihood, noise_precision)

@@ -1,0 +1,71 @@
+"""Ranks that differ in one thing say so, all of them, and mix nothing."""
+
+import re
+
+import pytest
+import torch
+
+from allmasks.expect.agreement import digest
+from expect.test_distributed import torchrun
+
+SAID = {
+    "nothing": "no error",
+    "weights": r"ValueError: parameter 3\.weight holds other numbers on rank 1 than on rank 0: the ranks would mix two",
+    "seed": "ValueError: seed is 0 on rank 0 and 3 on rank 1: all ranks must make the same call",
+    "n_masks": "ValueError: n_masks is 256 on rank 0 and 512 on rank 1",
+    "atol": "ValueError: n_masks is 256 on rank 0 and None on rank 1",
+    "method": r"ValueError: method is None on rank 0 and 'MonteCarlo\(.*Independent\(\)\)' on rank 1",
+    "loss": "ValueError: the loss is 'cross_entropy' on rank 0 and 'squared_error' on rank 1",
+    "weights of the loss": r"ValueError: weight of the loss is \d+ on rank 0 and \d+ on rank 1",
+    "function": r"ValueError: the loss is '\S+sevens \(code \w+\)' on rank 0 and '\S+eights \(code \w+\)' on rank 1",
+    "dtype of the data": r"ValueError: the dtypes of the inputs is 'torch\.float32' on rank 0 and 'torch\.float64' ",
+    "dtype of the model": r"ValueError: the shape of parameter 0\.weight is '\(8, 6\) torch\.float32' on rank 0",
+    "rate": r"ValueError: the site 5 is 'p=0\.5, shape \(8,\)' on rank 0 and 'p=0\.25, shape \(8,\)' on rank 1",
+    "no such p": "ValueError: seed is 0 on rank 0 and -1 on rank 1",
+    "other module": r"ValueError: the shape of parameter 0\.weight is '\(8, 6\) torch\.float32' on rank 0 and 'noth",
+    "predict: weights": r"ValueError: parameter 3\.weight holds other numbers on rank 1",
+    "predict: n_masks": "ValueError: n_masks is 256 on rank 0 and 257 on rank 1",
+    "predict: samples": "ValueError: keep_samples is False on rank 0 and True on rank 1",
+    "predict: task": "ValueError: task is 'multiclass' on rank 0 and 'regression' on rank 1",
+    "predict: no module": "ValueError: the model is 'Sequential' on rank 0 and 'nothing of that name' on rank 1",
+    "audit: weights": r"ValueError: parameter 3\.weight holds other numbers on rank 1",
+    "audit: atol": "ValueError: n_masks is 256 on rank 0 and None on rank 1",
+    "monitor: seed": "ValueError: seed is 0 on rank 0 and 9 on rank 1",
+    "another function": "ValueError: the function is 'expected_loss' on rank 0 and 'audit' on rank 1",
+}
+
+
+@pytest.mark.slow
+def test_whatever_differs_on_one_of_three_ends_alike_on_all(tmp_path):
+    run = torchrun(3, tmp_path / "found.pt", script="differing_ranks.py")
+    assert run.returncode == 0, run.stdout + run.stderr
+    ranks = torch.load(tmp_path / "found.pt")
+    for name, wanted in SAID.items():
+        texts = {found[name][0] for found, *_ in ranks}
+        assert len(texts) == 1, (name, texts)
+        assert re.match(wanted, texts.pop()), (name, ranks[0][0][name])
+    assert set(ranks[0][0]) == set(SAID)
+    values, names, same = zip(*(rest for _, *rest in ranks), strict=True)
+    assert len(set(values)) == 1
+    assert set(map(tuple, names)) == {("3.weight",)}
+    assert all(same)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.uint8, torch.complex64]
+)
+def test_a_digest_sees_every_bit_and_every_place(dtype):
+    tensor = torch.arange(60).reshape(3, 20).to(dtype)
+    whole = digest(tensor)
+    assert digest(tensor.T.contiguous().T) == whole
+    raw = tensor.view(torch.uint8).flatten() if dtype is not torch.bool else tensor.flatten()
+    for place in range(0, raw.numel(), 7):
+        other = raw.clone()
+        other[place] = not other[place] if dtype is torch.bool else other[place] ^ 1
+        assert digest(other.view(dtype).reshape(3, 20)) != whole
+    if dtype is not torch.bool:
+        assert digest(tensor.flip(1)) != whole
+        assert digest(tensor[[1, 0, 2]]) != whole
+    assert digest(tensor[:0]) == 0
+    assert digest(torch.tensor(-0.0)) != digest(torch.tensor(0.0))
+    assert digest(torch.tensor(float("nan"))) == digest(torch.tensor(float("nan")))
