@@ -142,7 +142,7 @@ def audit(
     began = time.perf_counter()
     x, y = pair(data)
     ranks = join(group)
-    asked = {"method": method, "n_masks": n_masks, "atol": atol, "seed": seed}
+    asked: dict[str, Any] = {"method": method, "n_masks": n_masks, "atol": atol, "seed": seed}
     agree_on_call(ranks, "audit", model, loss, **asked, instruments=instruments)
     request = Request(**asked)
     problem = prepare(model, x, y, loss, batch_size=batch_size, group=ranks)

@@ -121,7 +121,14 @@ def expected_loss(
     (9.0, 9.0, 'exact')
     """
     ranks = join(group)
-    asked = {"method": method, "n_masks": n_masks, "atol": atol, "rtol": rtol, "budget": budget, "seed": seed}
+    asked: dict[str, Any] = {
+        "method": method,
+        "n_masks": n_masks,
+        "atol": atol,
+        "rtol": rtol,
+        "budget": budget,
+        "seed": seed,
+    }
     rows = {"sample_weight": sample_weight, "example_index": example_index, "batch_dim": batch_dim}
     agree_on_call(ranks, "expected_loss", model, loss, **asked, **rows)
     request = Request(**asked)

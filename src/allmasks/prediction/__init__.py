@@ -110,7 +110,14 @@ def predict(
     (-3.0, 3.0, 'exact')
     """
     ranks = join(group)
-    asked = {"method": method, "n_masks": n_masks, "atol": atol, "rtol": rtol, "budget": budget, "seed": seed}
+    asked: dict[str, Any] = {
+        "method": method,
+        "n_masks": n_masks,
+        "atol": atol,
+        "rtol": rtol,
+        "budget": budget,
+        "seed": seed,
+    }
     output = {"task": task, "class_dim": class_dim, "noise_precision": noise_precision, "keep_samples": keep_samples}
     rows = {"y": y, "consistent": consistent, "example_index": example_index, "batch_dim": batch_dim}
     agree_on_call(ranks, "predict", model, None, **asked, **output, **rows)
