@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from allmasks.expect.model_losses import ScoreTerm
-from allmasks.methods import Method
+from allmasks.methods import ClosedForm, Method
 from allmasks.results import Guarantee, weakest
 from allmasks.scores import expected_score_loss
 
@@ -100,9 +101,10 @@ class _ScoreExpectation(torch.autograd.Function):
         return value.to(hidden.device)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[None, Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return None, *_twice_differentiable(ctx.run, upstream, hidden, weight, bias)
         grad_hidden, grad_weight, grad_bias = torch.zeros_like(hidden), torch.zeros_like(weight), torch.zeros_like(bias)
         # The score room averages with weights of 0 or more; a signed upstream gradient takes two such means.
         for sign in (1.0, -1.0):
@@ -115,6 +117,33 @@ class _ScoreExpectation(torch.autograd.Function):
             grad_weight += sign * total * torch.from_numpy(grad["weights"]).to(weight)
             grad_bias += sign * total * float(grad["intercept"])
         return None, grad_hidden, grad_weight, grad_bias
+
+
+def _twice_differentiable(
+    run: _Run, upstream: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, ...]:
+    """The same gradients with a graph, where the formula can be written down in torch."""
+    # Objects of their own: the gradient by one must not run on through the graph of another.
+    own = [t.view_as(t) for t in (hidden, weight, bias)]
+    hidden, weight, bias = own
+    h, w, b = (t.double() for t in (hidden, weight, bias))
+    p, score = run.p, h @ w + b
+    target = torch.from_numpy(run.target).to(h)
+    if run.loss == "squared_error" and isinstance(run.method, ClosedForm):
+        value = (score - target) ** 2 + p / (1 - p) * (h**2 @ w**2)
+    elif run.loss == "poisson" and isinstance(run.method, ClosedForm):
+        # log E exp(a m / (1 − p)) of one unit, m being 1 with probability 1 − p.
+        raised = h * w / (1 - p)
+        log_moments = torch.logaddexp(raised + math.log1p(-p), torch.full_like(raised, math.log(p) if p else -math.inf))
+        value = (log_moments.sum(dim=-1) + b).exp() - target * score
+    else:
+        raise RuntimeError(
+            f"the formula for the last layer's masks ({run.loss}, {run.method!r}) has no second derivative here; pass "
+            "the loss as a callable that returns one loss per example: then every mask goes through the model"
+        )
+    wanted = [t for t in own if t.requires_grad]
+    found = iter(torch.autograd.grad((upstream * value).sum(), wanted, create_graph=True))
+    return tuple(next(found) if t.requires_grad else torch.zeros_like(t) for t in own)
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from allmasks.expect.data import Batch, Data
+from allmasks.expect.derivatives import mean_with_gradients
 from allmasks.expect.distributed import ALONE, Group
 from allmasks.expect.evaluate import Evaluator
 from allmasks.expect.sources import MaskChunk, MaskSource, SampledMasks
@@ -61,7 +62,7 @@ def solve(job: Job) -> Solution:
     """Go through all masks of all examples, in constant memory; `per_example` carries gradients to `inputs`."""
     tally = _Tally(job)
     if torch.is_grad_enabled() and job.inputs:
-        per_example = _Mean.apply(tally, *job.inputs)
+        per_example = mean_with_gradients(tally, job.inputs)
     else:
         tally.run()
         per_example = tally.mean
@@ -126,23 +127,25 @@ class _Tally:
         self.mean[rows], mcse = running.mean_and_error()
         self.error[rows] = mcse + inner / source.n_masks
 
-    def backward(self, upstream: Tensor) -> list[Tensor]:
-        """Gradients of upstream · per_example, recomputed chunk by chunk."""
-        inputs = self.job.inputs
-        grads = [torch.zeros_like(t) for t in inputs]
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """Tensors that gradients flow to."""
+        return self.job.inputs
+
+    def lent(self) -> AbstractContextManager[None]:
+        """The model, ready to be run."""
+        lent: AbstractContextManager[None] = self.job.prepare()
+        return lent
+
+    def weighted_losses(self) -> Iterator[tuple[slice, Tensor]]:
+        """(rows, losses (masks, rows) times what each mask counts) of every chunk, as `run` has summed them."""
         again = torch.zeros_like(self.mean)
-        with torch.enable_grad(), self.job.prepare():
-            for batch in self.job.data:
-                rows = slice(batch.start, batch.start + len(batch))
-                for chunk, losses in _losses(self.job, batch, with_error=False):
-                    weighted = chunk.weight[losses.where, None] * losses.loss
-                    again[rows] += weighted.detach().sum(dim=0)
-                    total = (weighted * upstream[rows]).sum()
-                    if not total.requires_grad:
-                        continue
-                    for grad, part in zip(grads, torch.autograd.grad(total, inputs, allow_unused=True), strict=True):
-                        if part is not None:
-                            grad += part
+        for batch in self.job.data:
+            rows = slice(batch.start, batch.start + len(batch))
+            for chunk, losses in _losses(self.job, batch, with_error=False):
+                weighted = chunk.weight[losses.where, None] * losses.loss
+                again[rows] += weighted.detach().sum(dim=0)
+                yield rows, weighted
         drift = (again - self.mean).abs() > 1e-3 * (1e-3 + self.mean.abs())
         if bool(drift.any()):
             raise RuntimeError(
@@ -150,23 +153,6 @@ class _Tally:
                 "the model changed in between. Pass tensors instead of a loader that draws anew, and call backward "
                 "before changing the model"
             )
-        return grads
-
-
-class _Mean(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tally: _Tally, *inputs: Tensor) -> Tensor:
-        tally.run()
-        ctx.tally = tally
-        # Saved so that torch itself notices a parameter changed before backward.
-        ctx.save_for_backward(*inputs)
-        return tally.mean.clone()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        _ = ctx.saved_tensors
-        return None, *ctx.tally.backward(upstream)
 
 
 def _losses(job: Job, batch: Batch, *, with_error: bool = True) -> Iterator[tuple[MaskChunk, Any]]:
