@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils._pytree import tree_leaves
-from torch.utils.checkpoint import checkpoint
 
 import allmasks as am
 from allmasks.sites import hold_masks
@@ -134,32 +133,6 @@ def test_an_in_place_first_layer_does_not_overwrite_the_input():
     for method in (None, am.methods.MonteCarlo(n_masks=256), am.methods.Enumeration()):
         am.expected_loss(net, inputs, torch.zeros(3, 2).double(), "squared_error", method=method)
         assert torch.equal(inputs, before)
-
-
-class Checkpointed(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.block = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Dropout(0.5))
-        self.head = nn.Sequential(nn.Tanh(), nn.Linear(6, 1))
-
-    def forward(self, h):
-        return self.head(checkpoint(self.block, h, use_reentrant=False))
-
-
-# Older releases of torch lose their hooks when a checkpoint is left half way, and say so as it is thrown away.
-@pytest.mark.filterwarnings(
-    "ignore:Exception ignored in.*_checkpoint_without_reentrant:pytest.PytestUnraisableExceptionWarning"
-)
-def test_checkpointed_blocks_are_refused_where_backward_would_run_unmasked():
-    net, inputs, y = Checkpointed().double(), x(3, 4).double(), torch.zeros(3, 1).double()
-    plain = nn.Sequential(*net.block, *net.head)
-    with torch.no_grad():
-        result = am.expected_loss(net, inputs, y, "squared_error")
-        same = am.expected_loss(plain, inputs, y, "squared_error")
-    torch.testing.assert_close(result.per_example, same.per_example, rtol=1e-12, atol=0)
-    for method in (am.methods.Enumeration(), am.methods.MonteCarlo(n_masks=256)):
-        with pytest.raises(RuntimeError, match=r"checkpointed part of the model.*no_grad"):
-            am.expected_loss(net, inputs, y, "squared_error", method=method).value.backward()
 
 
 def test_a_mask_that_does_not_fit_is_named():

@@ -43,6 +43,8 @@ def refusal(site: DropoutSite) -> str | None:
         return "its examples do not lie along an axis of their own"
     if site.kind == "attention":
         return "its units are attention weights, of which every query has its own"
+    if site.wakes is not None:
+        return "it acts in training mode only, so what enters it is not to be seen outside"
     return None
 
 

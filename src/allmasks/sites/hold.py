@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from allmasks.sites.calls import Call, parse
+from allmasks.sites.checkpoints import Answer, checkpoints_follow
 from allmasks.sites.draws import DRAWS, parse_draw
 from allmasks.sites.naming import Namer, modules_at
 
@@ -72,7 +73,13 @@ class _Hold(TorchFunctionMode):
         self.rates = rates
         self.watch = watch
         self.unmasked = unmasked
-        self.grad = torch.is_grad_enabled()
+        self.answers: list[Answer] = []
+        self.model = model
+        self.checkpoints_follow = False
+
+    def again(self, answers: list[Answer]) -> AbstractContextManager[None]:
+        """A context in which dropout calls get these answers in turn: a checkpointed part is computed again."""
+        return _entered(_Again(self.model, self.wake, answers))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -84,7 +91,7 @@ class _Hold(TorchFunctionMode):
         if call is None:
             result = func(*args, **kwargs)
             return result if self.watch is None else self.watch(func, args, kwargs, result)
-        return self._answer(call)
+        return self._answer(func, call)
 
     def _attention_module(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Called in training mode whatever the flag, so that its own dropout call is made and can be answered."""
@@ -100,18 +107,20 @@ class _Hold(TorchFunctionMode):
         finally:
             self.meant = around
 
-    def _answer(self, call: Call) -> Any:
+    def _answer(self, func: Any, call: Call) -> Any:
         call.name = self.namer.name(call.op)
         if self.meant is not None:
             call.training = self.meant
         kept = self.provide(call)
+        rate = self.rates.get(call.name, call.p)
+        self.answers.append(Answer(func, kept, rate))
         if kept is None:
             result = call.identity()
             return result if self.unmasked is None else self.unmasked(call, result)
-        if self.namer.in_checkpoint and self.grad:
+        if self.namer.in_checkpoint and not self.checkpoints_follow and torch.is_grad_enabled():
             raise RuntimeError(
                 f"{call.name} lies in a checkpointed part of the model, whose backward pass would run without the "
-                "masks; call under torch.no_grad(), or switch checkpointing off"
+                "masks with this release of torch; call under torch.no_grad(), or switch checkpointing off"
             )
         try:
             fits = torch.broadcast_shapes(kept.shape, call.mask_shape) == torch.Size(call.mask_shape)
@@ -122,7 +131,34 @@ class _Hold(TorchFunctionMode):
                 f"the mask of {call.name} has shape {tuple(kept.shape)} but this batch needs {call.mask_shape}: the "
                 "site's shape changes from batch to batch; pad every batch to one length"
             )
-        return call.apply(kept, self.rates.get(call.name, call.p))
+        return call.apply(kept, rate)
+
+
+class _Again(_Hold):
+    """Gives the answers of an earlier run of the same part, in turn: in backward its callers are not on the stack."""
+
+    def __init__(self, model: nn.Module, wake: frozenset[str], answers: list[Answer]) -> None:
+        super().__init__(model, lambda call: None, {}, None, None, wake)
+        self.coming = list(answers)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.multi_head_attention_forward:
+            return self._attention_module(args, kwargs)
+        call = parse(func, args, kwargs)
+        if call is None and func in DRAWS and self.coming and self.coming[0].function is func:
+            call = parse_draw(func, args, kwargs)
+        return func(*args, **kwargs) if call is None else self._answer(func, call)
+
+    def _answer(self, func: Any, call: Call) -> Any:
+        if not self.coming or self.coming[0].function is not func:
+            raise RuntimeError(
+                f"a checkpointed part of the model calls {call.op or call.kind} in backward where it did not in "
+                "forward; switch checkpointing off"
+            )
+        answer = self.coming.pop(0)
+        self.answers.append(answer)
+        return call.identity() if answer.kept is None else call.apply(answer.kept, answer.rate)
 
 
 @contextmanager
@@ -148,14 +184,20 @@ def hold_masks(
     One context is one forward pass: calls are counted from its start. But for `wake`, dropout is switched off or on
     here and not by the modules' flags, so nothing else in the model that looks at them is woken.
     """
-    woken = [module for path in wake for module in modules_at(model, path)]
+    with _entered(_Hold(model, provide, rates or {}, watch, unmasked, wake)):
+        yield
+
+
+@contextmanager
+def _entered(hold: _Hold) -> Iterator[None]:
+    woken = [module for path in hold.wake for module in modules_at(hold.model, path)]
     flags = [module.training for module in woken]
     # A compiled part would trace the mode itself; run eagerly it makes the same calls.
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     try:
         for module in woken:
             module.training = True
-        with eager, _Hold(model, provide, rates or {}, watch, unmasked, wake):
+        with eager, checkpoints_follow(hold) as hold.checkpoints_follow, hold:
             yield
     finally:
         for module, flag in zip(woken, flags, strict=True):
