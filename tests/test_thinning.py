@@ -105,3 +105,164 @@ def test_units_that_cannot_be_removed_are_named(model, message):
 def test_bad_mask_numbers(mask):
     with pytest.raises((ValueError, TypeError), match=r"mask must be a whole number|not iterable"):
         am.thinned(chain(), X, mask=mask)
+
+
+# -- the smaller network: right, or refused by name ------------------------------------------------------------------
+
+
+def shared(layer, *more):
+    return nn.Sequential(nn.Linear(6, 5), layer, nn.Dropout(0.5), nn.Linear(5, 5), layer, *more, nn.Linear(5, 2))
+
+
+ACTIVATIONS = (
+    nn.Identity, nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus,
+    nn.Softsign, nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid, nn.Tanhshrink,
+    nn.Softshrink, nn.Hardshrink,
+)  # fmt: skip
+
+
+class Named(nn.Sequential):
+    """A subclass that only builds: the forward is Sequential's."""
+
+
+def tied(*between):
+    linear = nn.Linear(6, 6)
+    return nn.Sequential(linear, *between, linear, nn.Dropout(0.3), linear)
+
+
+def parametrized():
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(6, 5))
+    return nn.Sequential(layer, nn.Dropout(0.5), nn.utils.parametrizations.spectral_norm(nn.Linear(5, 2)))
+
+
+DROP = nn.Dropout(0.5)
+RIGHT = {
+    "a shared activation": lambda: shared(nn.ReLU()),
+    "a shared activation that is not homogeneous": lambda: shared(nn.GELU()),
+    "a shared dropout": lambda: nn.Sequential(nn.Linear(6, 5), DROP, nn.Linear(5, 4), nn.ReLU(), DROP, nn.Linear(4, 2)),
+    "a shared block": lambda: (lambda b: nn.Sequential(b, b, nn.Linear(6, 2)))(
+        nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Dropout(0.4))
+    ),
+    "a tied Linear": lambda: tied(nn.Dropout(0.5), nn.Sigmoid()),
+    "the same dropout twice in a row": lambda: nn.Sequential(nn.Linear(6, 9), DROP, nn.Tanh(), DROP, nn.Linear(9, 2)),
+    "normalisation after dropout": lambda: nn.Sequential(
+        nn.Linear(6, 8), nn.Dropout(0.5), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)
+    ),
+    "dropped inputs and a constant": lambda: nn.Sequential(nn.Dropout(0.5), nn.Sigmoid(), nn.Linear(6, 2, bias=False)),
+    "flattened first": lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(6, 2)),
+    "dropped, then flattened": lambda: nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(6, 2)),
+    "everything dropped": lambda: nn.Sequential(nn.Linear(6, 3), nn.Dropout(0.999), nn.Softplus(), nn.Linear(3, 2)),
+    "a rate of 0": lambda: nn.Sequential(nn.Linear(6, 3), nn.Dropout(0.0), nn.Tanh(), nn.Linear(3, 2)),
+    "a subclass without a forward": lambda: Named(nn.Linear(6, 4), nn.Dropout(0.5), nn.Linear(4, 2)),
+    "parametrizations": parametrized,
+    "our own dropout": lambda: am.convert(nn.Sequential(nn.Linear(6, 5), nn.Dropout(0.5), nn.SiLU(), nn.Linear(5, 2))),
+    **{
+        f"{kind.__name__} after dropout": lambda kind=kind: nn.Sequential(
+            nn.Linear(6, 8), nn.Dropout(0.3), kind(), nn.Dropout(0.2), nn.Linear(8, 2, bias=False)
+        )
+        for kind in ACTIVATIONS
+    },
+}
+
+
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize("case", RIGHT)
+def test_it_is_right_for(case, double):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = RIGHT[case]()
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm1d) and module.running_mean is not None:
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2.0)
+    net = net.double() if double else net
+    x = X if double else X.float()
+    tolerance = 1e-12 if double else 2e-6
+    for mask in range(4):
+        one = am.thinned(net, x, mask=mask)
+        small = one.smaller()
+        torch.testing.assert_close(small(x), one(x), rtol=tolerance, atol=tolerance)
+        other = x.flip(0) * 2 + 1  # not only on what it was checked on
+        torch.testing.assert_close(small(other), one(other), rtol=tolerance, atol=5 * tolerance)
+        assert all(p.dtype == x.dtype for p in small.parameters())
+        kept_units = sum(int(bits.sum()) for bits in one.kept.values())
+        if case.startswith(("GELU", "a subclass")):
+            assert small[0].out_features <= kept_units
+
+
+class Doubled(nn.Linear):
+    def forward(self, h):
+        return 2 * super().forward(h)
+
+
+class Residual(nn.Sequential):
+    def forward(self, h):
+        return h + super().forward(h)
+
+
+class Halved(nn.Dropout):
+    def forward(self, h):
+        return super().forward(h) / 2
+
+
+def hooked(where, kind):
+    net = nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5), nn.Linear(6, 6))
+    (net[where] if where is not None else net).__getattribute__(f"register_{kind}")(
+        (lambda m, a, out: out + 1) if kind == "forward_hook" else (lambda m, a: (a[0] + 1,))
+    )
+    return net
+
+
+def patched():
+    net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 6))
+    net[1].forward = lambda h: h.flip(-1)
+    return net
+
+
+def old_weight_norm():
+    layer = nn.Linear(6, 6)
+    nn.utils.spectral_norm(layer)
+    return nn.Sequential(layer, nn.Dropout(0.5), nn.Linear(6, 6))
+
+
+REFUSED = {
+    "a Linear of its own": (lambda: nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5), Doubled(6, 2)), r"2 \(Doubled\)"),
+    "a Sequential of its own": (
+        lambda: Residual(nn.Linear(6, 6), nn.Dropout(0.5), nn.Linear(6, 6)),
+        r"the model \(Residual\) has a forward of its own",
+    ),
+    "an inner one": (
+        lambda: nn.Sequential(Residual(nn.Linear(6, 6), nn.Dropout(0.5), nn.Linear(6, 6))),
+        r"0 \(Residual\) has a forward of its own",
+    ),
+    "a Dropout of its own": (lambda: nn.Sequential(nn.Linear(6, 6), Halved(0.5), nn.Linear(6, 6)), r"1 \(Halved\)"),
+    "a forward hook": (lambda: hooked(0, "forward_hook"), r"0 \(Linear\) has forward hooks"),
+    "a hook on the dropout": (lambda: hooked(1, "forward_hook"), r"1 \(Dropout\) has forward hooks"),
+    "a hook before": (lambda: hooked(2, "forward_pre_hook"), r"2 \(Linear\) has forward hooks"),
+    "a hook on the model": (lambda: hooked(None, "forward_hook"), r"the model \(Sequential\) has forward hooks"),
+    "a patched forward": (patched, r"1 \(ReLU\) has a forward of its own"),
+    "spectral_norm of the old kind": (old_weight_norm, r"0 \(Linear\) has forward hooks.*remove them"),
+    "softmax": (
+        lambda: nn.Sequential(nn.Linear(6, 6), nn.Softmax(dim=-1), nn.Dropout(0.5), nn.Linear(6, 2)),
+        r"1 \(Softmax\) may mix units",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.*is deprecated")
+@pytest.mark.parametrize("case", REFUSED)
+def test_it_is_refused_by_name_for(case):
+    make, message = REFUSED[case]
+    with pytest.raises(ValueError, match=message):
+        am.thinned(make().double(), X).smaller()
+
+
+def test_whatever_slips_through_is_found_on_the_inputs(monkeypatch):
+    # The planted fault: a rule that takes the sigmoid for a layer past which a factor moves.
+    from allmasks import removal
+
+    net = nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5), nn.Sigmoid(), nn.Linear(6, 2)).double()
+    am.thinned(net, X).smaller()
+    monkeypatch.setattr(removal, "_HOMOGENEOUS", (nn.Sigmoid,))
+    with pytest.raises(ValueError, match="the smaller network is not the thinned one"):
+        am.thinned(net, X).smaller()

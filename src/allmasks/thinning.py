@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from allmasks.errors import UncontrolledRandomness
+from allmasks.removal import check_same, without_dropped
 from allmasks.samplers import LatinHypercube, Sampler
 from allmasks.sampling import blocks_of
-from allmasks.sites import DropoutSite, hold_masks, inspect_model
+from allmasks.sites import DropoutSite, hold_masks, inspect_model, leaves_no_trace
 
-__all__ = ["Select", "Thinned", "ThinnedEnsemble", "thinned"]
+__all__ = ["Thinned", "ThinnedEnsemble", "thinned"]
 
 
+@leaves_no_trace
 def thinned(
     model: nn.Module,
     x: Any,
@@ -78,7 +80,8 @@ def thinned(
     if stuck:
         listed = "; ".join(f"{site.name} ({site.reason})" for site in stuck)
         raise UncontrolledRandomness(f"these dropout sites cannot be given a mask: {listed}")
-    base = copy.deepcopy(model).eval()
+    base = _copied(model).eval()
+    given = tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, (args, kwargs))
     drawn = sampler or LatinHypercube()
     if n_masks is not None:
         drawn = blocks_of(drawn, n_masks).sampler
@@ -89,8 +92,18 @@ def thinned(
             example = 0 if site.batch_dim is None else example_index
             bits = drawn.draw(seed, site.id, [number], [example], site.law.keep_prob)
             kept[site.name] = torch.from_numpy(bits[0, 0])
-        members.append(Thinned(base, sites, kept, batch_dim or 0))
+        members.append(Thinned(base, sites, kept, batch_dim or 0, given))
     return members[0] if isinstance(mask, int | np.integer) else ThinnedEnsemble(members)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy; tensors that a pass has left in an attribute are copied as they are, their graph is not."""
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in tree_leaves(list(vars(module).values())):
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(model, memo)
 
 
 class Thinned(nn.Module):
@@ -103,9 +116,15 @@ class Thinned(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, sites: tuple[DropoutSite, ...], kept: dict[str, Tensor], batch_dim: int
+        self,
+        model: nn.Module,
+        sites: tuple[DropoutSite, ...],
+        kept: dict[str, Tensor],
+        batch_dim: int,
+        given: tuple[tuple[Any, ...], dict[str, Any]],
     ) -> None:
         super().__init__()
+        self._given = given
         self.model = model
         self._sites = {site.name: site for site in sites}
         self._batch_dim = batch_dim
@@ -134,12 +153,18 @@ class Thinned(nn.Module):
     def smaller(self) -> nn.Sequential:
         """The same function as a network without the dropped units; its `state_dict` is the smaller network's.
 
+        It is made and compared with this one in double precision, on the inputs that were given to `am.thinned`.
+
         Raises
         ------
         ValueError : unless the model is a chain (`nn.Sequential`) in which every mask lies between Linear layers,
-            with nothing but functions of single units between them.
+            with nothing but functions of single units between them; names what is not.
         """
-        return _removed(self.model, self._sites, self.kept)
+        whole = copy.deepcopy(self).double()
+        small = without_dropped(whole.model, whole._sites, whole.kept)
+        check_same(whole, small, *whole._given)
+        dtype = next((p.dtype for p in self.model.parameters()), torch.get_default_dtype())
+        return small.to(dtype)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}: {int(bits.sum())} of {bits.numel()} kept" for name, bits in self.kept.items())
@@ -154,116 +179,3 @@ class ThinnedEnsemble(nn.ModuleList):
         return tree_map(
             lambda *leaves: torch.stack(leaves).mean(dim=0) if isinstance(leaves[0], Tensor) else leaves[0], *outputs
         )
-
-
-class Select(nn.Module):
-    """Some of the inputs' features."""
-
-    index: Tensor
-
-    def __init__(self, index: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("index", index)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.index_select(-1, self.index)
-
-
-_UNITWISE = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Softsign,
-    nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid, nn.Tanhshrink, nn.Identity,
-)  # fmt: skip
-"""Layers whose output unit j is a function of input unit j alone, without parameters of its own."""
-
-
-def _removed(model: nn.Module, sites: dict[str, DropoutSite], kept: dict[str, Tensor]) -> nn.Sequential:
-    layers = _chain(model)
-    # Going backwards: which of its outputs a Linear need not compute, because everything after drops them.
-    last = max((i for i, (_, layer) in enumerate(layers) if isinstance(layer, nn.Linear)), default=-1)
-    noise: dict[int, Tensor] = {}
-    current: Tensor | None = None
-    owner = -1
-    for i, (path, layer) in enumerate(layers):
-        if isinstance(layer, nn.Linear):
-            if current is not None:
-                noise[owner] = current
-            owner, current = i, None
-        elif path in kept:
-            site = sites[path]
-            if site.kind != "dropout" or len(site.shape) != 1 or i > last:
-                raise ValueError(
-                    f"the units dropped by {path} ({site.kind}, mask {site.shape}) cannot be removed: only masks of "
-                    "whole features between Linear layers can"
-                )
-            bits = kept[path].to(torch.float64) / (1.0 - site.p)
-            current = bits if current is None else current * bits
-    if current is not None and owner != last:
-        noise[owner] = current
-    made: list[nn.Module] = []
-    alive: Tensor | None = None
-    scale: Tensor | None = None
-    if -1 in noise:
-        alive = noise[-1].nonzero()[:, 0]
-        scale = noise[-1][alive]
-        made.append(Select(alive))
-    for i, (path, layer) in enumerate(layers):
-        if path in kept or isinstance(layer, nn.modules.dropout._DropoutNd):
-            continue
-        if isinstance(layer, nn.Linear):
-            rows = noise[i].nonzero()[:, 0] if i in noise else torch.arange(layer.out_features)
-            made.append(_sliced(layer, rows, alive, scale))
-            alive, scale = (rows, noise[i][rows]) if i in noise else (None, None)
-        elif isinstance(layer, nn.BatchNorm1d) and alive is not None:
-            made.append(_sliced_norm(layer, alive))
-        else:
-            made.append(copy.deepcopy(layer))
-    return nn.Sequential(*made).eval()
-
-
-def _chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The layers of nested Sequentials in order, with their paths."""
-    if not isinstance(model, nn.Sequential):
-        raise ValueError(
-            f"units can be removed from a chain, nn.Sequential, of Linear, dropout and unit-wise layers; "
-            f"{type(model).__name__} is none"
-        )
-    layers: list[tuple[str, nn.Module]] = []
-    for name, layer in model.named_children():
-        if isinstance(layer, nn.Sequential):
-            layers += [(f"{name}.{inner}", sub) for inner, sub in _chain(layer)]
-        else:
-            layers.append((name, layer))
-    allowed = (nn.Linear, nn.BatchNorm1d, nn.Flatten, nn.modules.dropout._DropoutNd, *_UNITWISE)
-    after_linear = False
-    for name, layer in layers:
-        after_linear |= isinstance(layer, nn.Linear)
-        if not isinstance(layer, allowed) or (isinstance(layer, nn.Flatten) and after_linear):
-            raise ValueError(
-                f"layer {name} ({type(layer).__name__}) may mix units, so dropped ones cannot be removed around it; "
-                "Linear, dropout, BatchNorm1d and element-wise activations can"
-            )
-    return layers
-
-
-def _sliced(layer: nn.Linear, rows: Tensor, columns: Tensor | None, scale: Tensor | None) -> nn.Linear:
-    weight = layer.weight.detach()[rows.to(layer.weight.device)]
-    if columns is not None and scale is not None:
-        weight = weight[:, columns.to(weight.device)] * scale.to(weight)
-    small = nn.Linear(weight.shape[1], weight.shape[0], layer.bias is not None, weight.device, weight.dtype)
-    with torch.no_grad():
-        small.weight.copy_(weight)
-        if layer.bias is not None:
-            small.bias.copy_(layer.bias[rows.to(layer.bias.device)])
-    return small
-
-
-def _sliced_norm(layer: nn.BatchNorm1d, alive: Tensor) -> nn.BatchNorm1d:
-    small = copy.deepcopy(layer)
-    small.num_features = len(alive)
-    for name in ("weight", "bias"):
-        if getattr(layer, name) is not None:
-            setattr(small, name, nn.Parameter(getattr(layer, name).detach()[alive].clone()))
-    for name in ("running_mean", "running_var"):
-        if getattr(layer, name) is not None:
-            setattr(small, name, getattr(layer, name)[alive].clone())
-    return small
