@@ -242,10 +242,10 @@ def doctor(tell: Callable[[str], None] = lambda line: None) -> Doctor:
     ----------
     tell : called with a line for the user before anything that takes long.
     """
-    import numba
     import torch
 
     from allmasks.demo import cache_folder
+    from allmasks.scores.threads import launch
 
     folder = cache_folder()
     existing = next((f for f in (folder, *folder.parents) if f.exists()), folder)
@@ -273,7 +273,7 @@ def doctor(tell: Callable[[str], None] = lambda line: None) -> Doctor:
         cpu=_cpu(),
         cores=cores,
         torch_threads=torch.get_num_threads(),
-        numba_threads=numba.get_num_threads(),
+        numba_threads=launch(),
         gpu=_gpu(),
         kernels=kernels,
         kernels_writable=kernels_writable,

@@ -21,7 +21,7 @@ from allmasks.methods import Method, MonteCarlo
 from allmasks.replicates import mean_and_error
 from allmasks.results import ExpectedLoss, Guarantee, plain_numbers, weakest, with_error
 from allmasks.samplers import Independent
-from allmasks.sites import DropoutSite, class_name
+from allmasks.sites import DropoutSite, class_name, leaves_no_trace
 
 __all__ = ["Audit", "ConvergencePoint", "SitePenalty", "audit"]
 
@@ -100,6 +100,7 @@ class Audit:
         return render_text(self)
 
 
+@leaves_no_trace
 def audit(
     model: nn.Module,
     data: Any,

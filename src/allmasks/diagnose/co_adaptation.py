@@ -18,7 +18,7 @@ from allmasks.diagnose.multiplied import Multiplied, each_site, generator
 from allmasks.reliability import FEWEST_SEEN
 from allmasks.replicates import half_width
 from allmasks.results import Guarantee, plain_numbers
-from allmasks.sites import DropoutSite
+from allmasks.sites import DropoutSite, leaves_no_trace
 
 __all__ = ["CoAdaptation", "co_adaptation", "measure_co_adaptation"]
 
@@ -84,6 +84,7 @@ class CoAdaptation:
         return plain_numbers(self)
 
 
+@leaves_no_trace
 def co_adaptation(
     model: nn.Module,
     data: Any,

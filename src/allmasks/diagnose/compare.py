@@ -20,6 +20,7 @@ from allmasks.diagnose.paired import check_level, holm, interval, p_value, seed_
 from allmasks.diagnose.unit_penalty import measure_unit_penalty
 from allmasks.expect import prepare
 from allmasks.results import plain_numbers
+from allmasks.sites import leaves_no_trace
 from allmasks.trials import Trials, identity, run_trials, where_raised
 
 __all__ = ["STANDARD_ARMS", "Arm", "Comparison", "Outcome", "compare", "effective_penalty"]
@@ -195,6 +196,7 @@ def compare(
     return Comparison(chosen, differences, winner, tuple(numbers), level, notes=_notes(chosen, results))
 
 
+@leaves_no_trace
 def effective_penalty(model: nn.Module, data: Any, loss: Any) -> Array:
     """The L2 strength λⱼ that dropout puts on each unit's outgoing weights: λⱼ ‖wⱼ‖² = its penalty; (units,).
 

@@ -17,7 +17,7 @@ from allmasks.diagnose.multiplied import Multiplied, each_site, generator
 from allmasks.reliability import FEWEST_SEEN
 from allmasks.replicates import half_width, standard_error
 from allmasks.results import Guarantee, plain_numbers
-from allmasks.sites import DropoutSite
+from allmasks.sites import DropoutSite, leaves_no_trace
 
 __all__ = ["Concentration", "concentration", "entropy", "gini", "measure_concentration", "units_for"]
 
@@ -114,6 +114,7 @@ class Concentration:
         return plain_numbers(self)
 
 
+@leaves_no_trace
 def concentration(
     model: nn.Module, data: Any, loss: Any, *, sites: Iterable[str] | None = None, n_orders: int = 64, seed: int = 0
 ) -> list[Concentration]:

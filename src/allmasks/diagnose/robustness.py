@@ -15,7 +15,7 @@ from allmasks.diagnose.multiplied import Multiplied, each_site, generator
 from allmasks.reliability import FEWEST_SEEN
 from allmasks.replicates import standard_error
 from allmasks.results import plain_numbers
-from allmasks.sites import DropoutSite
+from allmasks.sites import DropoutSite, leaves_no_trace
 
 __all__ = ["Robustness", "measure_robustness", "robustness"]
 
@@ -66,6 +66,7 @@ class Robustness:
         return plain_numbers(self)
 
 
+@leaves_no_trace
 def robustness(
     model: nn.Module,
     data: Any,

@@ -13,7 +13,7 @@ from torch import nn
 
 from allmasks.diagnose.multiplied import Multiplied, each_site
 from allmasks.results import Guarantee, plain_numbers
-from allmasks.sites import DropoutSite
+from allmasks.sites import DropoutSite, leaves_no_trace
 
 __all__ = ["UnitPenalty", "measure_unit_penalty", "unit_penalty"]
 
@@ -66,6 +66,7 @@ class UnitPenalty:
         return plain_numbers(self) | {"agreement": plain_numbers(self.agreement), "dead": self.dead}
 
 
+@leaves_no_trace
 def unit_penalty(model: nn.Module, data: Any, loss: Any, *, sites: Iterable[str] | None = None) -> list[UnitPenalty]:
     """The penalty unit by unit: (1−p) L(hⱼ/(1−p)) + p L(0) − L(hⱼ), all other units and sites at their mean mask.
 

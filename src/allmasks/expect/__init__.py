@@ -19,10 +19,12 @@ from allmasks.expect.prepare import prepare
 from allmasks.expect.problem import Problem, Request
 from allmasks.methods import Method
 from allmasks.results import ExpectedLoss
+from allmasks.sites import leaves_no_trace
 
 __all__ = ["Plan", "Problem", "Request", "expected_loss", "plan_expected_loss", "prepare"]
 
 
+@leaves_no_trace
 def plan_expected_loss(
     model: nn.Module,
     x: Any,
@@ -50,6 +52,7 @@ def plan_expected_loss(
     return problem.plan(request)
 
 
+@leaves_no_trace
 def expected_loss(
     model: nn.Module,
     x: Any,

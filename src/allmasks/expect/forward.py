@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from allmasks.expect.data import Batch
 from allmasks.expect.distributed import ALONE, Group
 from allmasks.expect.sources import MaskChunk
-from allmasks.sites import DropoutSite, hold_masks
+from allmasks.sites import DropoutSite, begin_pass, hold_masks
 
 __all__ = ["Forward", "extract_output"]
 
@@ -66,6 +66,7 @@ class Forward:
     def __call__(self, batch: Batch, chunk: MaskChunk) -> Iterator[tuple[slice, Any]]:
         """Yields (which masks of the chunk, outputs with a leading mask axis)."""
         placed = {site.name: site.place(chunk.kept[site.name], len(batch)) for site in self.sites}
+        begin_pass(self.model)
         if not placed:
             yield slice(0, 1), _stack([self._once(batch, {})])
             return
@@ -82,6 +83,7 @@ class Forward:
                 yield slice(0, len(chunk)), outputs
                 return
         for m in range(len(chunk)):
+            begin_pass(self.model)
             yield slice(m, m + 1), _stack([self._once(batch, {k: v[m] for k, v in placed.items()})])
 
     def _once(self, batch: Batch, masks: Mapping[str, Tensor]) -> Any:

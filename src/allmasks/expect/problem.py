@@ -103,7 +103,7 @@ class Problem:
         if is_sharded(self.model):
             return ()
         leaves = tree_flatten(self.data.given)[0] if self.data.given is not None else []
-        wanted = [t for t in (*self.model.parameters(), *leaves) if isinstance(t, Tensor) and t.requires_grad]
+        wanted = [t for t in (*self.model.parameters(), *leaves) if isinstance(t, Tensor) and _takes_gradient(t)]
         return tuple(dict.fromkeys(wanted))
 
     def job(
@@ -382,6 +382,10 @@ class Problem:
     def _not_applicable(self, method: Method, options: tuple[Option, ...], needs: str) -> MethodNotApplicable:
         others = ", ".join(dict.fromkeys(f"{o.method.name}()" for o in options if o.applies))
         return MethodNotApplicable(method.name, needs, f"method=None, or one of am.methods: {others}")
+
+
+def _takes_gradient(tensor: Tensor) -> bool:
+    return tensor.requires_grad and not tensor.is_inference()
 
 
 def _dependent(sites: tuple[DropoutSite, ...]) -> str | None:

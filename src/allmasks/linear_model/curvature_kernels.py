@@ -6,6 +6,8 @@ import math
 
 from numba import njit, prange
 
+from allmasks.scores.threads import parallel
+
 __all__ = ["kept_entries"]
 
 
@@ -20,7 +22,7 @@ def _density(mean, variance, shares, widths):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def kept_entries(  # type: ignore[no-untyped-def]
     data, indices, indptr, shift, shrink, keep_prob, mu, variance, r, slope, shares, widths, chunks, hat, extra
 ):

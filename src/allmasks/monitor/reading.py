@@ -21,7 +21,7 @@ from allmasks.expect.agreement import agree_on_call
 from allmasks.expect.distributed import ALONE, Group, join, shard
 from allmasks.methods import Method
 from allmasks.results import ExpectedLoss, Guarantee, plain_numbers
-from allmasks.sites import borrowed
+from allmasks.sites import borrowed, leaves_no_trace
 
 __all__ = ["LOG", "PREFIX", "Question", "Reading", "SiteShare", "all_ranks", "check_every", "read", "unstopped"]
 
@@ -127,6 +127,7 @@ class Question:
             x, y = group.run(lambda: pair(self.data if group is ALONE else shard(self.data, group)))
             yield prepare(model, x, y, self.loss, batch_size=self.batch_size, group=group)
 
+    @leaves_no_trace
     def check(self, model: nn.Module) -> tuple[str, ...]:
         """Raise now what the first reading would raise after hours of training; draws no mask. The sites' names."""
         with self.problem(model) as problem:
@@ -148,6 +149,7 @@ class Question:
             shares = tuple(SiteShare(name, nan, nan, nan, nan, nan, "uncontrolled") for name in sites)
             return Reading(nan, nan, nan, nan, nan, "uncontrolled", self.method, 0, shares, reason)
 
+    @leaves_no_trace
     def read(self, model: nn.Module) -> Reading:
         """See `read`."""
         with self.problem(model) as problem:

@@ -23,11 +23,12 @@ from allmasks.prediction.result import Prediction
 from allmasks.prediction.run import Results, Route, choose_route, drawn, masks_for_tolerance, over_ranks, run, unseen
 from allmasks.prediction.setup import Setup, inert_sites, look, read
 from allmasks.replicates import grouped_sizes
-from allmasks.sites import borrowed
+from allmasks.sites import borrowed, leaves_no_trace
 
 __all__ = ["Prediction", "predict"]
 
 
+@leaves_no_trace
 def predict(
     model: nn.Module,
     x: Any,

@@ -7,6 +7,7 @@ from numba import njit, prange
 
 from allmasks.scores.row_kernel import logistic_row, workspace
 from allmasks.scores.tail_bounds import kearns_saul
+from allmasks.scores.threads import parallel
 
 __all__ = ["dense_rows", "sparse_rows"]
 
@@ -26,7 +27,7 @@ def _units(d):  # type: ignore[no-untyped-def]
     return np.empty(d), np.empty(d), np.empty(d), np.empty(d, np.int64)
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def dense_rows(  # type: ignore[no-untyped-def]
     X, per_unit, weights, rates, b, coef, tol, max_nodes, share, y, grads, out, grad_w, grad_x
 ):
@@ -75,7 +76,7 @@ def dense_rows(  # type: ignore[no-untyped-def]
     return -1
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def sparse_rows(  # type: ignore[no-untyped-def]
     data, indices, indptr, per_unit, rates, b, coef, tol, max_nodes, share, y, grads, chunks, out, terms
 ):

@@ -15,6 +15,7 @@ from allmasks.scores.kernels import _sub_gaussian, _units
 from allmasks.scores.lanes import LANES, gathered_product, gathered_sum, set_factors, tilted_part, times_factors, turn
 from allmasks.scores.row_kernel import _powers, _sigmoid, _softplus
 from allmasks.scores.tail_bounds import log_mgf_bound, quick_period_for, statistics
+from allmasks.scores.threads import parallel
 
 __all__ = ["add_common", "number_entries", "row_periods", "saturated_rows", "spread_entries", "tabulated_rows"]
 
@@ -72,7 +73,7 @@ _LARGEST_VARIANCE = 1e200
 """Beyond it the bounds' own arithmetic overflows; the nodes of such a row are past any budget."""
 
 
-@njit(cache=True, parallel=True)
+@parallel()
 def row_periods(data, indices, indptr, per_unit, rates, b, eps, chunks, rows):  # type: ignore[no-untyped-def]
     """rows (n, 6) = μ, Σ|a| + |b|, variance, what saturation leaves, factors, period.
 
@@ -137,7 +138,7 @@ def add_common(data, indices, indptr, common, of_rate, rate_per_unit, gradient):
             gradient[j] += x * (common[i] + of_rate[i] * x * rate_per_unit[j])
 
 
-@njit(cache=True, parallel=True, error_model="numpy")
+@parallel(error_model="numpy")
 def _start(a, p, h, chunks, lanes, steps, factors):  # type: ignore[no-untyped-def]
     """Powers 1 … 8 of each slot's e^{iah} in `lanes` (slots, 16), the eighth in `steps`, and the first factors."""
     m = len(a)
@@ -148,7 +149,7 @@ def _start(a, p, h, chunks, lanes, steps, factors):  # type: ignore[no-untyped-d
             set_factors(z, p[j], 1.0 - p[j], factors[j])
 
 
-@njit(cache=True, parallel=True, error_model="numpy")
+@parallel(error_model="numpy")
 def _advance(p, slot_start, slot_row, tilt, want_grad, chunks, lanes, steps, factors, tilted):  # type: ignore[no-untyped-def]
     """Add these nodes' part of the gradient to `tilted` (slots,), and go on to the next eight."""
     m = len(p)
@@ -164,7 +165,7 @@ def _advance(p, slot_start, slot_row, tilt, want_grad, chunks, lanes, steps, fac
             set_factors(z, p[j], q, factors[j])
 
 
-@njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
+@parallel(fastmath={"contract"}, error_model="numpy")
 def _single_factors(  # type: ignore[no-untyped-def]
     which, single_start, single, data, indices, per_unit, rates, h, chunks, alone
 ):
@@ -232,7 +233,7 @@ def _by_node(b, h, n_nodes):  # type: ignore[no-untyped-def]
     return nodes
 
 
-@njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
+@parallel(fastmath={"contract"}, error_model="numpy")
 def _row_nodes(  # type: ignore[no-untyped-def]
     which, block, nodes, row_start, row_slot, factors, alone, share, units, chunks, turns, sums, tilt
 ):

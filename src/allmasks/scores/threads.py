@@ -1,16 +1,50 @@
-"""One thread for the compiled scores of a call, where others already share out the work."""
+"""numba's threads: a launch that leaves torch's number alone; and one thread, where others share out the work."""
 
 from __future__ import annotations
 
+import functools
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any
 
 import numba
 
-__all__ = ["one_thread"]
+__all__ = ["launch", "one_thread", "parallel"]
+
+
+def parallel(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`numba.njit(cache=True, parallel=True)`, with numba's threads launched by `launch`."""
+
+    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+        kernel = numba.njit(cache=True, parallel=True, **options)(function)
+
+        @functools.wraps(function)
+        def call(*args: Any) -> Any:
+            launch()
+            return kernel(*args)
+
+        return call
+
+    return compiled
+
+
+@lru_cache(maxsize=1)
+def launch() -> int:
+    """Start numba's threads, once a process, and return how many there are.
+
+    With OpenMP the launch sets how many threads the caller's parallel regions have, which is torch's own setting:
+    training would go on with another number, and so with other last digits.
+    """
+    torch = sys.modules.get("torch")
+    before = None if torch is None else torch.get_num_threads()
+    try:
+        return numba.get_num_threads()
+    finally:
+        if torch is not None and torch.get_num_threads() != before:
+            torch.set_num_threads(before)
 
 
 @contextmanager
@@ -28,5 +62,5 @@ def one_thread() -> Iterator[None]:
 @lru_cache(maxsize=1)
 def _turn() -> Any:
     """numba's own pool must not be entered by two threads at once; OpenMP and TBB may."""
-    numba.get_num_threads()  # loads the layer
+    launch()
     return threading.Lock() if numba.threading_layer() == "workqueue" else nullcontext()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from allmasks.sites.borrow import borrowed
+from allmasks.sites.borrow import begin_pass, borrowed
 from allmasks.sites.hold import hold_masks
 from allmasks.sites.inspect import Inspection, LastLayer, find_dropout, inspect_model
 from allmasks.sites.register import register_dropout
+from allmasks.sites.settings import leaves_no_trace
 from allmasks.sites.sharding import class_name, is_sharded, n_parameters
 from allmasks.sites.site import DropoutSite
 
@@ -13,12 +14,14 @@ __all__ = [
     "DropoutSite",
     "Inspection",
     "LastLayer",
+    "begin_pass",
     "borrowed",
     "class_name",
     "find_dropout",
     "hold_masks",
     "inspect_model",
     "is_sharded",
+    "leaves_no_trace",
     "n_parameters",
     "register_dropout",
 ]

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from allmasks.sites.axes import find_axes
-from allmasks.sites.borrow import borrowed
+from allmasks.sites.borrow import borrowed, written_by_pass
 from allmasks.sites.calls import Call
 from allmasks.sites.probe import Axis, Inputs
+from allmasks.sites.settings import leaves_no_trace
 from allmasks.sites.sharding import is_sharded
 from allmasks.sites.site import DropoutSite, mask_shape_of_example, units_of
+from allmasks.sites.state import version_of
 from allmasks.sites.trace import Trace, linear_arguments, output_tensors, trace
 from allmasks.sites.training_only import TrainingOnly, look_in_training
 
@@ -64,6 +66,7 @@ class Inspection:
     notes: tuple[str, ...] = ()
 
 
+@leaves_no_trace
 def find_dropout(model: nn.Module, *args: Any, batch_dim: int | None = None, **kwargs: Any) -> list[DropoutSite]:
     """List every dropout site of a model, by running it once on these inputs; the model is left untouched.
 
@@ -112,6 +115,7 @@ def inspect_model(
     notes: list[str] = []
     with torch.no_grad(), borrowed(model):
         plain = trace(model, given, train=False)
+        written = written_by_pass(model)
         in_train = _train_pass(model, given, notes)
         training = TrainingOnly()
         if in_train is not None:
@@ -119,7 +123,7 @@ def inspect_model(
         in_eval = trace(model, given, train=False, wake=training.awake) if training.awake else plain
         axes, out_dims = find_axes(model, given, in_eval, extract, batch_dim, training.awake)
         sites = tuple(_site(name, in_eval, in_train, axes, plain, training) for name in in_eval.seen)
-        last_linear = _last_linear(model, given, in_eval, sites, extract, training.awake)
+        last_linear = _last_linear(model, given, in_eval, sites, extract, training.awake, written)
     sites = tuple(site for site in sites if site.kind != "attention" or site.p > 0)
     notes += [
         f"{site.name} drops units in eval mode too; here eval mode means that it is held at its mean mask."
@@ -233,6 +237,7 @@ def _last_linear(
     sites: tuple[DropoutSite, ...],
     extract: Callable[[Any], Any],
     awake: frozenset[str],
+    written: list[Tensor],
 ) -> LastLayer | None:
     """The site and Linear that the model ends with, by the identity of the objects that passed through.
 
@@ -251,8 +256,10 @@ def _last_linear(
             and use.result.is_contiguous()
             and output.shape in (use.result.shape, use.result.shape[:-1])
         )
-        if not same or output._version != use.result_version or use.input.ndim != 2:
+        if not same or version_of(output) != use.result_version or use.input.ndim != 2:
             continue
+        if any(use.weight is tensor or use.bias is tensor for tensor in written):
+            return None  # outside a pass it is not what the pass made of it
         if not (use.owned if sharded else any(use.weight is parameter for parameter in model.parameters())):
             continue
         for site in sites:

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from allmasks.sites.borrow import generator_states, moved_generators
+from allmasks.sites.borrow import begin_pass
 from allmasks.sites.calls import Call
 from allmasks.sites.hold import hold_masks
 from allmasks.sites.naming import Namer
 from allmasks.sites.probe import Inputs
+from allmasks.sites.settings import generator_states, moved_generators
+from allmasks.sites.state import version_of
 
 __all__ = ["Draw", "LinearUse", "Seen", "Trace", "linear_arguments", "trace"]
 
@@ -162,7 +164,7 @@ def trace(
     def unmasked(call: Call, value: Any) -> Any:
         if isinstance(value, Tensor) and value is call.input and not call.in_place:
             value = value.view_as(value)  # an object of its own: what is dropped can be told from what is not
-        version = value._version if isinstance(value, Tensor) else 0
+        version = version_of(value) if isinstance(value, Tensor) else 0
         result.seen[call.name] = Seen(call, value, version)
         return value
 
@@ -177,6 +179,7 @@ def trace(
 
     namer = Namer(model)
     own = inputs.copied()
+    begin_pass(model)
     for module in model.modules():
         module.training = train and not isinstance(module, nn.modules.batchnorm._NormBase)
     before = generator_states()
@@ -203,4 +206,4 @@ def _note_linear(result: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], v
     x, weight, bias = linear_arguments(args, kwargs)
     module = namer.path()[1]
     owned = module is not None and any(own is weight for own in (*module._parameters.values(), *vars(module).values()))
-    result.linears.append(LinearUse(x, x._version, weight, bias, value, value._version, owned))
+    result.linears.append(LinearUse(x, version_of(x), weight, bias, value, version_of(value), owned))
