@@ -81,7 +81,7 @@ def test_sampled_masks_and_a_loop_over_them(batch_size):
     class Branches(nn.Sequential):
         def forward(self, h):
             h = super().forward(h)
-            return h if float(h.detach().abs().sum()) > 0 else -h  # no rule for vmap
+            return h if bool(((h == h) | (h != h)).all()) else -h  # always h, but vmap has no rule for it
 
     for make in (lambda: chain(both=True), lambda: Branches(*chain(both=True))):
         net = make()
@@ -89,7 +89,7 @@ def test_sampled_masks_and_a_loop_over_them(batch_size):
 
         def gradients(net=net, wanted=wanted, **more):
             value = am.expected_loss(
-                net, X, Y, "squared_error", method=MonteCarlo(n_masks=256), batch_size=batch_size
+                net, X, Y, "squared_error", method=MonteCarlo(n_masks=32), batch_size=batch_size
             ).value
             return torch.autograd.grad(value, wanted, **more)
 

@@ -142,9 +142,9 @@ def calls():
         "find_dropout": lambda net: am.find_dropout(net, X),
         "expected_loss": lambda net: am.expected_loss(net, *data, "squared_error"),
         "gradient": lambda net: torch.autograd.grad(
-            am.expected_loss(net, *data, "squared_error", method=MonteCarlo(n_masks=256)).value, net.first.bias
+            am.expected_loss(net, *data, "squared_error", method=MonteCarlo(n_masks=32)).value, net.first.bias
         ),
-        "predict": lambda net: am.predict(net, X, task="regression", n_masks=256),
+        "predict": lambda net: am.predict(net, X, task="regression", n_masks=32),
         "thinned": lambda net: am.thinned(net, X),
     }
 
@@ -193,7 +193,7 @@ def test_every_pass_begins_from_the_same_state(layer):
     half = Writer(lambda net, h: None).double()
     x, y = X.double(), Y.double()
     if layer == "first":  # the first layer has been used when it shrinks, so one call is as if it did not
-        methods = (None, Enumeration(), MonteCarlo(n_masks=256))
+        methods = (None, Enumeration(), MonteCarlo(n_masks=32))
     else:  # the last is used after it; sampled, its masks are not integrated, as another net's would be
         methods = (None, Enumeration())
         with torch.no_grad():

@@ -15,7 +15,7 @@ from allmasks.methods import Enumeration, MonteCarlo
 
 X = torch.randn(4, 4, generator=torch.Generator().manual_seed(1)).double()
 Y = torch.zeros(4, 1).double()
-FEW = MonteCarlo(n_masks=32, sampler=am.samplers.Independent())
+FEW = MonteCarlo(n_masks=8)
 
 
 def part(function, h, kind):
