@@ -6,6 +6,7 @@ from hypothesis import given, settings
 
 import allmasks as am
 from allmasks.methods import Enumeration, Fourier
+from allmasks.scores.series import Series
 from scores import truth
 from scores.drawn import problems
 
@@ -50,11 +51,11 @@ def test_a_function_of_score_and_target():
 
 
 def test_few_units_are_listed_and_many_are_not():
-    few = am.expected_score_loss(np.ones(10), np.ones((1, 10)), [0.0], 0.5, loss=np.tanh)
-    assert (few.method, few.guarantee, few.n_masks) == (Enumeration(), "exact", 1024)
-    many = am.expected_score_loss(np.ones(11), np.ones((1, 11)), [0.0], 0.5, loss=np.tanh)
+    few = am.expected_score_loss(np.ones(12), np.ones((1, 12)), [0.0], 0.5, loss=np.tanh)
+    assert (few.method, few.guarantee, few.n_masks) == (Enumeration(), "exact", 4096)
+    many = am.expected_score_loss(np.ones(13), np.ones((1, 13)), [0.0], 0.5, loss=np.tanh)
     assert (many.method, many.guarantee) == (Fourier(), "estimated")
-    listed = am.expected_score_loss(np.ones(11), np.ones((1, 11)), [0.0], 0.5, loss=np.tanh, method=Enumeration())
+    listed = am.expected_score_loss(np.ones(13), np.ones((1, 13)), [0.0], 0.5, loss=np.tanh, method=Enumeration())
     assert abs(many.value - listed.value) <= many.error
 
 
@@ -104,9 +105,10 @@ def test_a_function_that_is_not_finite_where_scores_can_be_is_refused():
 def test_a_kink_shows_in_the_error():
     # |S| is not smooth: the answer is poor, and the error says so.
     rng = np.random.default_rng(2)
-    w = rng.standard_normal(12)
-    result = am.expected_score_loss(w, np.ones((1, 12)), [0.0], 0.5, loss=np.abs, method=Fourier())
-    exact = float(truth.mean_over_masks(np.abs, w, np.ones(12), np.full(12, 0.5)))
+    w = rng.standard_normal(18)  # too many masks to list instead
+    result = am.expected_score_loss(w, np.ones((1, 18)), [0.0], 0.5, loss=np.abs, method=Fourier())
+    exact = float(truth.mean_over_masks(np.abs, w, np.ones(18), np.full(18, 0.5)))
+    assert (result.guarantee, result.n_masks, result.notes) == ("estimated", 0, ())
     assert abs(result.value - exact) <= result.error
     assert result.error > 1e-10
 
@@ -114,3 +116,69 @@ def test_a_kink_shows_in_the_error():
 def test_a_callable_of_the_wrong_shape():
     with pytest.raises(ValueError, match=r"must return one value for each score: given shape .*, it returned \(\)"):
         am.expected_score_loss([1.0], [[1.0]], [0.0], 0.5, loss=lambda s: s.sum())
+
+
+def bell(s):
+    return np.exp(-(s**2) / 2)
+
+
+@pytest.mark.parametrize("method", [None, Fourier(), Fourier(max_nodes=256)], ids=repr)
+@pytest.mark.parametrize(
+    ("g", "w", "p", "b", "value"),
+    [
+        # Each agreed with itself on twice as many terms: .0078147 ± 1e-12, and 0 ± 1e-305.
+        (np.cos, np.arange(40.0, 52.0), 0.5, 0.0, 0.0036481),
+        (bell, np.array([2.0, 21.0, -9.0] * 4), 0.999, 0.7, 0.77336),
+        (lambda s: np.cos(7 * s), np.arange(400.0, 410.0), 0.3, 1.0, None),
+        (lambda s: np.where(np.abs(s) < 0.1, 1.0, 0.0), np.arange(1.0, 9.0), 0.9, 0.05, 0.9**8),
+        (np.abs, np.linspace(-3, 4, 11), 0.5, 0.2, None),
+    ],
+    ids=["fast", "narrow", "faster", "a step", "a kink"],
+)
+def test_what_the_series_cannot_hold_is_not_claimed(method, g, w, p, b, value):
+    result = am.expected_score_loss(w, np.ones((1, len(w))), [0.0], p, loss=g, intercept=b, method=method)
+    exact = float(truth.mean_over_masks(g, w, np.ones(len(w)), np.full(len(w), p), b))
+    if value is not None:
+        assert exact == pytest.approx(value, rel=2e-5)
+    assert abs(result.value - exact) <= result.error < 1e-8
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_fast_functions_of_many_units(seed):
+    # Too many masks to list: a right value or an error that holds.
+    rng = np.random.default_rng(seed)
+    w, X = rng.uniform(20, 40, 40), np.ones((2, 40))
+    for speed in (0.1, 1.0, 3.0, 10.0):
+        result = am.expected_score_loss(w, X, np.zeros(2), 0.5, loss=lambda s, v=speed: np.cos(v * s), method=Fourier())
+        exact = float(np.prod(0.5 + 0.5 * np.exp(2j * speed * w)).real)
+        assert result.guarantee in ("estimated", "uncontrolled")
+        assert np.isnan(result.error) or abs(result.value - exact) <= result.error
+
+
+def test_a_bump_that_scores_really_meet_is_seen_and_its_error_unknown():
+    # 30 units, rarely kept, far too wide for the nodes: the series is 0 where every drawn score says .78.
+    w = np.arange(1.0, 31.0) * 10
+    result = am.expected_score_loss(w, np.ones((1, 30)), [0.0], 0.999, loss=bell, intercept=0.7, method=Fourier())
+    exact = bell(0.7) * 0.999**30  # any unit that is kept moves the score by 10 000 or more
+    assert result.guarantee == "uncontrolled"
+    assert np.isnan(result.error)
+    assert result.value == pytest.approx(exact, rel=0.05)  # and still the value is not the series' alone
+    assert result.notes == (
+        "the loss of row 0 changes faster than its series resolves: the error is unknown; MonteCarlo() gives one",
+    )
+    with pytest.raises(am.MethodNotApplicable, match=r"row 0 changes faster .* so that its gradient would be wrong"):
+        am.expected_score_loss(
+            w, np.ones((1, 30)), [0.0], 0.999, loss=bell, intercept=0.7, method=Fourier(), return_grad=True
+        )
+
+
+def test_a_series_is_its_function_between_its_points():
+    s = np.linspace(0, 2 * np.pi, 65)[:-1]
+    series = Series.of(np.exp(np.sin(s)), 0.0, 2 * np.pi)
+    spots = np.random.default_rng(0).uniform(0, 2 * np.pi, 50)
+    np.testing.assert_allclose(series.at(spots), np.exp(np.sin(spots)), atol=1e-13)
+    grid, values = series.on_second_grid()
+    np.testing.assert_allclose(values, np.exp(np.sin(grid)), atol=1e-13)
+    assert np.abs(grid[:, None] - s).min() > 0.005  # the two never meet
+    assert series.misfit(lambda x: np.exp(np.sin(x)), spots, 0.0, 6.0)[1] < 1e-12
+    assert series.misfit(lambda x: np.exp(np.sin(x)) + (np.abs(x - 2) < 0.03), spots, 0.0, 6.0)[1] == pytest.approx(1.0)

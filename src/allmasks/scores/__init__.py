@@ -28,7 +28,7 @@ __all__ = ["expected_score", "expected_score_loss"]
 
 Array = NDArray[np.float64]
 
-_QUICK_BITS = 10
+_QUICK_BITS = 12
 """Up to this many units a callable's masks are simply listed: exact, where its series is only an estimate."""
 
 
@@ -58,7 +58,7 @@ def expected_score_loss(
         smooth function of (score) or of (score, y) that works on arrays.
     intercept : b, a number or (k,).
     method : a value of `am.methods`. None: `ClosedForm` where there is one, `Fourier` for the logistic loss, and
-        for a callable `Enumeration` of up to 10 units, else its trigonometric series (guarantee "estimated").
+        for a callable `Enumeration` of up to 12 units, else its trigonometric series (guarantee "estimated").
     n_masks : masks a row under `MonteCarlo`, any number from 1 on; 256 by default.
     sample_weight : (n,) weights of the rows in the mean.
     return_grad : also the gradient of `value`, in `.grad`: "weights", "intercept" and "X".

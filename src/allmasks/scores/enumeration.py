@@ -13,7 +13,15 @@ from allmasks.methods import Enumeration
 from allmasks.scores.closed_form import closed_form_gradient
 from allmasks.scores.problem import EPS, LEAST, RowResults, ScoreProblem
 
-__all__ = ["Masks", "all_scores", "blocks_of_rows", "enumerate_loss", "masks_of", "random_units"]
+__all__ = [
+    "Masks",
+    "all_scores",
+    "blocks_of_rows",
+    "enumerate_loss",
+    "masks_of",
+    "probabilities",
+    "random_units",
+]
 
 Array = NDArray[np.float64]
 
@@ -37,6 +45,14 @@ def all_scores(a: Array, start: Array) -> Array:
     for j in range(a.shape[1]):
         scores = np.concatenate([scores, scores + a[:, j, None]], axis=1)
     return scores
+
+
+def probabilities(p: Array) -> Array:
+    """P(mask) of every mask of units with these rates, unit j being bit j: (2^d',)."""
+    weight = np.ones(1)
+    for rate in p:
+        weight = np.concatenate([weight * rate, weight * (1.0 - rate)])
+    return weight
 
 
 @dataclass(frozen=True)
@@ -96,10 +112,7 @@ def masks_of(problem: ScoreProblem, rows: slice, units: NDArray[np.int64]) -> Ma
     scores = all_scores(a[:, units], sure.sum(axis=1) + problem.intercept)
     sizes = all_scores(np.abs(a[:, units]), np.abs(sure).sum(axis=1) + abs(problem.intercept))
     off = (problem.d + 8) * EPS * sizes + problem.lost()[rows, None]
-    weight, p = np.ones(1), problem.p[units]
-    for rate in p:
-        weight = np.concatenate([weight * rate, weight * (1.0 - rate)])
-    return Masks(rows, units, p, scores, off, weight)
+    return Masks(rows, units, problem.p[units], scores, off, probabilities(problem.p[units]))
 
 
 def enumerate_loss(
