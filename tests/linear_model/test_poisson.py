@@ -12,6 +12,8 @@ from sklearn.linear_model import PoissonRegressor
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from allmasks.linear_model import DropoutPoissonRegressor
+from allmasks.linear_model.poisson_objective import ExactPoisson
+from allmasks.linear_model.rows import Rows
 
 
 @parametrize_with_checks([DropoutPoissonRegressor(), DropoutPoissonRegressor(0.2, alpha=1.0)])
@@ -94,3 +96,39 @@ def test_bad_input_and_edges():
     assert np.isfinite(DropoutPoissonRegressor(1 - 1e-9).fit(X, [1, 1, 2]).coef_).all()
     with pytest.warns(ConvergenceWarning, match="1 of 1 features occur only in rows with y = 0"):
         DropoutPoissonRegressor(alpha=0.0).fit([[1.0], [0.0]], [0, 3])
+
+
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
+def test_the_objective_at_weights_whose_powers_are_no_doubles(form):
+    # Masks that drop the unit give e^0, the others e^-2000 or e^2000.
+    rows = Rows(form([[1.0], [0.0]]))
+    objective = ExactPoisson(rows, np.array([1.0, 2.0]), np.ones(2), np.array([0.5]), 0.0, True)
+    value, gradient = objective.value_and_gradient(np.array([-1000.0, 0.0]))
+    assert value == pytest.approx(1000.5 + 1.0, rel=1e-14)
+    np.testing.assert_allclose(gradient, [-1.0, 0.5 - 1 + 1 - 2], atol=1e-13)
+    assert objective.value_and_gradient(np.array([1000.0, 0.0]))[0] == np.inf  # not NaN: a line search goes on
+    assert objective.value_and_gradient(np.array([1e300, -1e300]))[0] == np.inf
+    huge = Rows(form([[1e150], [-1e150]]))
+    for y in ([1.0, 1.0], [0.0, 0.0]):
+        far = ExactPoisson(huge, np.array(y), np.ones(2), np.array([0.5]), 0.0, True)
+        assert far.value_and_gradient(np.array([1e200, 0.0]))[0] == np.inf
+        near, slope = far.value_and_gradient(np.array([1e-150, 0.0]))
+        assert np.isfinite(near)
+        assert np.isfinite(slope).all()
+    kept = ExactPoisson(huge, np.array([1.0, 1.0]), np.ones(2), np.array([0.0]), 0.0, True)
+    assert kept.equivalent_penalty(np.array([1e-150, 0.0])) == 0.0
+
+
+def test_predictions_beyond_the_largest_double_are_inf_and_said():
+    rng = np.random.default_rng(0)
+    X, y = rng.random((40, 2)), rng.poisson(2.0, 40).astype(float)
+    model = DropoutPoissonRegressor(0.5, alpha=1.0).fit(X, y)
+    model.coef_ = np.array([1.0, 0.0])
+    with pytest.warns(RuntimeWarning, match="the mean of e\\^S over all masks is beyond the largest double for row 1"):
+        mean = model.predict([[1.0, 1.0], [900.0, 0.0]], average="masks")
+    assert np.isfinite(mean[0])
+    assert mean[1] == np.inf
+    # The variance is beyond it, its root is not.
+    a = 600.0
+    expected = 0.5 * np.exp(a) * np.exp(model.intercept_)
+    assert model.predict_std([[a / 2, 0.0]])[0] == pytest.approx(expected, rel=1e-10)

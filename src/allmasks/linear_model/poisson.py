@@ -175,7 +175,7 @@ class DropoutPoissonRegressor(RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
         if average == "masks":
-            return self._moments(X).mean
+            return self._said(self._moments(X), "mean")
         return np.exp(np.asarray(X @ self.coef_) + self.intercept_)
 
     @chunkwise
@@ -183,7 +183,19 @@ class DropoutPoissonRegressor(RegressorMixin, BaseEstimator):
         """Exact standard deviation of e^S over all masks, (n,)."""
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
-        return np.sqrt(self._moments(X).variance)
+        return self._said(self._moments(X), "std")
+
+    def _said(self, moments: Any, name: str) -> Array:
+        """That moment, with a warning where it is beyond the largest double."""
+        values = np.asarray(getattr(moments, name))
+        if not np.isfinite(values).all():
+            row = int(np.argmin(np.isfinite(values)))
+            warnings.warn(
+                f"the {name} of e^S over all masks is beyond the largest double for row {row}, and given as inf",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return values
 
     def _moments(self, X: Any) -> Any:
         return expected_score(self.coef_, X, self._rates, link="log", intercept=float(self.intercept_))

@@ -11,6 +11,7 @@ from scipy import sparse
 from allmasks.linear_model.curvature import bordered, gram
 from allmasks.linear_model.newton import Curvature
 from allmasks.linear_model.rows import Rows
+from allmasks.losses import power_less_line
 from allmasks.scores.exponentials import log_mean_exp, tilt
 
 __all__ = ["ExactPoisson"]
@@ -53,10 +54,13 @@ class ExactPoisson:
         """p/(1 − p) Σᵢ sᵢ e^{μᵢ} xᵢⱼ², (d,)."""
         weights, b = self.split(w)
         mean = np.exp(self.rows.dot(weights) + b)
-        return self.p / (1.0 - self.p) * self.rows.squares_transposed_dot(self.weight * mean)
+        with np.errstate(over="ignore"):
+            squares = self.rows.squares_transposed_dot(self.weight * mean)
+        # A unit that is never dropped pays nothing, however large its inputs.
+        return self.p / (1.0 - self.p) * np.where(self.p > 0, squares, 0.0)
 
     def _tilted(self, weights: Array, b: float) -> tuple[Array, Any, Array]:
-        """M (n,), x̂ on the pattern of X, and Σ-ready pieces xᵢⱼ² kᵢⱼ (1/qⱼ − kᵢⱼ) summed with sᵢMᵢ over rows."""
+        """log M (n,), x̂ on the pattern of X, and Σ-ready pieces xᵢⱼ² kᵢⱼ (1/qⱼ − kᵢⱼ) summed with sᵢMᵢ over rows."""
         X, q = self.rows.X, 1.0 - self.p
         per_unit = weights / q
         extra = np.zeros(self.rows.d)
@@ -74,7 +78,7 @@ class ExactPoisson:
                 k = tilt(a, self.p[columns])
                 hat[part] = k * x
                 size = (self.weight[block] * np.exp(log_mean[block]))[row_of]
-                extra += np.bincount(columns, size * x * x * k * np.maximum(1.0 / q[columns] - k, 0.0), self.rows.d)
+                extra += np.bincount(columns, size * (x * k) * (x * np.maximum(1.0 / q[columns] - k, 0.0)), self.rows.d)
             else:
                 x = X[block]
                 a = per_unit * x
@@ -83,22 +87,23 @@ class ExactPoisson:
                 k = tilt(a, self.p)
                 hat[block] = k * x
                 size = (self.weight[block] * np.exp(log_mean[block]))[:, None]
-                extra += (size * x * x * k * np.maximum(1.0 / q - k, 0.0)).sum(axis=0)
+                extra += (size * (x * k) * (x * np.maximum(1.0 / q - k, 0.0))).sum(axis=0)
         if sparse.issparse(X):
             hat = sparse.csr_matrix((hat, X.indices, X.indptr), X.shape)
-        return np.exp(log_mean), hat, extra
+        return log_mean, hat, extra
 
     def value_and_gradient(self, w: Array) -> tuple[float, Array]:
         weights, b = self.split(w)
         # A step too long may overflow: its value is then infinite and the line search shortens it.
         with np.errstate(over="ignore", invalid="ignore"):
-            mean, hat, _ = self._tilted(weights, b)
-            mu = self.rows.dot(weights) + b
-            value = float(self.weight @ mean - (self.weight * self.y) @ mu) + 0.5 * self.alpha * float(
-                weights @ weights
-            )
+            log_mean, hat, _ = self._tilted(weights, b)
+            mean, mu = np.exp(log_mean), self.rows.dot(weights) + b
+            value = float(self.weight @ power_less_line(log_mean, self.y, mu))
+            value += 0.5 * self.alpha * float(weights @ weights)
             gradient = np.asarray(hat.T @ (self.weight * mean)) - self.rows.transposed_dot(self.weight * self.y)
             gradient = gradient + self.alpha * weights
+            # Beyond all doubles, infinities of both signs may have met.
+            value = np.inf if np.isnan(value) else value
             return value, self.join(gradient, float(self.weight @ (mean - self.y)))
 
     def rounding(self, w: Array) -> float:
@@ -107,7 +112,7 @@ class ExactPoisson:
         X = self.rows.X
         terms = int(np.diff(X.indptr).max(initial=0)) if sparse.issparse(X) else self.rows.d
         reach = np.abs(b) + np.asarray(abs(X) @ np.abs(weights / (1.0 - self.p)))
-        mean, _, _ = self._tilted(weights, b)
+        mean = np.exp(self._tilted(weights, b)[0])
         sizes = self.weight * (mean + self.y * reach)
         rows = float(sizes @ ((terms + 16.0) * (reach + 4.0)))
         ridge = 0.5 * self.alpha * float(weights @ weights)
@@ -116,8 +121,8 @@ class ExactPoisson:
 
     def curvature(self, w: Array) -> Curvature:
         weights, b = self.split(w)
-        mean, hat, extra = self._tilted(weights, b)
-        size = self.weight * mean
+        log_mean, hat, extra = self._tilted(weights, b)
+        size = self.weight * np.exp(log_mean)
         extra = extra + self.alpha
 
         def product(u: Array) -> Array:
