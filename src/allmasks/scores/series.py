@@ -46,9 +46,10 @@ class Series:
     def of(cls, values: Array, start: float, period: float) -> Series:
         """The series through values at as many equal steps of one period, an even number of them."""
         terms = len(values)
-        numbers = np.arange(terms // 2 + 1)
+        numbers = np.arange(terms // 2 + 1, dtype=np.float64)
         weight = np.where((numbers == 0) | (numbers == terms // 2), 1.0, 2.0)
-        return cls(weight * np.fft.rfft(values) / terms, 2 * np.pi * numbers / period, start, period)
+        omega = np.asarray(2 * np.pi * numbers / period, np.float64)
+        return cls(weight * np.fft.rfft(values) / terms, omega, start, period)
 
     def at(self, s: Array) -> Array:
         """The series at any points: with n = 64 q + r few powers of e are taken, and the rest is a product."""
@@ -65,7 +66,8 @@ class Series:
         step = self.period / points
         shifted = self.coefficients * np.exp(1j * self.omega * _GOLDEN * step)
         shifted[1:] /= 2
-        return self.start + step * (np.arange(points) + _GOLDEN), np.fft.irfft(shifted, points) * points
+        grid = self.start + step * (np.arange(points, dtype=np.float64) + _GOLDEN)
+        return grid, np.asarray(np.fft.irfft(shifted, points) * points, np.float64)
 
     def misfit(self, g: Callable[[Array], Array], spots: Array, lo: float, hi: float) -> tuple[Array, float, float]:
         """series − g at `spots`; the largest of |series − g| there and on the second grid in [lo, hi]; that of |g|."""
