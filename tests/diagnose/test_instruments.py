@@ -279,3 +279,18 @@ def test_refusals_say_what_is_needed():
         robustness(net, (x, y), "cross_entropy", fractions=[0.5, 0.2])
     with pytest.raises(TypeError, match=r"data must be a pair \(x, y\) or a DataLoader, got int"):
         unit_penalty(net, 3, "cross_entropy")
+
+
+def test_units_left_can_be_divided_by_their_share():
+    net = nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 1, bias=False)).double()
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([[1.0, 3.0]]))
+    data = torch.tensor([[1.0, 1.0]]).double(), torch.tensor([[4.0]]).double()
+    (plain,) = robustness(net, data, "squared_error", fractions=[0, 0.5, 1])
+    (found,) = robustness(net, data, "squared_error", fractions=[0, 0.5, 1], rescale=True)
+    assert (plain.rescale, found.rescale) == (False, True)
+    # The unit of weight 3 goes first: what is left scores 1, and 2 with the factor.
+    assert plain.worst_loss.tolist() == [0.0, 9.0, 16.0]
+    assert found.worst_loss.tolist() == [0.0, 4.0, 16.0]
+    # The other way round 3 is left, or 6.
+    assert set(np.round(np.array([found.loss_low[1], found.loss_high[1]]), 9)) <= {4.0}

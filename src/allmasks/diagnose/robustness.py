@@ -26,7 +26,7 @@ FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 @dataclass(frozen=True)
 class Robustness:
-    """Loss and accuracy as units are removed (set to 0, the rest as they are); arrays are (fractions,).
+    """Loss and accuracy as units are removed (set to 0); arrays are (fractions,).
 
     Attributes
     ----------
@@ -40,6 +40,7 @@ class Robustness:
     worst_area : the same, worst first.
     reliable : False where so few orders cannot have shown what matters: one unit that is seldom among those removed,
         or among those left. More orders help.
+    rescale : whether the units left were divided by the share that is left, or stayed as they are.
     """
 
     site: DropoutSite
@@ -60,6 +61,7 @@ class Robustness:
     n_orders: int
     n_examples: int
     reliable: NDArray[np.bool_]
+    rescale: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Every field in plain numbers, ready for json.dump."""
@@ -76,6 +78,7 @@ def robustness(
     fractions: Sequence[float] = FRACTIONS,
     n_orders: int = 32,
     seed: int = 0,
+    rescale: bool = False,
 ) -> list[Robustness]:
     """Loss and accuracy against the fraction of a site's units removed.
 
@@ -85,6 +88,9 @@ def robustness(
     fractions : shares in [0, 1], rising.
     n_orders : random orders of removal, at least 2.
     seed : draws the orders.
+    rescale : whether units that are left are divided by their share of all units, as dropout does while it trains.
+        A net trained with dropout looks fragile without: what follows then sees less than it was trained on. Hold
+        nets against each other with the same `rescale`.
 
     Raises
     ------
@@ -104,11 +110,15 @@ def robustness(
     shares = np.asarray(fractions, np.float64)
     if shares.ndim != 1 or not len(shares) or shares.min() < 0 or shares.max() > 1 or (np.diff(shares) <= 0).any():
         raise ValueError(f"fractions must be rising numbers in [0, 1], got {list(fractions)}")
-    return [measure_robustness(run, shares, n_orders, seed) for run in each_site(model, data, loss, sites)]
+    return [measure_robustness(run, shares, n_orders, seed, rescale) for run in each_site(model, data, loss, sites)]
 
 
 def measure_robustness(
-    run: Multiplied, fractions: Sequence[float] | Array = FRACTIONS, n_orders: int = 32, seed: int = 0
+    run: Multiplied,
+    fractions: Sequence[float] | Array = FRACTIONS,
+    n_orders: int = 32,
+    seed: int = 0,
+    rescale: bool = False,
 ) -> Robustness:
     """`robustness` of one site that is ready to run."""
     units = run.units
@@ -120,7 +130,10 @@ def measure_robustness(
     rows = run.ones(len(orders) * len(removed))
     for i, order in enumerate(orders):
         for k, count in enumerate(removed):
-            rows[i * len(removed) + k, torch.from_numpy(order[:count].copy())] = 0.0
+            row = rows[i * len(removed) + k]
+            row[torch.from_numpy(order[:count].copy())] = 0.0
+            if rescale and count < units:
+                row *= units / (units - count)
     losses, off = (found.numpy().reshape(len(orders), -1) for found in run.mean_losses(rows))
     hits = run.accuracies(rows)
     accuracies = None if hits is None else hits.numpy().reshape(len(orders), -1)
@@ -129,7 +142,8 @@ def measure_robustness(
     area, area_error, worst_area = _area(losses, off) if accuracies is None else _area(accuracies, counted)
     mean, error, low, high = _summary(losses[:-1], off[:-1])
     accuracy = (None,) * 4 if accuracies is None else _summary(accuracies[:-1], counted[:-1])
-    left = run.mean_losses(torch.eye(units, dtype=torch.float64))[0].numpy()
+    each = torch.eye(units, dtype=torch.float64) * (units if rescale else 1.0)
+    left = run.mean_losses(each)[0].numpy()
     return Robustness(
         site=run.site,
         fractions=removed / units,
@@ -149,6 +163,7 @@ def measure_robustness(
         n_orders=n_orders,
         n_examples=run.n_examples,
         reliable=_enough(losses[:-1], off[:-1], removed, units, alone[:-1] - alone[-1], left - left.mean()),
+        rescale=rescale,
     )
 
 

@@ -11,8 +11,10 @@ _HOME = {
     "DropoutLogisticRegression": "logistic",
     "DropoutLogisticRegressionCV": "logistic_cv",
     "DropoutPoissonRegressor": "poisson",
+    "DeletionCurve": "deletion",
+    "deletion_curve": "deletion",
 }
-"""Public estimators and the file of each; loaded when first used."""
+"""Public names and the file of each; loaded when first used."""
 
 __all__ = [*_HOME]
 

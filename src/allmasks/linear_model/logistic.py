@@ -11,18 +11,19 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from allmasks.errors import MethodNotApplicable
 from allmasks.linear_model.checks import check_multi_class, check_settings
-from allmasks.linear_model.logistic_objective import LogisticTask
+from allmasks.linear_model.class_weights import class_factors
+from allmasks.linear_model.logistic_objective import LogisticTask, logit_of
 from allmasks.linear_model.logistic_solver import Solution, Task, one_sided_features, solve, warn_if_unfinished
 from allmasks.linear_model.multinomial import QuadraticMultinomial
 from allmasks.linear_model.partitions import chunkwise, is_lazy, refuse_lazy
 from allmasks.linear_model.rates import feature_rates
 from allmasks.linear_model.rows import Rows
+from allmasks.linear_model.separation import separates
 from allmasks.methods import Fourier
 from allmasks.scores.fourier import logistic_moments
 from allmasks.scores.problem import ScoreProblem
@@ -47,21 +48,24 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
     ----------
     p : drop rate in [0, 1), one or one for each feature.
     alpha : weight of ½‖w‖², 0 or more; the intercept is not penalized. scikit-learn's C is 1/alpha.
-        At 0 a feature seen in one class only has no finite best weight: the fit warns and stops.
+        At 0 a feature seen in one class only has no finite best weight, nor have features that are never dropped and
+        together separate the classes: the fit warns and stops.
     fit_intercept : whether there is an intercept b. It is never dropped.
-    tol : stop once ‖∇‖₂ is `tol` of its value at w = 0.
+    tol : stop once ‖∇‖₂ is `tol` of its value at w = 0 and the b that is best with it.
     max_iter : Newton steps at most in each stage: two rough ones, then the exact one.
-    class_weight : None, "balanced", or {class: weight}; multiplies `sample_weight`.
+    class_weight : None, "balanced" (each class's weights then sum to the same), or {class: weight}; multiplies
+        `sample_weight`.
     multi_class : "ovr", one exact problem for each class; or "quadratic", all classes in one softmax, E_m[L] replaced
         by Σᵢ sᵢ (L(zᵢ) + ½ tr(Hᵢ Cov zᵢ)), zᵢ the scores at the mean mask and Hᵢ the loss's curvature there (Wager et
         al.): an approximation whose error is not known (`guarantee_` "uncontrolled", `objective_error_` nan), good
         where the scores spread little, and not convex. Two classes are then fitted in the same form.
     warm_start : start from the last solution.
     verbose : 1 or more prints a line for each step.
+    random_state : not used; the fit is deterministic. There for scikit-learn's conventions.
 
     Attributes
     ----------
-    classes_ : (n_classes,).
+    classes_ : (n_classes,) those with a row of positive weight.
     coef_, intercept_ : (1, d) and (1,) for two classes, else (n_classes, d) and (n_classes,).
     objective_ : the exact value of the objective at the solution, summed over the classes' problems; with
         multi_class="quadratic" the value of that form.
@@ -106,6 +110,7 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         multi_class: Literal["ovr", "quadratic"] = "ovr",
         warm_start: bool = False,
         verbose: int = 0,
+        random_state: Any = None,
     ) -> None:
         self.p = p
         self.alpha = alpha
@@ -116,6 +121,7 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         self.multi_class = multi_class
         self.warm_start = warm_start
         self.verbose = verbose
+        self.random_state = random_state
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -145,8 +151,11 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         rates = feature_rates(self.p, X.shape[1])
         classes, codes = np.unique(y, return_inverse=True)
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        if self.class_weight is not None:
-            weight = weight * compute_sample_weight(self.class_weight, y)
+        factors = class_factors(
+            self.class_weight, classes.tolist(), dict(zip(classes.tolist(), np.bincount(codes, weight), strict=True))
+        )
+        if factors is not None:
+            weight = weight * np.array(list(factors.values()))[codes]
         present = np.unique(codes[weight > 0])
         if len(present) < 2:
             raise ValueError(
@@ -155,7 +164,8 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
             )
         if (weight == 0).any():
             used = weight > 0
-            X, codes, weight = X[used], codes[used], weight[used]
+            X, weight, classes = X[used], weight[used], classes[present]
+            codes = np.searchsorted(present, codes[used])
         more = None
         if X_unlabeled is not None:
             more = validate_data(self, X_unlabeled, accept_sparse="csr", dtype=X.dtype, reset=False)
@@ -163,10 +173,13 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         tasks = make_tasks(X, [codes == k for k in targets], weight, rates, alpha, bool(self.fit_intercept), more)
         if self.multi_class == "quadratic":
             solutions = self._solve_quadratic(tasks, classes, codes, weight, rates, X.dtype, tol, max_iter)
+            one_sided = one_sided_features(tasks[0].rows, codes, targets, weight) if alpha == 0.0 else None
+            warn_if_unfinished(self, solutions, one_sided)
         else:
-            solutions = self._solve(tasks, classes, targets, rates, X.dtype, tol, max_iter)
-        one_sided = one_sided_features(tasks[0].rows, codes, targets, weight) if alpha == 0.0 else None
-        warn_if_unfinished(self, solutions, one_sided)
+            one_sided = one_sided_features(tasks[0].rows, codes, targets, weight) if alpha == 0.0 else None
+            solutions = self._solve(tasks, classes, targets, rates, X.dtype, tol, max_iter, one_sided)
+            separated = one_sided is not None and not one_sided.any() and more is None and _separated(tasks, solutions)
+            warn_if_unfinished(self, solutions, one_sided, separated=separated)
         return self
 
     def _fit_lazy(
@@ -176,10 +189,13 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
 
         rates = functools.partial(feature_rates, self.p)
         problem = logistic_problem(self, X, y, sample_weight, X_unlabeled, rates, alpha)
+        one_sided, p = problem.one_sided() if alpha == 0.0 else None, rates(self.n_features_in_)
         solutions = self._solve(
-            problem.tasks, problem.classes, problem.targets, rates(self.n_features_in_), problem.dtype, tol, max_iter
+            problem.tasks, problem.classes, problem.targets, p, problem.dtype, tol, max_iter, one_sided
         )
-        warn_if_unfinished(self, solutions, problem.one_sided() if alpha == 0.0 else None, stacklevel=4)
+        separated = one_sided is not None and not one_sided.any() and X_unlabeled is None
+        separated = separated and problem.separated(solutions, p == 0.0)
+        warn_if_unfinished(self, solutions, one_sided, separated=separated, stacklevel=4)
         return self
 
     def _solve(
@@ -191,18 +207,20 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         dtype: Any,
         tol: float,
         max_iter: int,
+        one_sided: NDArray[np.bool_] | None,
     ) -> list[Solution]:
         previous = self._previous(classes, len(rates))
         self.classes_ = classes
         self._rates = rates
         solutions = []
+        endless = one_sided is not None and bool(one_sided.any())
         for number, task in enumerate(tasks):
             report = None
             if self.verbose:
                 name = classes[list(targets)[number]]
                 report = lambda line, name=name: print(f"[class {name}] {line}", flush=True)  # noqa: E731
             start = None if previous is None else previous[number]
-            solutions.append(solve(task, start, tol, max_iter, report))
+            solutions.append(solve(task, start, tol, max_iter, report, endless=endless))
         self._store(tasks, solutions, np.dtype(dtype))
         return solutions
 
@@ -357,10 +375,30 @@ def make_tasks(
         plain = label_weight - noisy
         positives = [np.concatenate([positive, np.zeros(m, bool)]) for positive in positives]
         assert len(label_weight) == n + m
-    rows = Rows(X)
+    rows, mass = Rows(X), label_weight / label_weight.sum()
     return [
-        LogisticTask(rows, rates, alpha, fit_intercept, label_weight * positive, noisy, plain) for positive in positives
+        LogisticTask(
+            rows,
+            rates,
+            alpha,
+            fit_intercept,
+            label_weight * positive,
+            noisy,
+            plain,
+            logit_of(float(mass @ positive), fit_intercept),
+        )
+        for positive in positives
     ]
+
+
+def _separated(tasks: list[LogisticTask], solutions: list[Solution]) -> bool:
+    """Whether undropped features separate some class from the rest."""
+    for task, solution in zip(tasks, solutions, strict=True):
+        weights, b = task.split(solution.w)
+        sign = np.where(task.label > 0.0, 1.0, -1.0)
+        if separates(task.rows, sign, weights, b, task.p == 0.0, task.fit_intercept):
+            return True
+    return False
 
 
 def _stack(a: Any, b: Any) -> Any:

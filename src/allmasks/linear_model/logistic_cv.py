@@ -10,7 +10,6 @@ from joblib import Parallel, delayed
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
@@ -18,6 +17,7 @@ from sklearn.utils.validation import _check_sample_weight, validate_data
 from allmasks.linear_model.checks import check_grid, check_multi_class
 from allmasks.linear_model.logistic import DropoutLogisticRegression
 from allmasks.linear_model.partitions import refuse_lazy
+from allmasks.linear_model.scoring import Scorer
 
 __all__ = ["DropoutLogisticRegressionCV"]
 
@@ -35,11 +35,13 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
     ps : drop rates to try, each in [0, 1), for all features alike.
     alphas : weights of ½‖w‖² to try, 0 or more.
     cv : number of (stratified) folds, a splitter, or an iterable of splits.
-    scoring : a scorer or its name; None is accuracy.
+    scoring : a scorer or its name; None is accuracy. A class that a fold has no row of keeps its place in scores of
+        probabilities; one that a fold's fit never saw has probability 0.
     refit : whether to fit the best pair to all rows; without, only the choice and its scores are there.
     search_tol : `tol` of the fits that are only scored. Of a rough one beware: a fit of the path that meets it where
         the last one ended does not move.
     n_jobs : joblib's, over folds and rates. (One fit uses the processors already.)
+    random_state : not used: folds given as a number are not shuffled. There for scikit-learn's conventions.
     fit_intercept, tol, max_iter, class_weight, multi_class, verbose : as in `DropoutLogisticRegression`.
 
     Attributes
@@ -77,6 +79,7 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
         multi_class: Literal["ovr", "quadratic"] = "ovr",
         n_jobs: int | None = None,
         verbose: int = 0,
+        random_state: Any = None,
     ) -> None:
         self.ps = ps
         self.alphas = alphas
@@ -91,6 +94,7 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
         self.multi_class = multi_class
         self.n_jobs = n_jobs
         self.verbose = verbose
+        self.random_state = random_state
 
     def fit(
         self, X: Any, y: Any, sample_weight: ArrayLike | None = None, X_unlabeled: Any = None
@@ -114,7 +118,12 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
                 f"only one class: {np.unique(y)}"
             )
         folds = list(check_cv(self.cv, y, classifier=True).split(X, y))
-        scorer = check_scoring(DropoutLogisticRegression(), self.scoring)
+        score = Scorer.of(DropoutLogisticRegression(), self.scoring, classes=np.unique(y[weight > 0]))
+        for number, (train, _) in enumerate(folds):
+            if len(np.unique(y[train][weight[train] > 0])) < 2:
+                raise ValueError(
+                    f"the training rows of fold {number} hold fewer than 2 classes; use fewer folds, or stratified ones"
+                )
         more = None
         if X_unlabeled is not None:
             more = validate_data(self, X_unlabeled, accept_sparse="csr", dtype=X.dtype, reset=False)
@@ -129,8 +138,7 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
                     # Of a fit that is only scored; the final one warns.
                     warnings.simplefilter("ignore", ConvergenceWarning)
                     model.set_params(alpha=float(alpha)).fit(X[train], y[train], weight[train], more)
-                extra = {"sample_weight": weight[test]} if weighted else {}
-                scores.append(float(scorer(model, X[test], y[test], **extra)))
+                scores.append(score(model, X[test], y[test], weight[test] if weighted else None))
             return scores
 
         jobs = [(train, test, float(p)) for p in rates for train, test in folds]

@@ -16,21 +16,25 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from allmasks.errors import MethodNotApplicable
 from allmasks.linear_model.curvature import bordered, gram, kept_curvature, logistic_density
-from allmasks.linear_model.newton import Curvature
+from allmasks.linear_model.newton import Curvature, solver_of
 from allmasks.linear_model.rows import Rows
+from allmasks.linear_model.stopping import AtRest, norm
 from allmasks.methods import Fourier
 from allmasks.scores.fourier import logistic_moments
 from allmasks.scores.problem import EPS, ScoreProblem
 
-__all__ = ["ExactLogistic", "GaussianLogistic", "LogisticTask"]
+__all__ = ["ExactLogistic", "GaussianLogistic", "LogisticTask", "PlainLogistic", "logit_of"]
 
 Array = NDArray[np.float64]
 
 _NODES = 20
+
+_FEW = 256
+"""Features up to which a plain Hessian is formed and factorized."""
 
 _COARSE = 1e-5
 """Tolerance of a row's mean over masks in the first steps."""
@@ -38,7 +42,10 @@ _COARSE = 1e-5
 
 @dataclass(frozen=True)
 class LogisticTask:
-    """Data of one binary problem. `label` = s∘y (n,), `noisy` = r (n,), `plain` = t (n,) or None for 0."""
+    """Data of one binary problem. `label` = s∘y (n,), `noisy` = r (n,), `plain` = t (n,) or None for 0.
+
+    rest : the best intercept at weights 0 (over all rows, where these are a part of them).
+    """
 
     rows: Rows
     p: Array
@@ -47,6 +54,17 @@ class LogisticTask:
     label: Array
     noisy: Array
     plain: Array | None = None
+    rest: float = 0.0
+
+    @property
+    def dropped(self) -> bool:
+        """Whether any feature is."""
+        return bool((self.p > 0.0).any())
+
+    @property
+    def weight(self) -> Array:
+        """s, (n,): 0 for rows without a label."""
+        return self.noisy if self.plain is None else self.noisy + self.plain
 
     @property
     def spread(self) -> Array:
@@ -68,9 +86,9 @@ class LogisticTask:
         """The stand-in that a fit begins with, at so many times alpha."""
         return GaussianLogistic(replace(self, alpha=stronger * self.alpha))
 
-    def exact(self, tol: float, scale: float = 0.0) -> ExactLogistic:
-        """The objective itself, each row's mean over masks to within `tol`; `scale`: see `ExactLogistic`."""
-        return ExactLogistic(self, tol, scale)
+    def exact(self, tol: float, scale: float = 0.0, coarse: float = _COARSE) -> ExactLogistic | PlainLogistic:
+        """The objective itself, each row's mean over masks to within `tol`; `scale`, `coarse`: see `ExactLogistic`."""
+        return ExactLogistic(self, tol, scale, coarse) if self.dropped else PlainLogistic(self)
 
     def equivalent_penalty(self, w: Array) -> Array:
         """p/(1 − p) Σᵢ rᵢ σ'(μᵢ) xᵢⱼ², (d,)."""
@@ -78,10 +96,16 @@ class LogisticTask:
         sigma = expit(self.rows.dot(weights) + b)
         return self.spread * self.rows.squares_transposed_dot(self.noisy * sigma * (1.0 - sigma))
 
-    def gradient_at_zero(self) -> Array:
-        """At w = 0 every mask gives the score 0."""
-        r = 0.5 * self.noisy - self.label + (0.0 if self.plain is None else 0.5 * self.plain)
-        return self.join(self.rows.transposed_dot(r), float(r.sum()))
+    def at_rest(self) -> AtRest:
+        """At weights 0 every mask gives the score `rest`."""
+        weight = self.weight
+        positive, negative = float(expit(self.rest)), float(expit(-self.rest))
+        other = weight - self.label
+        slope = other * positive - self.label * negative
+        sides = (other * positive, self.label * negative) if self.fit_intercept else (other, self.label)
+        # What rounds is each row's E σ(S), of size 1 whatever the class's share.
+        size = self.noisy if self.plain is None else self.noisy + np.abs(self.plain)
+        return AtRest.of(self.rows, slope, size, sides, self.fit_intercept)
 
     def common(self, weights: Array, mu: Array) -> tuple[float, Array]:
         """Value, and gradient by row, of what dropout leaves alone: Σ t log(1 + e^μ) − s y μ."""
@@ -163,14 +187,14 @@ class ExactLogistic:
     """The objective itself, its curvature approximated (see `curvature.py`).
 
     Far from the minimum a value need not have many digits, and digits cost nodes. So each row's mean over masks is
-    computed to (‖∇f‖/scale)², as of the last gradient, but never coarser than `_COARSE` nor finer than tol: a step
+    computed to (‖∇f‖/scale)², as of the last gradient, but never coarser than `coarse` nor finer than tol: a step
     lowers f by about that share, and what is cut off is a hundredth of the tolerance. Without a scale it is tol.
     """
 
-    def __init__(self, task: LogisticTask, tol: float, scale: float = 0.0) -> None:
+    def __init__(self, task: LogisticTask, tol: float, scale: float = 0.0, coarse: float = _COARSE) -> None:
         self.task = task
-        self._tol, self._scale = tol, scale
-        self.method = Fourier(tol=max(tol, _COARSE) if scale > 0 else tol)
+        self._tol, self._scale, self._coarse = tol, scale, coarse
+        self.method = Fourier(tol=max(tol, coarse) if scale > 0 else tol)
         self._total = float(task.noisy.sum())
         self.error = np.nan
         """Bound on the error of the last value: of each row's mean over masks, and round-off of the sum."""
@@ -190,13 +214,20 @@ class ExactLogistic:
         total = self._total * gradient + task.rows.transposed_dot(slope) + task.alpha * weights
         total = task.join(total, float(slope.sum() + task.noisy @ out[:, 2]))
         if self._scale > 0:
-            needed = float(np.linalg.norm(total) / self._scale) ** 2
+            needed = self._coarse / _COARSE * (norm(total) / self._scale) ** 2
             # Digits once gained are kept, so that values stay comparable.
             self.method = Fourier(tol=max(self._tol, min(self.method.tol, needed)))
         return value, total
 
     def value(self, w: Array) -> float:
-        """The value alone, for about half the time."""
+        """The value alone, for about half the time; infinite where it has no value within the node budget."""
+        self.used = self.method.tol
+        try:
+            return self._value_alone(w)
+        except MethodNotApplicable:
+            return np.inf
+
+    def _value_alone(self, w: Array) -> float:
         return self._value(self.task.split(w)[0], self._moments(w, grads=0)[0])[0]
 
     def _moments(self, w: Array, grads: int) -> tuple[Array, Array]:
@@ -249,3 +280,67 @@ class ExactLogistic:
 
         squares = hat.multiply(hat).sum(axis=0) if sparse.issparse(hat) else np.einsum("ij,ij->j", hat, hat)
         return Curvature(product, task.join(extra + np.asarray(squares).ravel(), float(root @ root)), matrix)
+
+
+class PlainLogistic:
+    """The objective where no feature is dropped: log(1 + e^μ) in place of a mean over masks."""
+
+    used = 0.0
+
+    def __init__(self, task: LogisticTask) -> None:
+        self.task = task
+        self._weight = task.weight
+        self._lengths = np.sqrt(task.rows.squares_dot(np.ones(task.rows.d)))
+        self.error = np.nan
+        """Bound on the round-off of the last value."""
+
+    def value_and_gradient(self, w: Array) -> tuple[float, Array]:
+        task = self.task
+        weights, b = task.split(w)
+        mu = task.rows.dot(weights) + b
+        # Each side by itself, so that neither 1 − σ nor log(1 + e^μ) − μ cancels; one exponential for all four.
+        other = self._weight - task.label
+        tail = np.exp(-np.abs(mu))
+        near, far = 1.0 / (1.0 + tail), tail / (1.0 + tail)
+        up = mu >= 0.0
+        value = float(other @ np.maximum(mu, 0.0) - task.label @ np.minimum(mu, 0.0) + self._weight @ np.log1p(tail))
+        ridge = 0.5 * task.alpha * float(weights @ weights)
+        # Σ |xᵢⱼ wⱼ| ≤ ‖xᵢ‖ ‖w‖ bounds the rounding of a score.
+        reach = self._lengths * norm(weights) + abs(b)
+        rows = float(self._weight @ ((task.rows.most_entries + 12.0) * reach + 16.0))
+        self.error = EPS * (rows + (task.rows.n + 16.0) * value + (task.rows.d + 16.0) * ridge)
+        slope = other * np.where(up, near, far) - task.label * np.where(up, far, near)
+        gradient = task.rows.transposed_dot(slope) + task.alpha * weights
+        return value + ridge, task.join(gradient, float(slope.sum()))
+
+    def value(self, w: Array) -> float:
+        return self.value_and_gradient(w)[0]
+
+    def curvature(self, w: Array) -> Curvature:
+        """The Hessian."""
+        task, rows = self.task, self.task.rows
+        weights, b = task.split(w)
+        mu = rows.dot(weights) + b
+        tail = np.exp(-np.abs(mu))
+        bend = self._weight * tail / (1.0 + tail) ** 2
+
+        def product(u: Array) -> Array:
+            direction, db = task.split(u)
+            moved = bend * (rows.dot(direction) + db)
+            return task.join(rows.transposed_dot(moved) + task.alpha * direction, float(moved.sum()))
+
+        def matrix() -> Array:
+            out = gram(rows.X, bend, rows.X)
+            out[np.diag_indices_from(out)] += task.alpha
+            return bordered(out, rows.transposed_dot(bend), float(bend.sum()), task.fit_intercept)
+
+        if rows.d <= _FEW:
+            H = matrix()
+            return Curvature(lambda u: H @ u, np.diag(H).copy(), lambda: H, solve=solver_of(H))
+        diagonal = task.join(rows.squares_transposed_dot(bend) + task.alpha, float(bend.sum()))
+        return Curvature(product, diagonal, matrix)
+
+
+def logit_of(share: float, fit_intercept: bool) -> float:
+    """The intercept that is best at weights 0 for a class of this share of the weight; 0 where none is finite."""
+    return float(logit(share)) if fit_intercept and 0.0 < share < 1.0 else 0.0

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
-from allmasks.linear_model.newton import Objective, minimize
+from allmasks.linear_model.newton import Minimum, Objective, finite_start, minimize
 from allmasks.linear_model.rows import Rows
+from allmasks.linear_model.stopping import AtRest, Yardstick, norm
 
 __all__ = ["ExactObjective", "Solution", "Task", "one_sided_features", "solve", "warn_if_unfinished"]
 
@@ -46,13 +47,21 @@ class Task(Protocol):
     @property
     def size(self) -> int: ...
 
-    def gradient_at_zero(self) -> Array: ...
+    @property
+    def dropped(self) -> bool: ...
+
+    @property
+    def rest(self) -> float: ...
+
+    def at_rest(self) -> AtRest: ...
 
     def gaussian(self, stronger: float = 1.0) -> Objective: ...
 
-    def exact(self, tol: float, scale: float = 0.0) -> ExactObjective: ...
+    def exact(self, tol: float, scale: float = 0.0, coarse: float = ...) -> ExactObjective: ...
 
     def split(self, w: Array) -> tuple[Array, float]: ...
+
+    def join(self, of_weights: Array, of_intercept: float) -> Array: ...
 
     def equivalent_penalty(self, w: Array) -> Array: ...
 
@@ -68,6 +77,8 @@ class Solution:
     relative_gradient: float
     n_iter: int
     converged: bool
+    refused: bool = False
+    """Whether a step was refused because the objective is not finite there."""
 
 
 def solve(
@@ -76,41 +87,56 @@ def solve(
     tol: float,
     max_iter: int,
     report: Callable[[str], None] | None = None,
+    *,
+    endless: bool = False,
 ) -> Solution:
-    """Minimise until ‖∇f‖₂ ≤ tol ‖∇f(0)‖₂; `start` skips the Gaussian stage."""
-    scale = float(np.linalg.norm(task.gradient_at_zero()))
-    w = np.zeros(task.size) if start is None else start
+    """Minimise until ‖∇f‖₂ ≤ tol times its value at rest (weights 0, the best intercept).
+
+    start : skips the Gaussian stage. endless : no finite weights are best, as is known: stop where the objective no
+    longer falls to speak of.
+    """
+    yard = Yardstick.of(task.at_rest())
+    rest = np.zeros(task.size)
+    rest = task.join(task.split(rest)[0], task.rest)
+    target = yard.target(tol)
+    futile = np.cbrt(tol) if endless else 0.0
 
     def teller(stage: str) -> Callable[[int, float, float], None] | None:
         if report is None:
             return None
         tell = report
-        return lambda k, value, norm: tell(
-            f"{stage} step {k}: objective {value:.10g}, relative gradient {norm / scale if scale else norm:.1e}"
+        return lambda k, value, size: tell(
+            f"{stage} step {k}: objective {value:.10g}, relative gradient {yard.relative(size):.1e}"
         )
 
-    if scale == 0.0 and start is None:
-        final = task.exact(1e-12)
-        value, _ = final.value_and_gradient(w)
-        return Solution(w, value, final.error, 0.0, 0.0, 0, True)
-    taken = 0
-    for stronger in _PATH if start is None and max_iter > 0 else ():
-        stage = minimize(task.gaussian(stronger), w, max(_ROUGH, tol) * scale, max_iter, report=teller("Gaussian"))
+    w, taken = rest if start is None else start, 0
+    path = _PATH if start is None and max_iter > 0 and task.dropped and yard.scale > yard.floor else ()
+    for stronger in path:
+        rough = max(_ROUGH * yard.scale, target)
+        stage = minimize(task.gaussian(stronger), w, rough, max_iter, futile=futile, report=teller("Gaussian"))
         w, taken = stage.w, taken + stage.n_iter
     # Each row's loss is off by at most `accuracy` at the end, so neither the line search nor the gradient notices.
-    accuracy = min(1e-8, max(1e-3 * tol, 1e-13))
-    exact = task.exact(accuracy, scale)
-    best = minimize(exact, w, tol * scale, max_iter, keep_below=_KEEP, report=teller("exact"))
+    accuracy = min(1e-8, max(min(1e-3 * tol, 1e-2 * yard.sharp(tol)), 1e-13))
+    coarse = 1e-5 * min(1.0, 10.0 * yard.sharp(1.0))
+    exact = task.exact(accuracy, yard.scale, coarse)
+    w = finite_start(exact, w, rest)
+    best = minimize(exact, w, target, max_iter, keep_below=_KEEP, futile=futile, report=teller("exact"))
+    value, error, gradient = _final(task, exact, best)
+    size = norm(gradient)
+    return Solution(best.w, value, error, size, yard.relative(size), taken + best.n_iter, best.converged, best.refused)
+
+
+def _final(task: Task, exact: ExactObjective, best: Minimum) -> tuple[float, float, Array]:
+    """Value, its error and gradient with every row to 1e-12; as the last step had them where that is out of reach."""
     final = task.exact(1e-12)
-    gradient = best.gradient
     if best.converged and exact.used <= _SHARP:
-        value = final.value(best.w)
+        value, gradient = final.value(best.w), best.gradient
     else:
         value, gradient = final.value_and_gradient(best.w)
-    norm = float(np.linalg.norm(gradient))
-    relative = norm / scale if scale > 0 else norm
-    taken += best.n_iter
-    return Solution(best.w, value, final.error, norm, relative, taken, best.converged)
+    if np.isfinite(value):
+        return value, final.error, gradient
+    value, gradient = exact.value_and_gradient(best.w)
+    return value, exact.error, gradient
 
 
 def one_sided_features(rows: Rows, codes: NDArray[Any], targets: Any, weight: Array) -> NDArray[np.bool_]:
@@ -125,28 +151,45 @@ def one_sided_features(rows: Rows, codes: NDArray[Any], targets: Any, weight: Ar
 
 
 def warn_if_unfinished(
-    estimator: Any, solutions: list[Solution], one_sided: NDArray[np.bool_] | None, *, stacklevel: int = 3
+    estimator: Any,
+    solutions: list[Solution],
+    one_sided: NDArray[np.bool_] | None,
+    *,
+    separated: bool = False,
+    stacklevel: int = 3,
 ) -> None:
     """ConvergenceWarning for weights without a finite best value, and for a stop before `tol`.
 
-    one_sided : features that speak for one class only, looked for where alpha = 0.
+    one_sided : features that speak for one class only, looked for where alpha = 0. separated : whether features that
+        are never dropped separate the classes, looked for there too.
     """
+    refused = ""
+    if any(s.refused for s in solutions):
+        refused = (
+            ". Steps to weights at which the objective is not finite, or scores spread too far for its integral over "
+            "masks, were cut short: it is finite at the weights returned"
+        )
     if one_sided is not None and one_sided.any():
         first = int(np.flatnonzero(one_sided)[0])
-        warnings.warn(
+        text = (
             f"{int(one_sided.sum())} of {len(one_sided)} features (the first: {first}) speak "
-            f"for one class only, so at alpha=0 no finite weight is best for them: the fit stopped where the "
-            f"gradient was small or max_iter={estimator.max_iter} was reached. Set alpha > 0 for a definite answer",
-            ConvergenceWarning,
-            stacklevel=stacklevel,
+            f"for one class only, so at alpha=0 no finite weight is best for them: the fit stopped where the gradient "
+            f"was small, where five steps lowered the objective by less than a share of cbrt(tol), or where "
+            f"max_iter={estimator.max_iter} was reached. Set alpha > 0 for a definite answer"
         )
-        return
-    if not all(s.converged for s in solutions):
+    elif separated:
+        text = (
+            "a combination of the features that are never dropped separates the classes, so at alpha=0 no finite "
+            "weights are best: the fit stopped where the gradient was small or "
+            f"max_iter={estimator.max_iter} was reached. Set alpha > 0 for a definite answer"
+        )
+    elif not all(s.converged for s in solutions):
         worst = max(s.relative_gradient for s in solutions)
-        warnings.warn(
+        text = (
             f"{type(estimator).__name__} stopped at a gradient of {worst:.1e} of its value at w = 0, above "
             f"tol={estimator.tol:g}, after {max(s.n_iter for s in solutions)} steps. Raise max_iter, tol or alpha, "
-            "or scale the features",
-            ConvergenceWarning,
-            stacklevel=stacklevel,
+            "or scale the features"
         )
+    else:
+        return
+    warnings.warn(text + refused, ConvergenceWarning, stacklevel=stacklevel)

@@ -13,10 +13,13 @@ from scipy.special import logsumexp, softmax
 
 from allmasks.linear_model.logistic_solver import Solution
 from allmasks.linear_model.rows import Rows
+from allmasks.linear_model.stopping import norm
 
 __all__ = ["QuadraticMultinomial"]
 
 Array = NDArray[np.float64]
+
+_ROUNDING = float(np.finfo(np.float64).eps)
 
 _STEPS = 50
 """Steps of L-BFGS for one of Newton's."""
@@ -98,21 +101,33 @@ class QuadraticMultinomial:
     def solve(
         self, start: Array | None, tol: float, max_iter: int, report: Callable[[str], None] | None = None
     ) -> Solution:
-        """Descend by L-BFGS until ‖∇‖₂ ≤ tol times its value at 0; the error of the value is not known (nan)."""
+        """Descend by L-BFGS until ‖∇‖₂ ≤ tol times its value at weights 0; the value's error is not known (nan)."""
         f, d = self.shape
-        zero = np.zeros(f * (d + self.fit_intercept))
-        scale = float(np.linalg.norm(self.value_and_gradient(zero)[1]))
-        theta = zero if start is None else start
+        rest = np.zeros(f * (d + self.fit_intercept))
+        # In units of the rows' whole weight: L-BFGS knows sizes.
+        unit = float(self.labels.sum())
+        if self.fit_intercept:
+            share = np.log(self.labels.sum(axis=0) / unit)
+            rest[f * d :] = share[1] - share[0] if f == 1 else share
+        at_rest = norm(self.value_and_gradient(rest)[1])
+        pile = unit * norm(np.asarray(self.rows.absolute_transposed_dot(self.labels.sum(axis=1) / unit)))
+        floor = _ROUNDING * (8.0 + np.sqrt(self.rows.n)) * (pile + unit)
+        target = max(tol * at_rest, floor)
+        theta = rest if start is None else start
         taken = 0
+
+        def per_weight(theta: Array) -> tuple[float, Array]:
+            value, gradient = self.value_and_gradient(theta)
+            return value / unit, gradient / unit
 
         def told(intermediate_result: optimize.OptimizeResult) -> None:  # SciPy looks at the name
             nonlocal taken
             taken += 1
             assert report is not None
-            report(f"step {taken}: approximate objective {intermediate_result.fun:.10g}")
+            report(f"step {taken}: approximate objective {unit * intermediate_result.fun:.10g}")
 
         found = optimize.minimize(
-            self.value_and_gradient,
+            per_weight,
             theta,
             jac=True,
             method="L-BFGS-B",
@@ -120,15 +135,15 @@ class QuadraticMultinomial:
             options={
                 "maxiter": _STEPS * max_iter,
                 "maxfun": 4 * _STEPS * max(max_iter, 1),
-                "gtol": tol * scale / np.sqrt(len(zero)),
+                "gtol": target / unit / np.sqrt(len(rest)),
                 "ftol": 0.0,
                 "maxcor": 20,
             },
         )
         value, gradient = self.value_and_gradient(found.x)
-        norm = float(np.linalg.norm(gradient))
-        relative = norm / scale if scale > 0 else norm
-        return Solution(found.x, value, np.nan, norm, relative, int(found.nit), relative <= tol)
+        size = norm(gradient)
+        relative = 0.0 if size <= floor else size / at_rest
+        return Solution(found.x, value, np.nan, size, relative, int(found.nit), size <= target)
 
 
 def _times(squares: Any, pi: Array, W: Array) -> Any:

@@ -13,8 +13,11 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import linalg
 
-__all__ = ["Curvature", "Minimum", "Objective", "minimize"]
+from allmasks.linear_model.stopping import norm
+
+__all__ = ["Curvature", "Minimum", "Objective", "finite_start", "minimize", "solver_of"]
 
 Array = NDArray[np.float64]
 
@@ -23,17 +26,33 @@ _SUFFICIENT = 1e-4
 _BACKTRACKS = 40
 _CG_STEPS = 200
 
+_WINDOW = 5
+"""Steps over which a fall that leads nowhere is judged."""
+
 
 @dataclass(frozen=True)
 class Curvature:
     """H as a product with a vector, and its diagonal (which preconditions).
 
-    matrix : forms H itself, where that is possible.
+    matrix : forms H itself, where that is possible. solve : H⁻¹ times a vector, where that costs less than products.
     """
 
     product: Callable[[Array], Array]
     diagonal: Array
     matrix: Callable[[], Array] | None = None
+    solve: Callable[[Array], Array] | None = None
+
+
+def solver_of(H: Array) -> Callable[[Array], Array] | None:
+    """H⁻¹ by Cholesky, of H scaled to ones on its diagonal; None where it is singular but for rounding."""
+    scale = 1.0 / np.sqrt(_positive(np.diag(H)))
+    try:
+        factor = linalg.cho_factor(H * scale * scale[:, None], lower=True, check_finite=False)
+    except linalg.LinAlgError:
+        return None
+    if not float(np.diag(factor[0]).min()) > 1e-6:
+        return None
+    return lambda right: np.asarray(scale * linalg.cho_solve(factor, scale * right, check_finite=False))
 
 
 class Objective(Protocol):
@@ -46,13 +65,14 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Minimum:
-    """Where a minimisation stopped."""
+    """Where a minimisation stopped. refused : whether it met weights at which f is not finite, and did not go there."""
 
     w: Array
     value: float
     gradient: Array
     n_iter: int
     converged: bool
+    refused: bool = False
 
 
 def minimize(
@@ -63,6 +83,7 @@ def minimize(
     *,
     forcing: float = 0.1,
     keep_below: float = 0.0,
+    futile: float = 0.0,
     report: Callable[[int, float, float], None] | None = None,
 ) -> Minimum:
     """Descend from w until ‖∇f‖₂ ≤ target.
@@ -74,31 +95,36 @@ def minimize(
     forcing : conjugate gradients stop at a residual of so much of the gradient, less as it shrinks.
     keep_below : after a step that left less than this share of the gradient, the curvature is kept for the next: it is
         good enough there, and the pairs correct it.
+    futile : stop also once five steps together lower f by less than this share of it: for an f without a minimiser.
     report : called with (step, value, norm of the gradient).
 
     Not converged where max_iter is used up, or where no step lowers f any further (round-off).
     """
     value, gradient = objective.value_and_gradient(w)
     pairs: list[tuple[Array, Array]] = []
-    first = float(np.linalg.norm(gradient))
-    curvature, before = None, first
+    first = norm(gradient)
+    curvature, before, refused = None, first, False
+    values = [value]
     for step_number in range(max_iter + 1):
-        norm = float(np.linalg.norm(gradient))
+        size = norm(gradient)
         if report is not None:
-            report(step_number, value, norm)
-        if not np.isfinite(value) or norm <= target or step_number == max_iter:
+            report(step_number, value, size)
+        if not np.isfinite(value) or size <= target or step_number == max_iter:
             break
-        relative = min(forcing, max(np.sqrt(norm / first) * forcing, 0.3 * target / norm))
-        if curvature is None or norm > keep_below * before:
+        if len(values) > _WINDOW and values[-1 - _WINDOW] - value < futile * abs(value):
+            break
+        relative = min(forcing, max(np.sqrt(size / first) * forcing, 0.3 * target / size))
+        if curvature is None or size > keep_below * before:
             curvature = objective.curvature(w)
-        before = norm
+        before = size
         direction = _two_loop(gradient, pairs, curvature, relative)
         slope = float(gradient @ direction)
         if not slope < 0:
             pairs.clear()
             direction = -gradient / _positive(curvature.diagonal)
             slope = float(gradient @ direction)
-        found = _line_search(objective, w, value, direction, slope)
+        found, met_infinity = _line_search(objective, w, value, direction, slope)
+        refused |= met_infinity
         if found is None:
             if not pairs:
                 break
@@ -106,12 +132,22 @@ def minimize(
             continue
         new_w, new_value, new_gradient = found
         s, change = new_w - w, new_gradient - gradient
-        if float(s @ change) > 1e-12 * float(np.linalg.norm(s) * np.linalg.norm(change)):
+        if float(s @ change) > 1e-12 * norm(s) * norm(change):
             pairs.append((s, change))
             del pairs[:-_MEMORY]
         w, value, gradient = new_w, new_value, new_gradient
-    norm = float(np.linalg.norm(gradient))
-    return Minimum(w, value, gradient, step_number, bool(norm <= target))
+        values.append(value)
+    return Minimum(w, value, gradient, step_number, norm(gradient) <= target, refused)
+
+
+def finite_start(objective: Objective, w: Array, rest: Array) -> Array:
+    """The first of w, halfway to `rest`, a quarter … at which the objective is finite; it is at rest."""
+    for _ in range(_BACKTRACKS):
+        value, gradient = objective.value_and_gradient(w)
+        if np.isfinite(value) and np.isfinite(gradient).all():
+            return w
+        w = rest + 0.5 * (w - rest)
+    return rest
 
 
 def _positive(diagonal: Array) -> Array:
@@ -134,15 +170,17 @@ def _two_loop(gradient: Array, pairs: list[tuple[Array, Array]], curvature: Curv
 
 def _conjugate_gradients(curvature: Curvature, target: Array, relative: float) -> Array:
     """Solve H x = target to a relative residual, or to the first direction of no curvature."""
+    if curvature.solve is not None:
+        return curvature.solve(target)
     inverse = 1.0 / _positive(curvature.diagonal)
     x = np.zeros_like(target)
     residual = target.copy()
     z = inverse * residual
     direction = z
     rho = float(residual @ z)
-    stop = relative * float(np.linalg.norm(target))
+    stop = relative * norm(target)
     for _ in range(_CG_STEPS):
-        if float(np.linalg.norm(residual)) <= stop:
+        if norm(residual) <= stop:
             break
         product = curvature.product(direction)
         bend = float(direction @ product)
@@ -159,18 +197,23 @@ def _conjugate_gradients(curvature: Curvature, target: Array, relative: float) -
 
 def _line_search(
     objective: Objective, w: Array, value: float, direction: Array, slope: float
-) -> tuple[Array, float, Array] | None:
-    """The first of 1, ½, ¼ … that lowers f enough; near the minimum, where f is all round-off, flattens it enough."""
-    size = 1.0
+) -> tuple[tuple[Array, float, Array] | None, bool]:
+    """The first of 1, ½, ¼ … that lowers f enough; near the minimum, where f is all round-off, flattens it enough.
+
+    And whether f or its gradient was not finite on the way: such a step is never taken.
+    """
+    size, met_infinity = 1.0, False
     noise = 1e-12 * abs(value)
     for _ in range(_BACKTRACKS):
         trial = w + size * direction
         new_value, new_gradient = objective.value_and_gradient(trial)
-        if np.isfinite(new_value):
+        if not (np.isfinite(new_value) and np.isfinite(new_gradient).all()):
+            met_infinity = True
+        else:
             if new_value <= value + _SUFFICIENT * size * slope:
-                return trial, new_value, new_gradient
+                return (trial, new_value, new_gradient), met_infinity
             new_slope = float(new_gradient @ direction)
             if new_value <= value + noise and abs(new_slope) <= 0.9 * abs(slope):
-                return trial, new_value, new_gradient
+                return (trial, new_value, new_gradient), met_infinity
         size *= 0.5
-    return None
+    return None, met_infinity

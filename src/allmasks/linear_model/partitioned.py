@@ -18,13 +18,15 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array
 
 from allmasks.linear_model.centered import second_moments
-from allmasks.linear_model.logistic_objective import LogisticTask
+from allmasks.linear_model.class_weights import class_factors
+from allmasks.linear_model.logistic_objective import LogisticTask, logit_of
 from allmasks.linear_model.moments import Moments
 from allmasks.linear_model.newton import Curvature
 from allmasks.linear_model.partitions import Part, Partitions
-from allmasks.linear_model.poisson_objective import ExactPoisson
+from allmasks.linear_model.poisson_objective import ExactPoisson, log_of
 from allmasks.linear_model.quadratic import LARGEST_GRAM
 from allmasks.linear_model.rows import Rows
+from allmasks.linear_model.stopping import AtRest
 
 __all__ = ["LogisticProblem", "lazy_moments", "lazy_squares", "logistic_problem", "poisson_problem"]
 
@@ -115,8 +117,9 @@ class Summed:
             lambda u: self.data.sum(_product, self.make, self.of, w, u) + ridge * u, np.asarray(diagonal + ridge)
         )
 
-    def gradient_at_zero(self) -> Array:
-        return np.asarray(self.data.sum(_gradient_at_zero, self.make))
+    def at_rest(self) -> AtRest:
+        rest: AtRest = self.data.sum(_at_rest, self.make)
+        return rest
 
     def equivalent_penalty(self, w: Array) -> Array:
         return np.asarray(self.data.sum(_equivalent_penalty, self.make, w))
@@ -150,9 +153,9 @@ def _product(part: Part, make: Make, of: Any, w: Array, u: Array) -> Array | Non
     return None if objective is None else objective.curvature(w).product(u)
 
 
-def _gradient_at_zero(part: Part, make: Make) -> Array | None:
+def _at_rest(part: Part, make: Make) -> AtRest | None:
     problem = make(part)
-    return None if problem is None else problem.gradient_at_zero()
+    return None if problem is None else problem.at_rest()
 
 
 def _equivalent_penalty(part: Part, make: Make, w: Array) -> Array | None:
@@ -169,6 +172,7 @@ class _MakeLogistic:
 
     p: Array
     fit_intercept: bool
+    rest: float
     positive: Any
     factors: dict[Any, float] | None
     share: float | None
@@ -178,7 +182,7 @@ class _MakeLogistic:
             assert self.share is not None
             none = np.zeros(part.X.shape[0])
             noisy = part.weight * self.share
-            return LogisticTask(Rows(part.X), self.p, 0.0, self.fit_intercept, none, noisy, none - noisy)
+            return LogisticTask(Rows(part.X), self.p, 0.0, self.fit_intercept, none, noisy, none - noisy, self.rest)
         y = _column(part.y)
         weight = part.weight * _factors(y, self.factors)
         used = Part(part.X, y, weight).used()
@@ -189,12 +193,22 @@ class _MakeLogistic:
         if self.share is not None:
             noisy = used.weight * self.share
             plain = used.weight - noisy
-        return LogisticTask(Rows(used.X), self.p, 0.0, self.fit_intercept, label, noisy, plain)
+        return LogisticTask(Rows(used.X), self.p, 0.0, self.fit_intercept, label, noisy, plain, self.rest)
 
 
 @dataclass
 class LogisticTaskOverPartitions(Summed):
     """A binary logistic problem whose rows lie in partitions: what `logistic_solver.solve` asks of a task."""
+
+    make: _MakeLogistic
+
+    @property
+    def dropped(self) -> bool:
+        return bool((self.make.p > 0.0).any())
+
+    @property
+    def rest(self) -> float:
+        return self.make.rest
 
     def _stage(self, of: Callable[[Any], Any], stronger: float = 1.0) -> Summed:
         return Summed(self.data, self.make, of, self.size, stronger * self.alpha, self.fit_intercept)
@@ -202,7 +216,7 @@ class LogisticTaskOverPartitions(Summed):
     def gaussian(self, stronger: float = 1.0) -> Summed:
         return self._stage(methodcaller("gaussian"), stronger)
 
-    def exact(self, tol: float, scale: float = 0.0) -> Summed:
+    def exact(self, tol: float, scale: float = 0.0, coarse: float = 0.0) -> Summed:
         # One tolerance throughout: a worker that comes back knows no earlier gradient to set a coarser one by.
         return self._stage(methodcaller("exact", tol))
 
@@ -215,6 +229,16 @@ class LogisticProblem:
     targets: list[int]
     tasks: list[LogisticTaskOverPartitions]
     dtype: Any
+
+    def separated(self, solutions: list[Any], undropped: NDArray[np.bool_]) -> bool:
+        """Whether the undropped features' part of a solution has every row on its side."""
+        if not undropped.any():
+            return False
+        for task, solution in zip(self.tasks, solutions, strict=True):
+            weights, b = task.split(solution.w)
+            if not task.data.sum(_astray, task.make, np.where(undropped, weights, 0.0), b):
+                return True
+        return False
 
     def one_sided(self) -> NDArray[np.bool_]:
         """Features that speak for one class only."""
@@ -230,15 +254,16 @@ def logistic_problem(
     data = Partitions.of(estimator, X, y, sample_weight)
     p = rates(data.n_features)
     counts, mass = data.sum(_labels) or (Counter(), Counter())
-    dtype = data.y_dtype if getattr(data.y_dtype, "kind", "O") in "biu" else None
+    dtype = data.y_dtype if data.y_dtype is not None and data.y_dtype.kind in "biu" else None
     classes = (
         np.unique(np.array(list(counts), dtype))
         if counts and not any(isinstance(label, str) for label in counts)
         else np.array(sorted(counts), object)
     )
-    factors = _class_factors(estimator.class_weight, classes, counts)
+    factors = class_factors(estimator.class_weight, classes.tolist(), mass)
     weights = {label: mass[label] * (1.0 if factors is None else factors[label]) for label in counts}
     present = [label for label in classes.tolist() if weights[label] > 0]
+    classes = classes[[weights[label] > 0 for label in classes.tolist()]]
     if len(present) < 2:
         raise ValueError(
             f"{type(estimator).__name__} needs samples of at least 2 classes, but the rows of positive weight contain "
@@ -253,10 +278,13 @@ def logistic_problem(
         data = data.and_unlabeled(estimator, X_unlabeled).known()
     intercept = bool(estimator.fit_intercept)
     targets = [1] if len(classes) == 2 else list(range(len(classes)))
+    labels, mass_of_all = classes.tolist(), float(sum(weights.values()))
     tasks = [
         LogisticTaskOverPartitions(
             data,
-            _MakeLogistic(p, intercept, classes.tolist()[k], factors, share),
+            _MakeLogistic(
+                p, intercept, logit_of(weights[labels[k]] / mass_of_all, intercept), labels[k], factors, share
+            ),
             None,
             data.n_features + intercept,
             alpha,
@@ -286,23 +314,20 @@ def _labels(part: Part) -> tuple[Counter[Any], Counter[Any]]:
     return Counter(dict(zip(labels, counts, strict=True))), Counter(dict(zip(labels, mass, strict=True)))
 
 
-def _class_factors(class_weight: Any, classes: NDArray[Any], counts: Counter[Any]) -> dict[Any, float] | None:
-    labels = classes.tolist()
-    if class_weight is None:
-        return None
-    if isinstance(class_weight, dict):
-        return {label: float(class_weight.get(label, 1.0)) for label in labels}
-    if class_weight == "balanced":
-        n = sum(counts.values())
-        return {label: n / (len(labels) * counts[label]) for label in labels}
-    raise ValueError(f'class_weight must be None, "balanced" or a dict, got {class_weight!r}')
-
-
 def _factors(y: NDArray[Any], factors: dict[Any, float] | None) -> Any:
     if factors is None:
         return 1.0
     classes, codes = np.unique(y, return_inverse=True)
     return np.array([factors[label] for label in classes.tolist()])[codes]
+
+
+def _astray(part: Part, make: _MakeLogistic, weights: Array, b: float) -> float | None:
+    """Rows on the wrong side of these weights."""
+    task = None if part.y is None else make(part)
+    if task is None:
+        return None
+    sign = np.where(task.label > 0.0, 1.0, -1.0)
+    return float(np.count_nonzero(sign * (task.rows.dot(weights) + b) <= 0.0))
 
 
 def _signs(part: Part, make: _MakeLogistic, labels: list[Any]) -> tuple[Array, Array] | None:
@@ -324,23 +349,35 @@ def _signs(part: Part, make: _MakeLogistic, labels: list[Any]) -> tuple[Array, A
 class _MakePoisson:
     p: Array
     fit_intercept: bool
+    rest: float
 
     def __call__(self, part: Part) -> ExactPoisson | None:
         used = part.used()
         if used is None:
             return None
         y = np.asarray(_column(used.y), np.float64)
-        return ExactPoisson(Rows(used.X), y, used.weight, self.p, 0.0, self.fit_intercept)
+        return ExactPoisson(Rows(used.X), y, used.weight, self.p, 0.0, self.fit_intercept, self.rest)
 
 
 @dataclass
 class PoissonOverPartitions(Summed):
     """The Poisson objective of rows in partitions."""
 
+    make: _MakePoisson
+    nothing_counted: bool = False
+
+    @property
+    def rest(self) -> float:
+        return self.make.rest
+
     def unbounded(self) -> NDArray[np.bool_]:
         """As `ExactPoisson.unbounded`."""
         positive, negative, counted = self.data.sum(_occurrences, self.make)
         return np.asarray(((positive > 0) ^ (negative > 0)) & (counted == 0))
+
+    def receding(self, w: Array) -> bool:
+        """Combinations of features are not looked for over partitions."""
+        return False
 
     def rounding(self, w: Array) -> float:
         """As `ExactPoisson.rounding`: that of each partition, of their sum, and of the penalty."""
@@ -353,17 +390,19 @@ class PoissonOverPartitions(Summed):
 
 def poisson_problem(
     estimator: Any, X: Any, y: Any, sample_weight: Any, rates: Callable[[int], Array], alpha: float
-) -> tuple[PoissonOverPartitions, float, Any]:
-    """The objective, the weighted mean of y, and the dtype of coefficients."""
+) -> tuple[PoissonOverPartitions, Any]:
+    """The objective and the dtype of coefficients."""
     data = Partitions.of(estimator, X, y, sample_weight)
     p = rates(data.n_features)
     mass, total = data.sum(_counts) or (0.0, 0.0)
     if not mass > 0:
         raise ValueError("sample_weight must be positive for at least one row")
     intercept = bool(estimator.fit_intercept)
-    make = _MakePoisson(p, intercept)
+    make = _MakePoisson(p, intercept, log_of(total / mass, intercept))
     size = data.n_features + intercept
-    return PoissonOverPartitions(data.known(), make, None, size, alpha, intercept), total / mass, data.dtype
+    return PoissonOverPartitions(
+        data.known(), make, None, size, alpha, intercept, nothing_counted=total == 0.0
+    ), data.dtype
 
 
 def _counts(part: Part) -> tuple[float, float]:

@@ -99,7 +99,7 @@ class Partitions:
         targets = _along("y", y, rows, sizes) if labeled else [None] * len(rows)
         weights = [None] * len(rows) if sample_weight is None else _along("sample_weight", sample_weight, rows, sizes)
         y_ndim = int(getattr(y, "ndim", 1)) if labeled else 1
-        y_dtype = getattr(y, "dtype", None)
+        y_dtype = _numpy_dtype(getattr(y, "dtype", None))
         return cls(tuple(zip(rows, targets, weights, strict=True)), stand_in.shape[1], dtype, y_ndim, y_dtype)
 
     def and_unlabeled(self, estimator: Any, X: Any) -> Partitions:
@@ -167,7 +167,7 @@ def _add(results: list[Any]) -> Any:
 
 def _read(X: Any, y: Any, weight: Any, dtype: Any, check: bool) -> Part | None:
     X = X.to_numpy() if hasattr(X, "to_numpy") else X
-    y, weight = (v.to_numpy() if hasattr(v, "to_numpy") else v for v in (y, weight))
+    y, weight = _plain("y", y), _plain("sample_weight", weight)
     n = X.shape[0]
     for name, values in (("y", y), ("sample_weight", weight)):
         if values is not None and len(values) != n:
@@ -185,6 +185,31 @@ def _read(X: Any, y: Any, weight: Any, dtype: Any, check: bool) -> Part | None:
     if (weight < 0).any():
         raise ValueError(f"sample_weight must be 0 or more, got {weight.min():g}")
     return Part(X, y, weight)
+
+
+def _numpy_dtype(dtype: Any) -> np.dtype[Any] | None:
+    """NumPy's kin of a dtype of pandas (nullable, Arrow), which has no missing values; None where there is none."""
+    own = getattr(dtype, "numpy_dtype", dtype)
+    return own if isinstance(own, np.dtype) else None
+
+
+def _plain(name: str, values: Any) -> Any:
+    """A series or frame as an array, nullable ones too.
+
+    Raises
+    ------
+    ValueError : missing values in a nullable one (NaN in others is found later).
+    """
+    if not hasattr(values, "to_numpy"):
+        return values
+    dtypes = [values.dtype] if values.ndim == 1 else list(values.dtypes)
+    if all(isinstance(dtype, np.dtype) for dtype in dtypes):
+        return values.to_numpy()
+    if np.asarray(values.isna()).any():
+        raise ValueError(f"{name} has missing values: drop those rows or fill them")
+    kinds = {_numpy_dtype(dtype) for dtype in dtypes}
+    numbers = None not in kinds and all(kind.kind in "biuf" for kind in kinds if kind is not None)
+    return values.to_numpy(dtype=np.result_type(*kinds)) if numbers else np.asarray(values)
 
 
 def _is_frame(data: Any) -> bool:

@@ -14,11 +14,12 @@ from sklearn.metrics import d2_tweedie_score
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from allmasks.linear_model.checks import check_settings
-from allmasks.linear_model.newton import minimize
+from allmasks.linear_model.newton import Minimum, finite_start, minimize
 from allmasks.linear_model.partitions import chunkwise, is_lazy
-from allmasks.linear_model.poisson_objective import ExactPoisson
+from allmasks.linear_model.poisson_objective import ExactPoisson, log_of
 from allmasks.linear_model.rates import feature_rates
 from allmasks.linear_model.rows import Rows
+from allmasks.linear_model.stopping import Yardstick, norm
 from allmasks.scores import expected_score
 
 __all__ = ["DropoutPoissonRegressor"]
@@ -41,10 +42,12 @@ class DropoutPoissonRegressor(RegressorMixin, BaseEstimator):
     p : drop rate in [0, 1), one or one for each feature.
     alpha : weight of ½‖w‖², 0 or more; the intercept is not penalized.
     fit_intercept : whether there is an intercept b. It is never dropped.
-    tol : stop once ‖∇‖₂ is `tol` of its value at w = 0, b = 0.
+    tol : stop once ‖∇‖₂ is `tol` of its value at w = 0, b = log ȳ (weighted), where the fit begins; without an
+        intercept, at w = 0, or of what y adds to it, whichever is smaller. y and the weights may be of any size.
     max_iter : Newton steps at most.
     warm_start : start from the last solution.
     verbose : 1 or more prints a line for each step.
+    random_state : not used; the fit is deterministic. There for scikit-learn's conventions.
 
     Attributes
     ----------
@@ -86,6 +89,7 @@ class DropoutPoissonRegressor(RegressorMixin, BaseEstimator):
         max_iter: int = 200,
         warm_start: bool = False,
         verbose: int = 0,
+        random_state: Any = None,
     ) -> None:
         self.p = p
         self.alpha = alpha
@@ -94,6 +98,7 @@ class DropoutPoissonRegressor(RegressorMixin, BaseEstimator):
         self.max_iter = max_iter
         self.warm_start = warm_start
         self.verbose = verbose
+        self.random_state = random_state
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -108,8 +113,8 @@ class DropoutPoissonRegressor(RegressorMixin, BaseEstimator):
             from allmasks.linear_model.partitioned import poisson_problem
 
             of = functools.partial(feature_rates, self.p)
-            lazy, mean, dtype = poisson_problem(self, X, y, sample_weight, of, alpha)
-            return self._solve(lazy, mean, of(self.n_features_in_), np.dtype(dtype), alpha, tol, max_iter)
+            lazy, dtype = poisson_problem(self, X, y, sample_weight, of, alpha)
+            return self._solve(lazy, of(self.n_features_in_), np.dtype(dtype), alpha, tol, max_iter)
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", y_numeric=True)
         y = np.asarray(y, np.float64)
         if (y < 0).any():
@@ -120,52 +125,70 @@ class DropoutPoissonRegressor(RegressorMixin, BaseEstimator):
             raise ValueError("sample_weight must be positive for at least one row")
         if (weight == 0).any():
             X, y, weight = X[weight > 0], y[weight > 0], weight[weight > 0]
-        objective = ExactPoisson(Rows(X), y, weight, rates, alpha, bool(self.fit_intercept))
-        return self._solve(objective, float(np.average(y, weights=weight)), rates, dtype, alpha, tol, max_iter)
+        share = weight / weight.max()
+        intercept = bool(self.fit_intercept)
+        rest = log_of(float(np.average(y, weights=share)), intercept)
+        objective = ExactPoisson(Rows(X), y, weight, rates, alpha, intercept, rest)
+        return self._solve(objective, rates, dtype, alpha, tol, max_iter)
 
     def _solve(
-        self, objective: Any, mean: float, rates: Array, dtype: Any, alpha: float, tol: float, max_iter: int
+        self, objective: Any, rates: Array, dtype: Any, alpha: float, tol: float, max_iter: int
     ) -> DropoutPoissonRegressor:
-        scale = float(np.linalg.norm(objective.gradient_at_zero()))
-        w = np.zeros(len(rates) + bool(self.fit_intercept))
+        yard = Yardstick.of(objective.at_rest())
+        rest = objective.join(np.zeros(len(rates)), objective.rest)
+        unbounded = objective.unbounded() if alpha == 0.0 else np.zeros(1, bool)
+        w = rest
         if self.warm_start and hasattr(self, "coef_") and len(self.coef_) == len(rates):
             w = objective.join(self.coef_.astype(np.float64), float(self.intercept_))
-        elif self.fit_intercept and mean > 0:
-            w[-1] = np.log(mean)
+            w = finite_start(objective, w, rest)
         report = None
         if self.verbose:
-            report = lambda k, value, norm: print(  # noqa: E731
-                f"step {k}: objective {value:.10g}, gradient {norm:.1e}", flush=True
+            report = lambda k, value, size: print(  # noqa: E731
+                f"step {k}: objective {value:.10g}, gradient {size:.1e}", flush=True
             )
-        best = minimize(objective, w, tol * scale, max_iter, forcing=0.01, report=report)
+        futile = np.cbrt(tol) if unbounded.any() else 0.0
+        best = minimize(objective, w, yard.target(tol), max_iter, forcing=0.01, futile=futile, report=report)
         weights, b = objective.split(best.w)
         self.coef_ = weights.astype(dtype)
         self.intercept_ = dtype.type(b)
         self.objective_ = best.value
         self.objective_error_ = objective.rounding(best.w)
-        self.gradient_norm_ = float(np.linalg.norm(best.gradient))
+        self.gradient_norm_ = norm(best.gradient)
         self.n_iter_ = best.n_iter
         self.equivalent_penalty_ = objective.equivalent_penalty(best.w)
         self._rates = rates
-        self._warn(objective, best.converged, self.gradient_norm_ / scale if scale else 0.0, alpha)
+        receding = alpha == 0.0 and not unbounded.any() and (rates == 0.0).any() and objective.receding(best.w)
+        self._warn(best, yard.relative(self.gradient_norm_), unbounded, receding, objective.nothing_counted)
         return self
 
-    def _warn(self, objective: Any, converged: bool, relative: float, alpha: float) -> None:
-        unbounded = objective.unbounded() if alpha == 0.0 else np.zeros(1, bool)
-        if unbounded.any():
-            warnings.warn(
+    def _warn(
+        self, best: Minimum, relative: float, unbounded: NDArray[np.bool_], receding: bool, nothing_counted: bool
+    ) -> None:
+        if nothing_counted and self.fit_intercept:
+            text = (
+                "every y of positive weight is 0, so no finite intercept is best: the fit stopped where the gradient "
+                f"was small or max_iter={self.max_iter} was reached"
+            )
+        elif unbounded.any():
+            text = (
                 f"{int(unbounded.sum())} of {len(unbounded)} features occur only in rows with y = 0, with one sign: at "
-                "alpha=0 no finite weight is best for them. Set alpha > 0 for a definite answer",
-                ConvergenceWarning,
-                stacklevel=4,
+                "alpha=0 no finite weight is best for them. Set alpha > 0 for a definite answer"
             )
-        elif not converged:
-            warnings.warn(
+        elif receding:
+            text = (
+                "a combination of the features that are never dropped falls in rows with y = 0 alone: at alpha=0 no "
+                "finite weights are best. Set alpha > 0 for a definite answer"
+            )
+        elif not best.converged:
+            text = (
                 f"DropoutPoissonRegressor stopped at a gradient of {relative:.1e} of its value at w = 0, above "
-                f"tol={self.tol:g}, after {self.n_iter_} steps. Raise max_iter, tol or alpha, or scale the features",
-                ConvergenceWarning,
-                stacklevel=4,
+                f"tol={self.tol:g}, after {self.n_iter_} steps. Raise max_iter, tol or alpha, or scale the features"
             )
+        else:
+            return
+        if best.refused:
+            text += ". Steps to weights at which the objective is not finite were refused"
+        warnings.warn(text, ConvergenceWarning, stacklevel=4)
 
     @chunkwise
     def predict(self, X: Any, average: Literal["masks"] | None = None) -> Array:

@@ -11,10 +11,12 @@ from scipy import sparse
 from allmasks.linear_model.curvature import bordered, gram
 from allmasks.linear_model.newton import Curvature
 from allmasks.linear_model.rows import Rows
+from allmasks.linear_model.separation import recedes
+from allmasks.linear_model.stopping import AtRest
 from allmasks.losses import power_less_line
 from allmasks.scores.exponentials import log_mean_exp, tilt
 
-__all__ = ["ExactPoisson"]
+__all__ = ["ExactPoisson", "log_of"]
 
 Array = NDArray[np.float64]
 
@@ -26,9 +28,12 @@ class ExactPoisson:
     Hessian is Σ sᵢ Mᵢ (x̂ᵢx̂ᵢᵀ + diag(xᵢⱼ² kᵢⱼ (1/qⱼ − kᵢⱼ))) + α.
     """
 
-    def __init__(self, rows: Rows, y: Array, weight: Array, p: Array, alpha: float, fit_intercept: bool) -> None:
+    def __init__(
+        self, rows: Rows, y: Array, weight: Array, p: Array, alpha: float, fit_intercept: bool, rest: float = 0.0
+    ) -> None:
+        """rest : the best intercept at weights 0 (over all rows, where these are a part of them)."""
         self.rows, self.y, self.weight, self.p = rows, y, weight, p
-        self.alpha, self.fit_intercept = alpha, fit_intercept
+        self.alpha, self.fit_intercept, self.rest = alpha, fit_intercept, rest
 
     def split(self, w: Array) -> tuple[Array, float]:
         return (w[:-1], float(w[-1])) if self.fit_intercept else (w, 0.0)
@@ -36,15 +41,30 @@ class ExactPoisson:
     def join(self, of_weights: Array, of_intercept: float) -> Array:
         return np.append(of_weights, of_intercept) if self.fit_intercept else of_weights
 
-    def gradient_at_zero(self) -> Array:
-        """At w = 0, b = 0 every mask gives e^0 = 1."""
-        r = self.weight * (1.0 - self.y)
-        return self.join(self.rows.transposed_dot(r), float(r.sum()))
+    def at_rest(self) -> AtRest:
+        """At weights 0 every mask gives e^rest."""
+        mean, counted = self.weight * float(np.exp(self.rest)), self.weight * self.y
+        return AtRest.of(self.rows, mean - counted, mean + counted, (mean, counted), self.fit_intercept)
+
+    @property
+    def nothing_counted(self) -> bool:
+        """Whether y is 0 throughout."""
+        return not self.y.any()
 
     def unbounded(self) -> NDArray[np.bool_]:
         """Features that occur, with one sign, only in rows of y = 0: their best weight is infinite at alpha = 0."""
         positive, negative = self.rows.signs(np.ones(self.rows.n), np.ones(self.rows.n, bool))
         return (positive ^ negative) & ~self.counted()
+
+    def receding(self, w: Array) -> bool:
+        """Whether a combination of undropped features is constant where y > 0 and falls elsewhere, at α = 0."""
+        weights, b = self.split(w)
+        nothing = self.y == 0.0
+        mean = np.exp(np.minimum(self.rows.dot(weights) + b, 700.0))
+        if not nothing.any() or mean[nothing].min() > 1e-3 * float(np.average(self.y, weights=self.weight)):
+            return False
+        undropped = np.flatnonzero(self.p == 0.0)
+        return recedes(self.rows.X[:, undropped], np.where(nothing, -1.0, 1.0), ~nothing, self.fit_intercept)
 
     def counted(self) -> NDArray[np.bool_]:
         """Features that occur in a row of y > 0."""
@@ -62,6 +82,8 @@ class ExactPoisson:
     def _tilted(self, weights: Array, b: float) -> tuple[Array, Any, Array]:
         """log M (n,), x̂ on the pattern of X, and Σ-ready pieces xᵢⱼ² kᵢⱼ (1/qⱼ − kᵢⱼ) summed with sᵢMᵢ over rows."""
         X, q = self.rows.X, 1.0 - self.p
+        if not self.p.any():
+            return self.rows.dot(weights) + b, X, np.zeros(self.rows.d)
         per_unit = weights / q
         extra = np.zeros(self.rows.d)
         log_mean = np.full(self.rows.n, b)
@@ -114,7 +136,8 @@ class ExactPoisson:
         reach = np.abs(b) + np.asarray(abs(X) @ np.abs(weights / (1.0 - self.p)))
         mean = np.exp(self._tilted(weights, b)[0])
         sizes = self.weight * (mean + self.y * reach)
-        rows = float(sizes @ ((terms + 16.0) * (reach + 4.0)))
+        with np.errstate(over="ignore"):
+            rows = float(sizes @ ((terms + 16.0) * (reach + 4.0)))
         ridge = 0.5 * self.alpha * float(weights @ weights)
         eps = float(np.finfo(np.float64).eps)
         return eps * (rows + (self.rows.n + 4.0) * float(sizes.sum()) + (self.rows.d + 4.0) * ridge)
@@ -140,3 +163,8 @@ class ExactPoisson:
         else:
             squares = np.einsum("ij,ij,i->j", hat, hat, size)
         return Curvature(product, self.join(extra + squares, float(size.sum())), matrix)
+
+
+def log_of(mean: float, fit_intercept: bool) -> float:
+    """The intercept that is best at weights 0 for this weighted mean of y; 0 where none is finite."""
+    return float(np.log(mean)) if fit_intercept and 0.0 < mean < np.inf else 0.0

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
 from sklearn.utils.validation import validate_data
 
@@ -16,6 +15,7 @@ from allmasks.linear_model.partitions import refuse_lazy
 from allmasks.linear_model.rate_path import rate_path
 from allmasks.linear_model.rates import feature_rates
 from allmasks.linear_model.ridge import DropoutRidge, RidgePrediction, row_weights
+from allmasks.linear_model.scoring import Scorer
 
 __all__ = ["DropoutRidgeCV"]
 
@@ -38,7 +38,8 @@ class DropoutRidgeCV(RidgePrediction):
     alphas : L2 penalties to try besides.
     fit_intercept : as in `DropoutRidge`.
     cv : None for leave-one-out in closed form; else the number of folds, a splitter, or an iterable of splits.
-    scoring : a scorer or its name, for k-fold only; None is the (weighted) mean squared error, negated.
+    scoring : a scorer or its name, for k-fold only; None is the (weighted) mean squared error, negated. Where `fit`
+        gets sample weights the scorer gets those of the rows it scores.
     tol, max_iter, random_state : as in `DropoutRidge`.
 
     Attributes
@@ -103,7 +104,7 @@ class DropoutRidgeCV(RidgePrediction):
         if self.cv is None:
             score, error = self._leave_one_out(X, targets, weight, rates, alphas)
         else:
-            score, error = self._folds(X, y, targets, weight, rates, alphas)
+            score, error = self._folds(X, y, targets, weight, rates, alphas, sample_weight is not None)
         grid_p, grid_alpha = np.tile(rates, len(alphas)), np.repeat(alphas, len(rates))
         order = np.lexsort((grid_alpha, grid_p, -score))
         rank = np.searchsorted(np.sort(-score), -score) + 1
@@ -143,10 +144,17 @@ class DropoutRidgeCV(RidgePrediction):
         return np.concatenate(scores), np.concatenate(errors)
 
     def _folds(
-        self, X: Any, y: Any, targets: Array, weight: Array, rates: Array, alphas: list[float]
+        self,
+        X: Any,
+        y: Any,
+        targets: Array,
+        weight: Array,
+        rates: Array,
+        alphas: list[float],
+        weighted: bool,
     ) -> tuple[Array, Array]:
         splits = list(check_cv(self.cv, y, classifier=False).split(X, y))
-        scorer = None if self.scoring is None else check_scoring(DropoutRidge(), self.scoring)
+        score = None if self.scoring is None else Scorer.of(DropoutRidge(), self.scoring)
         table, mass = np.empty((len(splits), len(alphas) * len(rates))), np.empty(len(splits))
         for f, (train, test) in enumerate(splits):
             if not weight[train].sum() > 0:
@@ -159,12 +167,13 @@ class DropoutRidgeCV(RidgePrediction):
                 for c, coef in enumerate(path):
                     intercept = data.intercept(coef)
                     cell = (f, a * len(rates) + c)
-                    if scorer is None:
+                    if score is None:
                         apart = targets[test] - np.asarray(X[test] @ coef) - intercept
                         losses = np.square(apart).mean(axis=1)
                         table[cell] = -(weight[test] @ losses) / mass[f] if mass[f] > 0 else 0.0
                     else:
-                        table[cell] = scorer(self._fitted(coef, intercept, rates[c], y), X[test], y[test])
+                        model = self._fitted(coef, intercept, rates[c], y)
+                        table[cell] = score(model, X[test], y[test], weight[test] if weighted else None)
         # Folds count by the weight they test; so a row twice is a row of weight 2.
         share = mass / mass.sum()
         mean = share @ table

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from allmasks.scores.slots import Slots, find_slots
 
-__all__ = ["Rows"]
+__all__ = ["Rows", "unlocked"]
 
 Array = NDArray[np.float64]
 
@@ -41,13 +41,15 @@ class Rows:
                 csr = sparse.csr_matrix(
                     (csr.data, csr.indices.astype(np.int32), csr.indptr.astype(np.int32)), csr.shape
                 )
+            csr = sparse.csr_matrix((unlocked(csr.data), unlocked(csr.indices), unlocked(csr.indptr)), csr.shape)
+            csr.has_canonical_format = True
             self.X: Any = csr
             binary = bool(((csr.data == 1.0) | (csr.data == 0.0)).all())
             # The same indices, and for binary features the same data.
             self.squares: Any = csr if binary else sparse.csr_matrix((csr.data**2, csr.indices, csr.indptr), csr.shape)
             self._sparse = True
         else:
-            self.X = np.ascontiguousarray(X, np.float64)
+            self.X = unlocked(np.ascontiguousarray(X, np.float64))
             self.squares = np.square(self.X) if self.X.size <= _KEPT_SQUARES else None
             self._sparse = False
 
@@ -64,6 +66,11 @@ class Rows:
     def d(self) -> int:
         return int(self.X.shape[1])
 
+    @property
+    def most_entries(self) -> int:
+        """Terms in a row's score."""
+        return int(np.diff(self.X.indptr).max(initial=0)) if self._sparse else self.d
+
     def dot(self, v: Array) -> Array:
         """X v."""
         return np.asarray(self.X @ v)
@@ -71,6 +78,19 @@ class Rows:
     def transposed_dot(self, r: Array) -> Array:
         """Xᵀ r."""
         return np.asarray(self.X.T @ r)
+
+    def absolute_transposed_dot(self, r: Array) -> Array:
+        """|X|ᵀ r."""
+        if self._sparse:
+            terms = np.abs(self.X.data) * np.repeat(r, np.diff(self.X.indptr))
+            return np.asarray(np.bincount(self.X.indices, terms, self.d), np.float64)
+        return np.sum([np.abs(self.X[rows]).T @ r[rows] for rows in self._blocks()], axis=0)
+
+    def absolute_dot(self, v: Array) -> Array:
+        """|X| v."""
+        if self._sparse:
+            return np.asarray(abs(self.X) @ v)
+        return np.concatenate([np.abs(self.X[rows]) @ v for rows in self._blocks()])
 
     def squares_dot(self, v: Array) -> Array:
         """(X∘X) v."""
@@ -120,3 +140,26 @@ class Rows:
         step = max(1, _BLOCK // max(self.d, 1))
         end = self.n if n is None else n
         return [slice(lo, min(lo + step, end)) for lo in range(0, end, step)]
+
+
+def unlocked(array: NDArray[Any]) -> NDArray[Any]:
+    """The same memory, not marked read-only.
+
+    To Numba a read-only array (as joblib maps large ones) is another type, for which every kernel would be compiled
+    anew. Nothing here writes to rows.
+
+    >>> locked = np.arange(3.0)
+    >>> locked.setflags(write=False)
+    >>> unlocked(locked).flags.writeable, np.shares_memory(locked, unlocked(locked))
+    (True, True)
+    """
+    return array if array.flags.writeable else np.asarray(_Unlocked(array))
+
+
+class _Unlocked:
+    """The memory of an array by its address; keeps the array alive."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+        own = array.__array_interface__
+        self.__array_interface__ = {**own, "data": (own["data"][0], False)}
