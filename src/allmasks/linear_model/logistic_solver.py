@@ -120,7 +120,9 @@ def solve(
     coarse = 1e-5 * min(1.0, 10.0 * yard.sharp(1.0))
     exact = task.exact(accuracy, yard.scale, coarse)
     w = finite_start(exact, w, rest)
-    best = minimize(exact, w, target, max_iter, keep_below=_KEEP, futile=futile, report=teller("exact"))
+    best = minimize(
+        exact, w, target, max_iter, keep_below=_KEEP, futile=futile, noise=yard.noise, report=teller("exact")
+    )
     value, error, gradient = _final(task, exact, best)
     size = norm(gradient)
     return Solution(best.w, value, error, size, yard.relative(size), taken + best.n_iter, best.converged, best.refused)

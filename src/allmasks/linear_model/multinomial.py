@@ -101,7 +101,7 @@ class QuadraticMultinomial:
     def solve(
         self, start: Array | None, tol: float, max_iter: int, report: Callable[[str], None] | None = None
     ) -> Solution:
-        """Descend by L-BFGS until ‖∇‖₂ ≤ tol times its value at weights 0; the value's error is not known (nan)."""
+        """Descend by L-BFGS until ‖∇‖₂ ≤ tol times its value at 0; the value's error is not known (nan)."""
         f, d = self.shape
         rest = np.zeros(f * (d + self.fit_intercept))
         # In units of the rows' whole weight: L-BFGS knows sizes.
@@ -109,10 +109,10 @@ class QuadraticMultinomial:
         if self.fit_intercept:
             share = np.log(self.labels.sum(axis=0) / unit)
             rest[f * d :] = share[1] - share[0] if f == 1 else share
-        at_rest = norm(self.value_and_gradient(rest)[1])
+        scale = norm(self.value_and_gradient(np.zeros(len(rest)))[1])
         pile = unit * norm(np.asarray(self.rows.absolute_transposed_dot(self.labels.sum(axis=1) / unit)))
         floor = _ROUNDING * (8.0 + np.sqrt(self.rows.n)) * (pile + unit)
-        target = max(tol * at_rest, floor)
+        target = max(tol * scale, floor)
         theta = rest if start is None else start
         taken = 0
 
@@ -142,7 +142,7 @@ class QuadraticMultinomial:
         )
         value, gradient = self.value_and_gradient(found.x)
         size = norm(gradient)
-        relative = 0.0 if size <= floor else size / at_rest
+        relative = 0.0 if size <= floor else size / scale
         return Solution(found.x, value, np.nan, size, relative, int(found.nit), size <= target)
 
 

@@ -84,6 +84,7 @@ def minimize(
     forcing: float = 0.1,
     keep_below: float = 0.0,
     futile: float = 0.0,
+    noise: float = 0.0,
     report: Callable[[int, float, float], None] | None = None,
 ) -> Minimum:
     """Descend from w until ‖∇f‖₂ ≤ target.
@@ -96,6 +97,7 @@ def minimize(
     keep_below : after a step that left less than this share of the gradient, the curvature is kept for the next: it is
         good enough there, and the pairs correct it.
     futile : stop also once five steps together lower f by less than this share of it: for an f without a minimiser.
+    noise : round-off of f, where it is a small difference of large sums.
     report : called with (step, value, norm of the gradient).
 
     Not converged where max_iter is used up, or where no step lowers f any further (round-off).
@@ -123,7 +125,7 @@ def minimize(
             pairs.clear()
             direction = -gradient / _positive(curvature.diagonal)
             slope = float(gradient @ direction)
-        found, met_infinity = _line_search(objective, w, value, direction, slope)
+        found, met_infinity = _line_search(objective, w, value, direction, slope, noise)
         refused |= met_infinity
         if found is None:
             if not pairs:
@@ -196,14 +198,14 @@ def _conjugate_gradients(curvature: Curvature, target: Array, relative: float) -
 
 
 def _line_search(
-    objective: Objective, w: Array, value: float, direction: Array, slope: float
+    objective: Objective, w: Array, value: float, direction: Array, slope: float, noise: float
 ) -> tuple[tuple[Array, float, Array] | None, bool]:
     """The first of 1, ½, ¼ … that lowers f enough; near the minimum, where f is all round-off, flattens it enough.
 
     And whether f or its gradient was not finite on the way: such a step is never taken.
     """
     size, met_infinity = 1.0, False
-    noise = 1e-12 * abs(value)
+    noise = max(1e-12 * abs(value), noise)
     for _ in range(_BACKTRACKS):
         trial = w + size * direction
         new_value, new_gradient = objective.value_and_gradient(trial)

@@ -147,7 +147,9 @@ class DropoutPoissonRegressor(RegressorMixin, BaseEstimator):
                 f"step {k}: objective {value:.10g}, gradient {size:.1e}", flush=True
             )
         futile = np.cbrt(tol) if unbounded.any() else 0.0
-        best = minimize(objective, w, yard.target(tol), max_iter, forcing=0.01, futile=futile, report=report)
+        best = minimize(
+            objective, w, yard.target(tol), max_iter, forcing=0.01, futile=futile, noise=yard.noise, report=report
+        )
         weights, b = objective.split(best.w)
         self.coef_ = weights.astype(dtype)
         self.intercept_ = dtype.type(b)

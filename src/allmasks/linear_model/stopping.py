@@ -20,8 +20,8 @@ _EPS = float(np.finfo(np.float64).eps)
 def norm(v: Array) -> float:
     """‖v‖₂ where the squares would overflow or vanish, too.
 
-    >>> norm(np.array([3e200, 4e200])), norm(np.array([3e-200, 4e-200]))
-    (5e+200, 5e-200)
+    >>> norm(np.array([3e200, 4e200])), norm(np.array([0.0]))
+    (5e+200, 0.0)
     """
     largest = float(np.abs(v).max(initial=0.0))
     if not 0.0 < largest < math.inf:
@@ -34,13 +34,14 @@ class AtRest:
     """The data at weights 0: what adds up over rows, and so over partitions of them.
 
     gradient : (d + 1,) or (d,) of the objective. sizes : Σ |what its rows add|, alike. pile, other_pile : the part of
-    it that targets of either side make. n : rows.
+    it that targets of either side make. total : Σ size over rows. n : rows.
     """
 
     gradient: Array
     sizes: Array
     pile: Array
     other_pile: Array
+    total: float
     n: int
 
     @classmethod
@@ -52,7 +53,7 @@ class AtRest:
 
         gradient = join(rows.transposed_dot(slope), slope)
         sizes, one, two = (join(rows.absolute_transposed_dot(part), part) for part in (size, *targets))
-        return cls(gradient, sizes, one, two, rows.n)
+        return cls(gradient, sizes, one, two, float(size.sum()), rows.n)
 
     def __add__(self, other: AtRest) -> AtRest:
         return AtRest(
@@ -60,6 +61,7 @@ class AtRest:
             self.sizes + other.sizes,
             self.pile + other.pile,
             self.other_pile + other.other_pile,
+            self.total + other.total,
             self.n + other.n,
         )
 
@@ -70,18 +72,21 @@ class Yardstick:
 
     scale : ‖∇f‖ at rest: weights 0 and, where there is an intercept, the best one. Without an intercept the gradient
         there may be far larger than anything the targets say; then it is the size of that.
-    floor : what rounding leaves of a gradient that is 0. size : the norm of Σ |parts|.
+    floor : what rounding leaves of a gradient that is 0. size : the norm of Σ |parts|. noise : what it leaves of f.
     """
 
     scale: float
     floor: float
     size: float
+    noise: float
 
     @classmethod
     def of(cls, rest: AtRest) -> Yardstick:
         size = norm(rest.sizes)
         said = [pile for pile in (norm(rest.pile), norm(rest.other_pile)) if pile > 0.0]
-        return cls(min([norm(rest.gradient), *said]), _EPS * (8.0 + math.sqrt(rest.n)) * size, size)
+        return cls(
+            min([norm(rest.gradient), *said]), _EPS * (8.0 + math.sqrt(rest.n)) * size, size, 16.0 * _EPS * rest.total
+        )
 
     def target(self, tol: float) -> float:
         """The norm at which to stop."""
