@@ -166,7 +166,7 @@ PLANTED = (
     Planted("coverage", "statistical", _coverage, ()),
     Planted("NaN under an exact guarantee", "scores", _nan, ("NaN, exact",)),
     Planted("weights not given back", "models", _weights_kept, ("parameters not given back",)),
-    Planted("a site left off", "models", _site_off, ("off, exact",)),
+    Planted("a site left off", "models", _site_off, ("Enumeration per_example off", "Enumeration value off")),
     Planted("K not honoured", "scores", _rounded_up, ("K is not honoured",)),
 )
 
