@@ -14,7 +14,6 @@ import numpy as np
 
 LONG = np.longdouble
 ULP = LONG(np.finfo(LONG).eps)
-DIGITS = 120
 
 
 @dataclass(frozen=True)
@@ -132,9 +131,11 @@ def kept_mean(values: Any, weight: Any, p: Any) -> Any:
     return np.stack(columns, axis=1) if columns else np.zeros((len(values), 0), LONG)
 
 
-def exactly(function: Callable[[Any, Any], Any], w: Any, x: Any, p: Any, b: float, y: float) -> tuple[Any, Any]:
-    """Mean and variance over masks of function(S, y) of one row, in `DIGITS` digits."""
-    with mpmath.workdps(DIGITS):
+def exactly(
+    function: Callable[[Any, Any], Any], w: Any, x: Any, p: Any, b: float, y: float, digits: int
+) -> tuple[Any, Any]:
+    """Mean and variance over masks of function(S, y) of one row, in so many digits."""
+    with mpmath.workdps(digits):
         masks = [(mpmath.mpf(b), mpmath.mpf(1))]
         for wj, xj, pj in zip(w, x, p, strict=True):
             a = mpmath.mpf(float(wj)) * mpmath.mpf(float(xj)) / (1 - mpmath.mpf(float(pj)))
@@ -143,9 +144,20 @@ def exactly(function: Callable[[Any, Any], Any], w: Any, x: Any, p: Any, b: floa
             q = 1 - mpmath.mpf(float(pj))
             kept = [(s + a, weight * q) for s, weight in masks]
             masks = kept if pj == 0 else [(s, weight * (1 - q)) for s, weight in masks] + kept
-        values = [(function(s, mpmath.mpf(float(y))), weight) for s, weight in masks]
+        target = mpmath.mpf(float(y))
+        values = [(function(s, target), weight) for s, weight in masks]
         mean = mpmath.fsum(v * weight for v, weight in values)
         return mean, mpmath.fsum((v - mean) ** 2 * weight for v, weight in values)
+
+
+def penalty_exactly(
+    function: Callable[[Any, Any], Any], w: Any, x: Any, p: Any, b: float, y: float, digits: int
+) -> Any:
+    """E L(S, y) − L(E S, y) of one row, in so many digits."""
+    mean, _ = exactly(function, w, x, p, b, y, digits)
+    with mpmath.workdps(digits):
+        mu = mpmath.mpf(b) + mpmath.fsum(mpmath.mpf(float(u)) * mpmath.mpf(float(v)) for u, v in zip(w, x, strict=True))
+        return mean - function(mu, mpmath.mpf(float(y)))
 
 
 def as_long(number: Any) -> Any:
