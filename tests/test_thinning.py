@@ -152,6 +152,9 @@ RIGHT = {
     "flattened first": lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(6, 2)),
     "dropped, then flattened": lambda: nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(6, 2)),
     "everything dropped": lambda: nn.Sequential(nn.Linear(6, 3), nn.Dropout(0.999), nn.Softplus(), nn.Linear(3, 2)),
+    "everything dropped before a normalisation": lambda: nn.Sequential(
+        nn.Linear(6, 2), nn.Dropout(0.999), nn.BatchNorm1d(2), nn.ReLU(), nn.Linear(2, 2)
+    ),
     "a rate of 0": lambda: nn.Sequential(nn.Linear(6, 3), nn.Dropout(0.0), nn.Tanh(), nn.Linear(3, 2)),
     "a subclass without a forward": lambda: Named(nn.Linear(6, 4), nn.Dropout(0.5), nn.Linear(4, 2)),
     "parametrizations": parametrized,
@@ -185,6 +188,9 @@ def test_it_is_right_for(case, double):
         other = x.flip(0) * 2 + 1  # not only on what it was checked on
         torch.testing.assert_close(small(other), one(other), rtol=tolerance, atol=5 * tolerance)
         assert all(p.dtype == x.dtype for p in small.parameters())
+        state = torch.get_rng_state()
+        one.smaller()
+        assert torch.equal(torch.get_rng_state(), state)
         kept_units = sum(int(bits.sum()) for bits in one.kept.values())
         if case.startswith(("GELU", "a subclass")):
             assert small[0].out_features <= kept_units

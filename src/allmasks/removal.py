@@ -131,8 +131,11 @@ def _segment(
         if value is not None:
             # Two rows: a normalisation without statistics of its own refuses one.
             value = copy.deepcopy(layer)(value.expand(2, -1).clone())[0]
-        cut = isinstance(layer, nn.BatchNorm1d) and alive is not None
-        made.append(_sliced_norm(layer, alive) if cut else copy.deepcopy(layer))
+        if isinstance(layer, nn.BatchNorm1d) and alive is not None:
+            if bool(alive.any()):  # of no features it would make none, but refuses to
+                made.append(_sliced_norm(layer, alive))
+        else:
+            made.append(copy.deepcopy(layer))
     return _Carried(alive, scale, value)
 
 
@@ -234,9 +237,8 @@ def _sliced(layer: nn.Linear, rows: Tensor | None, before: _Carried) -> nn.Linea
     return small
 
 
-def _sliced_norm(layer: nn.Module, alive: Tensor | None) -> nn.Module:
+def _sliced_norm(layer: nn.Module, alive: Tensor) -> nn.Module:
     small: Any = copy.deepcopy(layer)
-    assert alive is not None
     small.num_features = int(alive.sum())
     for name in ("weight", "bias"):
         if getattr(layer, name) is not None:

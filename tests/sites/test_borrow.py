@@ -326,6 +326,7 @@ def test_settings_of_the_process_are_as_before(name, fails):
         "am.expected_score_loss(range(1, 30), [[1.0] * 29], [1.0], 0.5)",
         "am.linear_model.DropoutLogisticRegression().fit([[0.0, 1], [1, 0], [2, 1], [0.5, 2]], [0, 1, 1, 0])",
         "am.predict(net, torch.ones(5, 3), task='binary')",
+        "am.Monitor(net, (torch.ones(5, 3), torch.zeros(5, 1)), 'logistic').step()",
     ],
 )
 def test_the_first_launch_of_compiled_threads_leaves_torchs_number(call, threads):
