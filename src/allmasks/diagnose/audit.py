@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from allmasks.diagnose.instruments import SiteInstruments, measure_sites
-from allmasks.diagnose.multiplied import pair
 from allmasks.expect import Problem, Request, prepare, progress_bar
 from allmasks.expect.agreement import agree_on_call
+from allmasks.expect.arguments import given_loss
 from allmasks.expect.distributed import join
 from allmasks.methods import Method, MonteCarlo
 from allmasks.replicates import mean_and_error
@@ -104,7 +104,8 @@ class Audit:
 def audit(
     model: nn.Module,
     data: Any,
-    loss: Any,
+    y: Any = None,
+    loss: Any = None,
     *,
     method: Method | None = None,
     n_masks: int | None = None,
@@ -120,7 +121,7 @@ def audit(
     Parameters
     ----------
     model : any module, in any mode; it is only borrowed.
-    data : a pair (x, y), or a DataLoader.
+    data, y : a pair (x, y) as one argument or as two, or a DataLoader.
     loss, method, n_masks, atol, seed, batch_size : as in `expected_loss`. Comparisons between sites use the same
         masks, so their errors are those of paired differences.
     instruments : look at each site unit by unit too: penalty, co-adaptation, concentration, robustness, on the
@@ -141,12 +142,11 @@ def audit(
     ('exact', 1)
     """
     began = time.perf_counter()
-    x, y = pair(data)
     ranks = join(group)
     asked: dict[str, Any] = {"method": method, "n_masks": n_masks, "atol": atol, "seed": seed}
-    agree_on_call(ranks, "audit", model, loss, **asked, instruments=instruments)
+    agree_on_call(ranks, "audit", model, given_loss(y, loss), **asked, instruments=instruments)
     request = Request(**asked)
-    problem = prepare(model, x, y, loss, batch_size=batch_size, group=ranks)
+    problem = prepare(model, data, y, loss, batch_size=batch_size, group=ranks, paired=True)
     names = [site.name for site in problem.random_sites]
     with torch.no_grad(), progress_bar(progress, "audit") as (start, tick):
         expected, fixed, alone = all_and_alone(problem, request, start, tick)

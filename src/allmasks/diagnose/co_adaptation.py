@@ -88,7 +88,8 @@ class CoAdaptation:
 def co_adaptation(
     model: nn.Module,
     data: Any,
-    loss: Any,
+    y: Any = None,
+    loss: Any = None,
     *,
     sites: Iterable[str] | None = None,
     max_pairs: int = 2048,
@@ -98,7 +99,7 @@ def co_adaptation(
 
     Parameters
     ----------
-    model, data, loss, sites : as in `unit_penalty`.
+    model, data, y, loss, sites : as in `unit_penalty`.
     max_pairs : pairs of units computed at most; one pass of what follows the site for each.
     seed : chooses the pairs, where not all are computed.
 
@@ -117,7 +118,7 @@ def co_adaptation(
     """
     if max_pairs < 1:
         raise ValueError(f"max_pairs must be at least 1, got {max_pairs}")
-    return [measure_co_adaptation(run, max_pairs, seed) for run in each_site(model, data, loss, sites)]
+    return [measure_co_adaptation(run, max_pairs, seed) for run in each_site(model, data, y, loss, sites)]
 
 
 def measure_co_adaptation(run: Multiplied, max_pairs: int = 2048, seed: int = 0) -> CoAdaptation:

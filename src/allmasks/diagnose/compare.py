@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from allmasks.diagnose.multiplied import Multiplied, pair
+from allmasks.diagnose.multiplied import Multiplied
 from allmasks.diagnose.paired import check_level, holm, interval, p_value, seed_numbers
 from allmasks.diagnose.unit_penalty import measure_unit_penalty
 from allmasks.expect import prepare
@@ -197,7 +197,7 @@ def compare(
 
 
 @leaves_no_trace
-def effective_penalty(model: nn.Module, data: Any, loss: Any) -> Array:
+def effective_penalty(model: nn.Module, data: Any, y: Any = None, loss: Any = None) -> Array:
     """The L2 strength λⱼ that dropout puts on each unit's outgoing weights: λⱼ ‖wⱼ‖² = its penalty; (units,).
 
     For the dropout site that feeds the last Linear; penalty is `unit_penalty`'s, wⱼ the unit's column in that layer.
@@ -215,7 +215,7 @@ def effective_penalty(model: nn.Module, data: Any, loss: Any) -> Array:
     >>> effective_penalty(net, (x, y), "squared_error").round(6).tolist()  # p/(1−p) E[x²]
     [1.0, 9.0]
     """
-    problem = prepare(model, *pair(data), loss)
+    problem = prepare(model, data, y, loss, paired=True)
     if problem.last is None:
         raise ValueError(
             "no dropout site feeds a Linear whose output is the model's output; λⱼ has no weights to act on"

@@ -116,7 +116,14 @@ class Concentration:
 
 @leaves_no_trace
 def concentration(
-    model: nn.Module, data: Any, loss: Any, *, sites: Iterable[str] | None = None, n_orders: int = 64, seed: int = 0
+    model: nn.Module,
+    data: Any,
+    y: Any = None,
+    loss: Any = None,
+    *,
+    sites: Iterable[str] | None = None,
+    n_orders: int = 64,
+    seed: int = 0,
 ) -> list[Concentration]:
     """Importance of each unit, by ablation and by Shapley value, and how concentrated it is.
 
@@ -125,7 +132,7 @@ def concentration(
 
     Parameters
     ----------
-    model, data, loss, sites : as in `unit_penalty`.
+    model, data, y, loss, sites : as in `unit_penalty`.
     n_orders : random orders, an even number of at least 8; each costs one pass a unit.
     seed : draws the orders.
 
@@ -144,7 +151,7 @@ def concentration(
     """
     if n_orders < 8 or n_orders % 2:
         raise ValueError(f"n_orders must be an even number of at least 8, got {n_orders}")
-    return [measure_concentration(run, n_orders, seed) for run in each_site(model, data, loss, sites)]
+    return [measure_concentration(run, n_orders, seed) for run in each_site(model, data, y, loss, sites)]
 
 
 def measure_concentration(run: Multiplied, n_orders: int = 64, seed: int = 0) -> Concentration:

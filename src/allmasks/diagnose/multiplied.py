@@ -5,32 +5,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from allmasks.expect import Problem, prepare
 from allmasks.expect.evaluate import Plain
 from allmasks.expect.forward import Forward
-from allmasks.expect.model_losses import CrossEntropy, Logistic
 from allmasks.expect.sources import MaskChunk, NoMask
 from allmasks.sites import DropoutSite, is_sharded
 
-__all__ = ["Multiplied", "each_site", "generator", "pair", "refusal"]
-
-
-def pair(data: Any) -> tuple[Any, Any]:
-    """(x, y) of what an instrument was given: a pair, or a DataLoader."""
-    if isinstance(data, DataLoader):
-        return data, None
-    if isinstance(data, Sequence) and len(data) == 2:
-        return data[0], data[1]
-    raise TypeError(f"data must be a pair (x, y) or a DataLoader, got {type(data).__name__}")
+__all__ = ["Multiplied", "each_site", "generator", "refusal"]
 
 
 def refusal(site: DropoutSite) -> str | None:
@@ -48,14 +37,14 @@ def refusal(site: DropoutSite) -> str | None:
     return None
 
 
-def each_site(model: nn.Module, data: Any, loss: Any, sites: Iterable[str] | None) -> Iterator[Multiplied]:
+def each_site(model: nn.Module, data: Any, y: Any, loss: Any, sites: Iterable[str] | None) -> Iterator[Multiplied]:
     """A runner for each of the named sites (default: all whose units can be removed).
 
     Raises
     ------
     ValueError : a name that is no site, or a site whose units cannot be removed.
     """
-    problem = prepare(model, *pair(data), loss)
+    problem = prepare(model, data, y, loss, paired=True)
     known = {site.name: site for site in problem.sites}
     if sites is None:
         chosen = [site for site in problem.sites if refusal(site) is None]
@@ -132,7 +121,7 @@ class Multiplied:
     def accuracies(self, multipliers: Tensor) -> Tensor | None:
         """(rows,) share of examples classified rightly; None where the loss is not that of a classifier."""
         loss = self.problem.loss
-        if not isinstance(loss, CrossEntropy | Logistic):
+        if loss.whole_output or loss.n_outputs > 1:
             return None
         found = []
         for rows in multipliers.split(self._rows_at_once()):
@@ -141,15 +130,13 @@ class Multiplied:
                 for batch in self.problem.data:
                     for _, outputs in self._plain.forward(batch, self._as_chunk(rows)):
                         target = loss.check(outputs[0], batch.target)
-                        if isinstance(loss, Logistic):
-                            hit = (outputs > 0) == (target > 0.5)
-                        elif target.is_floating_point() or outputs.ndim != 3:
+                        each = [loss.hits(output, target) for output in outputs]
+                        if any(hit is None for hit in each):
                             return None
-                        else:
-                            hit = outputs.argmax(dim=-1) == target
+                        hit = torch.stack([hit for hit in each if hit is not None])
                         hits.append(hit.reshape(len(hit), len(batch), -1).double().mean(dim=2).cpu())
             found.append(_joined(hits, len(rows), self.n_examples))
-        return torch.cat(found) @ self.problem.weight.cpu()
+        return torch.cat(found) @ self.problem.share.cpu()
 
     def activations(self) -> Tensor:
         """(n, units) float64 what enters the site, averaged over elements that share a mask bit."""

@@ -72,7 +72,8 @@ class Robustness:
 def robustness(
     model: nn.Module,
     data: Any,
-    loss: Any,
+    y: Any = None,
+    loss: Any = None,
     *,
     sites: Iterable[str] | None = None,
     fractions: Sequence[float] = FRACTIONS,
@@ -84,7 +85,7 @@ def robustness(
 
     Parameters
     ----------
-    model, data, loss, sites : as in `unit_penalty`.
+    model, data, y, loss, sites : as in `unit_penalty`.
     fractions : shares in [0, 1], rising.
     n_orders : random orders of removal, at least 2.
     seed : draws the orders.
@@ -110,7 +111,7 @@ def robustness(
     shares = np.asarray(fractions, np.float64)
     if shares.ndim != 1 or not len(shares) or shares.min() < 0 or shares.max() > 1 or (np.diff(shares) <= 0).any():
         raise ValueError(f"fractions must be rising numbers in [0, 1], got {list(fractions)}")
-    return [measure_robustness(run, shares, n_orders, seed, rescale) for run in each_site(model, data, loss, sites)]
+    return [measure_robustness(run, shares, n_orders, seed, rescale) for run in each_site(model, data, y, loss, sites)]
 
 
 def measure_robustness(

@@ -67,7 +67,9 @@ class UnitPenalty:
 
 
 @leaves_no_trace
-def unit_penalty(model: nn.Module, data: Any, loss: Any, *, sites: Iterable[str] | None = None) -> list[UnitPenalty]:
+def unit_penalty(
+    model: nn.Module, data: Any, y: Any = None, loss: Any = None, *, sites: Iterable[str] | None = None
+) -> list[UnitPenalty]:
     """The penalty unit by unit: (1−p) L(hⱼ/(1−p)) + p L(0) − L(hⱼ), all other units and sites at their mean mask.
 
     Two passes of what follows the site for each unit, many units in one batch; no Hessian is needed, and the
@@ -75,7 +77,7 @@ def unit_penalty(model: nn.Module, data: Any, loss: Any, *, sites: Iterable[str]
 
     Parameters
     ----------
-    model, data, loss : as in `am.audit`.
+    model, data, y, loss : as in `am.audit`.
     sites : names of dropout sites; default all whose units can be removed.
 
     Raises
@@ -92,12 +94,12 @@ def unit_penalty(model: nn.Module, data: Any, loss: Any, *, sites: Iterable[str]
     >>> found.penalty.tolist(), found.second_order.tolist()  # w² x², as in the notes' example
     ([1.0, 4.0, 4.0], [1.0, 4.0, 4.0])
     """
-    return [measure_unit_penalty(run) for run in each_site(model, data, loss, sites)]
+    return [measure_unit_penalty(run) for run in each_site(model, data, y, loss, sites)]
 
 
 def measure_unit_penalty(run: Multiplied) -> UnitPenalty:
     """`unit_penalty` of one site that is ready to run."""
-    p, units, weight = run.site.p, run.units, run.problem.weight.cpu()
+    p, units, weight, share = run.site.p, run.units, run.problem.weight.cpu(), run.problem.share.cpu()
     at_mean, at_mean_error = run.losses(run.ones(1), with_error=True)
     dropped, kept = run.ones(units), run.ones(units)
     dropped.fill_diagonal_(0.0)
@@ -108,7 +110,7 @@ def measure_unit_penalty(run: Multiplied) -> UnitPenalty:
     size = (1 - p) * on.abs() + p * off.abs() + at_mean.abs()
     error = run.averaged((1 - p) * on_error + p * off_error + at_mean_error) + run.summing(size)
     h, squares = run.activations(), run.squares()
-    mean = weight @ h
+    mean = share @ h
     second = 0.5 * p / (1 - p) * (weight @ run.curvature())
     return UnitPenalty(
         site=run.site,
@@ -116,8 +118,8 @@ def measure_unit_penalty(run: Multiplied) -> UnitPenalty:
         penalty_error=error.numpy(),
         second_order=second.numpy(),
         mean=mean.numpy(),
-        variance=(weight @ (h - mean) ** 2).numpy(),
-        noise_variance=(p / (1 - p) * (weight @ squares)).numpy(),
+        variance=(share @ (h - mean) ** 2).numpy(),
+        noise_variance=(p / (1 - p) * (share @ squares)).numpy(),
         dead_fraction=_share(run.silent()),
         n_examples=run.n_examples,
     )

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from allmasks.expect.agreement import agree_on_call
+from allmasks.expect.arguments import given_loss
 from allmasks.expect.distributed import join
 from allmasks.expect.plan import Plan
 from allmasks.expect.prepare import prepare
@@ -48,7 +49,7 @@ def plan_expected_loss(
     (ClosedForm(), 'exact')
     """
     request = Request(method, n_masks, atol, rtol, budget)
-    problem = prepare(model, x, y, _needed(loss), batch_dim=batch_dim, batch_size=batch_size)
+    problem = prepare(model, x, y, loss, batch_dim=batch_dim, batch_size=batch_size)
     return problem.plan(request)
 
 
@@ -80,10 +81,13 @@ def expected_loss(
     Parameters
     ----------
     model : any module; its dropout sites are found by running it (`find_dropout` lists them).
-    x : a tensor, a tuple of positional inputs, a dict of keyword inputs, or a DataLoader (then y is None).
+    x : a tensor, a tuple of positional inputs, a dict of keyword inputs (its "labels" are y where that is None), or a
+        DataLoader (then y is None), which decides which examples there are, and how often. `(model, (x, y), loss)` and
+        `(model, loader, loss)` are meant where the third argument is a loss and there is no fourth.
     y : targets, example axis first.
-    loss : "squared_error", "logistic", "cross_entropy", "poisson", the torch.nn loss module of one of these, or a
-        callable (output, y) -> (n,) losses.
+    loss : "squared_error", "logistic", "cross_entropy", "poisson"; a loss module of torch.nn, with what its weights,
+        options and reduction mean for all examples in one batch; or a callable (output, y) -> (n,) losses, which gets
+        the model's whole output, whatever that is.
     method : a value of `am.methods`; None takes the strongest guarantee that fits the budget, then the cheapest.
     n_masks : masks for Monte Carlo, any number from 1 on; 256 by default.
     atol, rtol : instead of n_masks, the standard error wanted, fixed by an independent pilot.
@@ -133,13 +137,13 @@ def expected_loss(
         "seed": seed,
     }
     rows = {"sample_weight": sample_weight, "example_index": example_index, "batch_dim": batch_dim}
-    agree_on_call(ranks, "expected_loss", model, loss, **asked, **rows)
+    agree_on_call(ranks, "expected_loss", model, given_loss(y, loss), **asked, **rows)
     request = Request(**asked)
     problem = prepare(
         model,
         x,
         y,
-        _needed(loss),
+        loss,
         sample_weight=sample_weight,
         example_index=example_index,
         batch_dim=batch_dim,
@@ -161,12 +165,3 @@ def progress_bar(show: bool, title: str = "masks × examples") -> Iterator[tuple
     with Progress(transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield (lambda total: bar.update(task, total=total)), (lambda done: bar.advance(task, done))
-
-
-def _needed(loss: Any) -> Any:
-    if loss is None:
-        raise TypeError(
-            'loss is missing: pass "squared_error", "logistic", "cross_entropy", "poisson", or a callable that '
-            "returns one loss per example"
-        )
-    return loss

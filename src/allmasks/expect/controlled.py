@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from allmasks.expect.class_losses import CrossEntropy
 from allmasks.expect.data import Batch
 from allmasks.expect.evaluate import Losses
 from allmasks.expect.forward import Forward
-from allmasks.expect.model_losses import CrossEntropy
 from allmasks.expect.sources import MaskChunk, SampledMasks
 from allmasks.replicates import block_means
 from allmasks.results import Guarantee

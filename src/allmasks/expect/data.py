@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
+from torch.utils.data.distributed import DistributedSampler
+
+from allmasks.expect.loaders import Reader, is_loader
 
 __all__ = ["Batch", "Data"]
 
@@ -36,12 +38,13 @@ class Data:
 
     Parameters
     ----------
-    x : a tensor or array, a tuple of positional inputs, a mapping of keyword inputs, or a DataLoader that yields
-        (inputs, targets) pairs, or mappings with the targets under "labels".
+    x : a tensor or array, a tuple of positional inputs, a mapping of keyword inputs, or a DataLoader (or another
+        iterable of batches) that yields (inputs, targets) pairs, or mappings with the targets under "labels".
     y : targets, example axis first; None for a DataLoader.
     batch_dim : axis of the examples in every input; 0 by default.
     batch_size : examples in one forward pass.
-    example_index : (n,) integers that key each example's masks; default: the position.
+    example_index : (n,) integers that key each example's masks; default: the position, in a loader's data set if it has
+        one.
     targets : whether a loader must yield targets; if not, it may yield inputs alone.
     """
 
@@ -63,17 +66,18 @@ class Data:
         self.device = device
         self._targets_needed = targets
         self.notes: tuple[str, ...] = ()
-        self._loader: DataLoader[Any] | None = None
-        if isinstance(x, DataLoader):
+        self._reader: Reader | None = None
+        self._sizes: list[int] = []
+        if is_loader(x):
             if y is not None:
                 raise ValueError("a DataLoader carries its own targets: pass y=None")
-            self._loader = self._in_order(x)
-            self.n_examples = self._count()
+            self._read(x)
         else:
             self._x = tree_map(_tensor, dict(x) if isinstance(x, Mapping) else x)
             self._y = _targets(y)
             self.n_examples = self._check_lengths()
-        self.has_own_keys = example_index is not None
+        shared_out = isinstance(getattr(x, "sampler", None), DistributedSampler)
+        self.has_own_keys = example_index is not None or shared_out
         self.example_index = self._keys(example_index)
 
     def number_from(self, start: int) -> None:
@@ -84,40 +88,35 @@ class Data:
     @property
     def given(self) -> Any:
         """The inputs as they were given, or None where a loader makes them."""
-        return None if self._loader is not None else self._x
+        return None if self._reader is not None else self._x
 
     @property
     def largest_batch(self) -> int:
         """Most examples in one pass."""
         if self.batch_size is not None:
             return self.batch_size
-        if self._loader is not None:
-            return self._loader.batch_size or DEFAULT_BATCH_SIZE
-        return DEFAULT_BATCH_SIZE
+        return max(self._sizes, default=DEFAULT_BATCH_SIZE)
 
-    def _in_order(self, loader: DataLoader[Any]) -> DataLoader[Any]:
-        if isinstance(loader.dataset, IterableDataset):
-            raise TypeError(
-                "an iterable-style data set has no example numbers to key masks by; pass tensors, or a loader over "
-                "a map-style data set"
+    def _read(self, loader: Any) -> None:
+        """Find out how many examples the loader gives, and what each is known by."""
+        self._reader = reader = Reader(loader, lambda item: _split_item(item, self._targets_needed))
+        first = self._checked(*reader.first())
+        if reader.sizes is not None and first != reader.sizes[0]:
+            reader.forget_places()  # collate_fn makes other examples of them
+        self._sizes = reader.sizes or [self._checked(x, y) for x, y in reader]
+        self.notes = reader.notes
+        self.n_examples = sum(self._sizes)
+
+    def _checked(self, x: Any, y: Any) -> int:
+        """Examples in a batch of a loader, which its targets must agree with."""
+        n = self._length(x)
+        lengths = {len(leaf) if leaf.ndim else None for leaf in tree_flatten(y)[0] if isinstance(leaf, Tensor)}
+        if lengths - {n}:
+            raise ValueError(
+                f"a batch of the data loader has {n} inputs along axis {self.batch_dim} and "
+                f"{', '.join('a single' if m is None else str(m) for m in lengths)} targets; with batch_size=None a "
+                "DataLoader passes on what its data set gives, which must then be whole batches"
             )
-        plain = type(loader.batch_sampler) is BatchSampler and isinstance(loader.sampler, SequentialSampler)
-        if plain and not loader.drop_last:
-            return loader
-        self.notes += ("The loader shuffles or drops examples; all examples were taken, in the data set's own order.",)
-        return DataLoader(
-            loader.dataset,
-            batch_size=loader.batch_size or DEFAULT_BATCH_SIZE,
-            shuffle=False,
-            collate_fn=loader.collate_fn,
-            num_workers=loader.num_workers,
-        )
-
-    def _count(self) -> int:
-        assert self._loader is not None
-        n = len(self._loader.dataset)  # type: ignore[arg-type]
-        if n == 0:
-            raise ValueError("the data loader has no examples; at least one is needed")
         return n
 
     def _check_lengths(self) -> int:
@@ -149,6 +148,8 @@ class Data:
         return n
 
     def _keys(self, example_index: Any) -> np.ndarray:
+        if example_index is None and self._reader is not None and self._reader.index is not None:
+            return self._reader.index
         if example_index is None:
             return np.arange(self.n_examples, dtype=np.int64)
         keys = np.asarray(example_index.cpu() if isinstance(example_index, Tensor) else example_index)
@@ -163,8 +164,13 @@ class Data:
 
     def __iter__(self) -> Iterator[Batch]:
         start = 0
-        for x, y in self._whole_batches():
+        for number, (x, y) in enumerate(self._whole_batches()):
             n = self._length(x)
+            if self._reader is not None and n != self._sizes[number]:
+                raise ValueError(
+                    f"batch {number} of the data loader holds {n} examples where its sampler names "
+                    f"{self._sizes[number]}; collate_fn must neither drop nor add any"
+                )
             step = n if self.batch_size is None else self.batch_size
             for lo in range(0, n, step):
                 hi = min(lo + step, n)
@@ -174,19 +180,18 @@ class Data:
 
     def first(self, at_most: int) -> Batch:
         """The first few examples, for looking at the model."""
-        x, y = next(iter(self._whole_batches()))
+        x, y = next(iter(self._whole_batches())) if self._reader is None else self._reader.first()
         n = min(self._length(x), at_most)
         return self._batch(self._slice(x, 0, n), _rows(y, 0, n), 0, n)
 
     def _whole_batches(self) -> Iterator[tuple[Any, Any]]:
-        if self._loader is None:
+        if self._reader is None:
             step = self.batch_size or DEFAULT_BATCH_SIZE
             for lo in range(0, self.n_examples, step):
                 hi = min(lo + step, self.n_examples)
                 yield self._slice(self._x, lo, hi), _rows(self._y, lo, hi)
             return
-        for item in self._loader:
-            yield _split_item(item, self._targets_needed)
+        yield from self._reader
 
     def _slice(self, x: Any, lo: int, hi: int) -> Any:
         return tree_map(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, is_dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from allmasks.expect.data import Batch
 from allmasks.expect.forward import Forward
 from allmasks.expect.last_layer import expected_score_terms
-from allmasks.expect.model_losses import CallableLoss, ModelLoss
+from allmasks.expect.loss import ModelLoss
 from allmasks.expect.sources import MaskChunk
 from allmasks.methods import Method
 from allmasks.results import Guarantee
@@ -23,11 +24,15 @@ __all__ = ["Evaluator", "Integrated", "Losses", "Plain"]
 
 @dataclass(frozen=True)
 class Losses:
-    """Losses under some masks of a chunk: (masks, n) float64, and a round-off or integration error of each."""
+    """Losses under some masks of a chunk: (masks, n) float64, and a round-off or integration error of each.
+
+    weight : (n,) what each example weighs by itself, where that is not the same for all; the same under every mask.
+    """
 
     where: slice
     loss: Tensor
     error: Tensor
+    weight: Tensor | None = None
 
 
 class Evaluator(Protocol):
@@ -48,29 +53,39 @@ class Plain:
 
     forward: Forward
     loss: ModelLoss
-    output_dim: int = 0
+    output_dims: tuple[int, ...] = (0,)
+    """Example axis of each tensor that the loss is about."""
     guarantee: Guarantee = "exact"
 
     def __call__(self, batch: Batch, chunk: MaskChunk, *, with_error: bool = True) -> Iterator[Losses]:
         for where, outputs in self.forward(batch, chunk):
-            if isinstance(self.loss, CallableLoss):
+            if self.loss.whole_output:
                 yield self._one_by_one(batch, outputs, where)
                 continue
-            folded = outputs.movedim(1 + self.output_dim, 1)
-            m, n = folded.shape[:2]
-            target = self.loss.check(folded[0], batch.target)
-            flat = folded.reshape(m * n, *folded.shape[2:])
-            repeated = target.repeat(m, *(1,) * (target.ndim - 1))
+            m, n = where.stop - where.start, len(batch)
+            folded = [self._folded(z, dim, n) for z, dim in zip(_tensors(outputs), self.output_dims, strict=True)]
+            flat, first = (z[0] if len(z) == 1 else tuple(z) for z in (folded, [z[:n] for z in folded]))
+            target = self.loss.check(first, batch.target)
+            repeated = _repeated(target, m)
             losses = self.loss.per_example(flat, repeated)
-            error = self._round_off(flat, repeated, losses) if with_error else torch.zeros_like(losses)
-            yield Losses(where, losses.reshape(m, n), error.reshape(m, n))
+            error = self._round_off(folded, repeated, losses) if with_error else torch.zeros_like(losses)
+            weight = self.loss.example_weight(first, target)
+            yield Losses(where, losses.reshape(m, n), error.reshape(m, n), weight)
+
+    def _folded(self, output: Tensor, dim: int, n: int) -> Tensor:
+        """Outputs (masks, ...) as (masks · n, ...), whichever axis the examples lie along."""
+        rows = output.movedim(1 + dim, 1)
+        if rows.shape[1] != n:
+            raise ValueError(
+                f"the model's output has {rows.shape[1]} entries along its example axis for a batch of {n} examples; "
+                "the model must treat each example on its own"
+            )
+        return rows.flatten(0, 1)
 
     def _one_by_one(self, batch: Batch, outputs: Any, where: slice) -> Losses:
         rows, eps = [], torch.finfo(torch.float32).eps
         for m in range(where.stop - where.start):
-            output = torch.utils._pytree.tree_map(
-                lambda leaf, m=m: leaf[m] if isinstance(leaf, Tensor) else leaf, outputs
-            )
+            output = tree_map(lambda leaf, m=m: leaf[m] if isinstance(leaf, Tensor) else leaf, outputs)
             losses = self.loss.per_example(output, batch.target)
             if len(losses) != len(batch):
                 raise ValueError(
@@ -78,21 +93,41 @@ class Plain:
                     f"{len(batch)} examples"
                 )
             rows.append(losses)
-            leaves = [leaf for leaf in torch.utils._pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
-            eps = max(torch.finfo(leaf.dtype).eps for leaf in leaves if leaf.is_floating_point())
+            eps = max((torch.finfo(t.dtype).eps for t in _floating(output)), default=eps)
         loss = torch.stack(rows)
         return Losses(where, loss, _ROUND_OFF * eps * (1 + loss.detach().abs()))
 
-    def _round_off(self, output: Tensor, target: Tensor, losses: Tensor) -> Tensor:
-        eps = torch.finfo(output.dtype).eps if output.is_floating_point() else 0.0
+    def _round_off(self, outputs: list[Tensor], target: Any, losses: Tensor) -> Tensor:
+        eps = max((torch.finfo(z.dtype).eps for z in outputs if z.is_floating_point()), default=0.0)
         with torch.enable_grad():
-            z = output.detach().double().requires_grad_()
-            (slope,) = torch.autograd.grad(self.loss.per_example(z, target).sum(), z)
-        carried = (slope * z.detach()).abs().reshape(len(z), -1).sum(dim=1)
+            free = [z.detach().double().requires_grad_() for z in outputs]
+            total = self.loss.per_example(free[0] if len(free) == 1 else tuple(free), target).sum()
+            slopes = torch.autograd.grad(total, free, materialize_grads=True)
+        carried = torch.zeros_like(losses.detach())
+        for slope, z in zip(slopes, free, strict=True):
+            carried += (slope * z.detach()).abs().reshape(len(z), -1).sum(dim=1)
         return _ROUND_OFF * eps * (carried + losses.detach().abs())
 
 
 _ROUND_OFF = 16.0
+
+
+def _repeated(target: Any, times: int) -> Any:
+    return tree_map_only(Tensor, lambda y: y.repeat(times, *(1,) * (y.ndim - 1)), target)
+
+
+def _tensors(outputs: Any) -> tuple[Tensor, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def _floating(output: Any) -> list[Tensor]:
+    """The tensors with fractions in an output, dataclasses that torch does not know of included."""
+    if is_dataclass(output) and not isinstance(output, type):
+        return [t for part in vars(output).values() for t in _floating(part)]
+    leaves = tree_leaves(output)
+    found = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    inside = [leaf for leaf in leaves if is_dataclass(leaf) or (isinstance(leaf, Mapping) and leaf is not output)]
+    return found + [t for leaf in inside for t in _floating(dict(leaf) if isinstance(leaf, Mapping) else leaf)]
 
 
 @dataclass

@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map, tree_map_only
 
 from allmasks.expect.data import Batch
 from allmasks.expect.distributed import ALONE, Group
 from allmasks.expect.sources import MaskChunk
 from allmasks.sites import DropoutSite, begin_pass, hold_masks
+from allmasks.sites.trace import output_tensors
 
-__all__ = ["Forward", "extract_output"]
+__all__ = ["Forward", "as_it_is", "extract_output", "extract_several"]
 
 
 def extract_output(output: Any) -> Tensor:
@@ -36,6 +38,20 @@ def extract_output(output: Any) -> Tensor:
     if isinstance(output, tuple | list) and output:
         return extract_output(output[0])
     raise TypeError(f"the model must return a tensor, or something with .logits; got {type(output).__name__}")
+
+
+def extract_several(output: Any, n: int, loss: str) -> tuple[Tensor, ...]:
+    """The n tensors of the output, in order, that a loss of several outputs compares."""
+    tensors = tuple(output_tensors(output))
+    if len(tensors) != n:
+        what = "(mean, variance)" if loss == "GaussianNLLLoss" else f"{n} tensors"
+        raise ValueError(f"{loss} needs a model that returns {what}; this one returns {len(tensors)} tensors")
+    return tensors
+
+
+def as_it_is(output: Any) -> Any:
+    """The output itself."""
+    return output
 
 
 @dataclass
@@ -96,11 +112,13 @@ class Forward:
 
         args, kwargs = batch.args, batch.kwargs
         if self.overwrites:
-            args, kwargs = torch.utils._pytree.tree_map_only(Tensor, torch.clone, (args, kwargs))
+            args, kwargs = tree_map_only(Tensor, torch.clone, (args, kwargs))
         wake = self._wake if masks else frozenset()
         with self.group.turn(), hold_masks(self.model, provide, self._rates, wake=wake):
             output = self.model(*args, **kwargs)
         if self.observe is None:
+            # What inference_mode made inside forward cannot be saved for a derivative: a copy can.
+            output = tree_map_only(Tensor, lambda t: t.clone() if t.is_inference() else t, output)
             return self.extract(output)
         if len(seen) != 1:
             raise RuntimeError(f"site {self.observe!r} was reached {len(seen)} times in one pass, not once")
@@ -110,4 +128,4 @@ class Forward:
 def _stack(outputs: list[Any]) -> Any:
     if isinstance(outputs[0], Tensor):
         return outputs[0][None]
-    return torch.utils._pytree.tree_map(lambda leaf: leaf[None] if isinstance(leaf, Tensor) else leaf, outputs[0])
+    return tree_map(lambda leaf: leaf[None] if isinstance(leaf, Tensor) else leaf, outputs[0])

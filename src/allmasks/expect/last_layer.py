@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from allmasks.expect.model_losses import ScoreTerm
+from allmasks.expect.loss import ScoreTerm
 from allmasks.methods import ClosedForm, Method
 from allmasks.results import Guarantee, weakest
 from allmasks.scores import expected_score_loss

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from allmasks.errors import UncontrolledRandomness
 from allmasks.expect.agreement import agree_on_data
+from allmasks.expect.arguments import settled
 from allmasks.expect.data import Batch, Data
 from allmasks.expect.distributed import Group, join, unwrapped
 from allmasks.expect.evaluate import Plain
-from allmasks.expect.forward import extract_output
-from allmasks.expect.model_losses import CallableLoss, ModelLoss, model_loss
+from allmasks.expect.forward import as_it_is, extract_output, extract_several
+from allmasks.expect.loss import ModelLoss
 from allmasks.expect.problem import INSPECTED_EXAMPLES, Problem
 from allmasks.expect.sharded import keep_in_step, same_batch
 from allmasks.expect.sources import NoMask
@@ -36,11 +37,19 @@ def prepare(
     batch_dim: int | None = None,
     batch_size: int | None = None,
     group: Any = None,
+    paired: bool = False,
 ) -> Problem:
-    """Look at the model once, find its sites, and compute its loss in eval mode; `group` as in `expected_loss`."""
+    """Look at the model once, find its sites, and compute its loss in eval mode.
+
+    Parameters
+    ----------
+    x, y, loss : see `settled`, also for `paired`.
+    group : as in `expected_loss`.
+    """
     ranks = join(group)
     keywords = {"example_index": example_index, "batch_dim": batch_dim, "batch_size": batch_size}
-    model, the_loss, data, own = ranks.run(lambda: _read(model, x, y, loss, ranks, **keywords))
+    x, y, the_loss = ranks.run(lambda: settled(x, y, loss, paired=paired))
+    model, data, own = ranks.run(lambda: _read(model, x, y, the_loss, ranks, **keywords))
     agree_on_data(ranks, own.args, own.kwargs, own.target)
     first = same_batch(model, ranks, own, data)
     problem = ranks.run(lambda: _look(model, data, the_loss, first, batch_dim))
@@ -54,7 +63,8 @@ def prepare(
     total = float(ranks.sum(weight.sum()))
     if not total > 0:
         raise ValueError("no example has positive weight; at least one is needed")
-    problem.weight = weight / total
+    problem.share = weight / total
+    problem.weight = problem.share if the_loss.normalized else weight
     return problem
 
 
@@ -62,27 +72,42 @@ def _read(
     model: nn.Module,
     x: Any,
     y: Any,
-    loss: Any,
+    loss: ModelLoss,
     ranks: Group,
     *,
     example_index: Any,
     batch_dim: Any,
     batch_size: Any,
-) -> tuple[nn.Module, ModelLoss, Data, Batch]:
+) -> tuple[nn.Module, Data, Batch]:
     """What was given, checked, and the examples to look at the model with."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     model = unwrapped(model, ranks)
-    the_loss = model_loss(loss)
     with borrowed(model):
         device = next((t.device for t in itertools.chain(model.parameters(), model.buffers())), None)
-        data = Data(x, y, batch_dim=batch_dim, batch_size=batch_size, example_index=example_index, device=device)
-        return model, the_loss, data, data.first(INSPECTED_EXAMPLES)
+        data = Data(
+            x,
+            y,
+            batch_dim=batch_dim,
+            batch_size=batch_size,
+            example_index=example_index,
+            device=device,
+            targets=loss.needs_target,
+        )
+        return model, data, data.first(INSPECTED_EXAMPLES)
 
 
 def _look(model: nn.Module, data: Data, the_loss: ModelLoss, batch: Batch, batch_dim: int | None) -> Problem:
+    extract = _extraction(the_loss)
     with borrowed(model):
-        seen = inspect_model(model, batch.args, batch.kwargs, batch_dim=batch_dim, extract=_tensor_output)
+        # A callable takes outputs of any kind; where the examples lie in them is its own affair.
+        seen = inspect_model(
+            model,
+            batch.args,
+            batch.kwargs,
+            batch_dim=batch_dim,
+            extract=_tensor_output if the_loss.whole_output else extract,
+        )
         if seen.unaccounted:
             raise UncontrolledRandomness(
                 f"{type(model).__name__} is random beyond its dropout: {'; '.join(seen.unaccounted)}. Its loss is not "
@@ -99,23 +124,25 @@ def _look(model: nn.Module, data: Data, the_loss: ModelLoss, batch: Batch, batch
                 notes.append(
                     f"{site.name} ({site.kind}) does not keep the mean: eval mode is not the loss at its mean mask."
                 )
-        extract: Callable[[Any], Any] = extract_output
-        if isinstance(the_loss, CallableLoss):
-            try:
-                extract_output(seen.output)
-            except TypeError:
-                extract = _as_it_is
         return Problem(
             model=model,
             data=data,
             loss=the_loss,
             sites=seen.sites,
             last=seen.last_linear,
-            output_dim=seen.output_batch_dim,
+            output_dims=tuple(dim or 0 for dim in seen.output_batch_dims),
             extract=extract,
             batched=not seen.convolves_after_site,
             notes=tuple(notes),
         )
+
+
+def _extraction(loss: ModelLoss) -> Callable[[Any], Any]:
+    if loss.whole_output:
+        return as_it_is
+    if loss.n_outputs == 1:
+        return extract_output
+    return lambda output: extract_several(output, loss.n_outputs, loss.name)
 
 
 def _tensor_output(output: Any) -> Tensor | None:
@@ -125,17 +152,13 @@ def _tensor_output(output: Any) -> Tensor | None:
         return None
 
 
-def _as_it_is(output: Any) -> Any:
-    return output
-
-
 def _evaluate_mean_mask(problem: Problem, sample_weight: Any) -> Tensor:
     """The eval-mode loss of each example, kept; returns what each weighs in the mean."""
     n = problem.data.n_examples
     rows, weights = [], []
     with torch.no_grad(), problem.lent():
         forward = problem.forward(())
-        evaluate = Plain(forward, problem.loss, problem.output_dim)
+        evaluate = Plain(forward, problem.loss, problem.output_dims)
         errors = []
         for batch in problem.data:
             chunk = next(NoMask().chunks(batch.examples, 1, torch.device("cpu")))
@@ -148,20 +171,13 @@ def _evaluate_mean_mask(problem: Problem, sample_weight: Any) -> Tensor:
                 )
             rows.append(losses.loss[0])
             errors.append(losses.error[0])
-            weights.append(_class_weight(problem, batch, losses.loss[0]))
+            own = losses.weight
+            weights.append(torch.ones_like(losses.loss[0]) if own is None else own.to(losses.loss[0]))
     problem.weight_scaling, problem.weight_scaling_error = torch.cat(rows), torch.cat(errors)
     if len(problem.weight_scaling) != n:
         raise ValueError(f"the data gave {len(problem.weight_scaling)} examples in all, {n} were announced")
     weight = torch.cat(weights) * _sample_weight(sample_weight, n).to(problem.weight_scaling.device)
     return weight
-
-
-def _class_weight(problem: Problem, batch: Any, like: Tensor) -> Tensor:
-    if isinstance(problem.loss, CallableLoss):
-        return torch.ones_like(like)
-    target = torch.as_tensor(batch.target, device=like.device)
-    own = problem.loss.example_weight(target.long() if not target.is_floating_point() else target)
-    return torch.ones_like(like) if own is None else own.to(like)
 
 
 def _sample_weight(sample_weight: Any, n: int) -> Tensor:

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from allmasks.errors import MethodNotApplicable, UncontrolledRandomness
+from allmasks.expect.class_losses import CrossEntropy
 from allmasks.expect.data import Data
 from allmasks.expect.distributed import ALONE, Group
 from allmasks.expect.evaluate import Evaluator, Integrated, Plain
 from allmasks.expect.forward import Forward
-from allmasks.expect.model_losses import CrossEntropy, ModelLoss
+from allmasks.expect.loss import ModelLoss
 from allmasks.expect.monte_carlo import masks_for_tolerance
 from allmasks.expect.plan import DEFAULT_BUDGET, Option, Plan, choose
 from allmasks.expect.sharded import without_gradient
@@ -70,17 +71,22 @@ class Request:
 
 @dataclass
 class Problem:
-    """See `prepare`. Weights sum to 1; `weight_scaling` is the loss of each example in eval mode."""
+    """See `prepare`. `weight_scaling` is the loss of each example in eval mode.
+
+    `share` is what each example is of all, and sums to 1; `weight` what its loss is multiplied by: its share, or, for a
+    loss that is summed over examples, its sample weight.
+    """
 
     model: nn.Module
     data: Data
     loss: ModelLoss
     sites: tuple[DropoutSite, ...]
     last: LastLayer | None
-    output_dim: int
+    output_dims: tuple[int, ...]
     extract: Callable[[Any], Any]
     batched: bool
     weight: Tensor = field(init=False)
+    share: Tensor = field(init=False)
     weight_scaling: Tensor = field(init=False)
     weight_scaling_error: Tensor = field(init=False)
     notes: tuple[str, ...] = ()
@@ -127,7 +133,7 @@ class Problem:
 
     def plain(self, sites: tuple[DropoutSite, ...]) -> Plain:
         """The loss under masks of these sites, all others at their mean mask."""
-        return Plain(self.forward(sites), self.loss, self.output_dim)
+        return Plain(self.forward(sites), self.loss, self.output_dims)
 
     def forward(self, sites: tuple[DropoutSite, ...], observe: str | None = None) -> Forward:
         """Outputs under masks of these sites; or, with `observe`, that site's input."""

@@ -29,11 +29,11 @@ class Job:
     Parameters
     ----------
     chunk_masks : most masks of one batch held at once.
-    weight : (n,) weights of the examples, summing to 1.
+    weight : (n,) what each example's loss is multiplied by in the value.
     inputs : tensors that gradients flow to.
     prepare : context under which the model may be run (it is borrowed).
     tick : called with the number of (mask, example) evaluations done.
-    group : the processes that share the examples; `weight` sums to 1 over all of them.
+    group : the processes that share the examples.
     """
 
     data: Data

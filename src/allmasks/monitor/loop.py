@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from allmasks.expect.arguments import data_and_loss
 from allmasks.methods import Method
 from allmasks.monitor.reading import PREFIX, Question, Reading, all_ranks, check_every, unstopped
 from allmasks.monitor.rows import Rows
@@ -24,7 +25,7 @@ class Monitor:
     Parameters
     ----------
     model : the model that is being trained; it is only borrowed.
-    data : a pair (x, y), or a DataLoader over a map-style data set; validation or training examples, as you like.
+    data, y : a pair (x, y) as one argument or as two, or a DataLoader; validation or training examples, as you like.
     loss, method, n_masks, atol, seed, batch_size : as in `expected_loss`. The same masks are used at every reading.
     every : epochs between two readings.
     csv : a file to write, one row a reading, complete after every one. An older file of that name is replaced, unless
@@ -68,7 +69,8 @@ class Monitor:
         self,
         model: nn.Module,
         data: Any,
-        loss: Any,
+        y: Any = None,
+        loss: Any = None,
         *,
         every: int = 1,
         csv: str | Path | None = None,
@@ -85,7 +87,7 @@ class Monitor:
         self.model, self.schedule = model, schedule
         self.epoch = 0
         self.history: list[tuple[int, Reading]] = []
-        self._question = Question(data, loss, method, n_masks, atol, seed, batch_size)
+        self._question = Question(*data_and_loss(data, y, loss), method, n_masks, atol, seed, batch_size)
         self._prefix = prefix
         self._sites = self._question.check(model)
         self._csv: Rows | None = None

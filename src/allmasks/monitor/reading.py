@@ -15,9 +15,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from allmasks.diagnose.audit import all_and_alone, combine
-from allmasks.diagnose.multiplied import pair
 from allmasks.expect import Problem, Request, prepare
 from allmasks.expect.agreement import agree_on_call
+from allmasks.expect.arguments import data_and_loss
 from allmasks.expect.distributed import ALONE, Group, join, shard
 from allmasks.methods import Method
 from allmasks.results import ExpectedLoss, Guarantee, plain_numbers
@@ -124,8 +124,8 @@ class Question:
         with borrowed(model), _loader_kept(self.data), torch.no_grad():
             asked = {"method": self.method, "n_masks": self.n_masks, "atol": self.atol, "seed": self.seed}
             agree_on_call(group, "a monitor's reading", model, self.loss, **asked)
-            x, y = group.run(lambda: pair(self.data if group is ALONE else shard(self.data, group)))
-            yield prepare(model, x, y, self.loss, batch_size=self.batch_size, group=group)
+            own = group.run(lambda: self.data if group is ALONE else shard(self.data, group))
+            yield prepare(model, own, None, self.loss, batch_size=self.batch_size, group=group, paired=True)
 
     @leaves_no_trace
     def check(self, model: nn.Module) -> tuple[str, ...]:
@@ -167,13 +167,13 @@ class Question:
         )
 
 
-def read(model: nn.Module, data: Any, loss: Any, **how: Any) -> Reading:
+def read(model: nn.Module, data: Any, y: Any = None, loss: Any = None, **how: Any) -> Reading:
     """Measure a model in the middle of its training, and leave that training as it was, bit for bit.
 
     Parameters
     ----------
     model : any module; it is only borrowed.
-    data : a pair (x, y), or a DataLoader over a map-style data set.
+    data, y : a pair (x, y) as one argument or as two, or a DataLoader.
     loss : as in `expected_loss`.
     how : method, n_masks, atol, seed, batch_size, as in `expected_loss`. The same seed every time means the same masks
         every time, so that a change along training is the model's.
@@ -189,7 +189,7 @@ def read(model: nn.Module, data: Any, loss: Any, **how: Any) -> Reading:
     >>> reading.guarantee, round(reading.sites[0].share, 6)
     ('exact', 1.0)
     """
-    return Question(data, loss, **how).read(model)
+    return Question(*data_and_loss(data, y, loss), **how).read(model)
 
 
 def _share(name: str, p: Any, alone: ExpectedLoss | None, expected: ExpectedLoss) -> SiteShare:

@@ -1,0 +1,74 @@
+"""What was meant by the data and the loss of a call: (model, x, y, loss), or (model, (x, y), loss)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from allmasks.expect.loaders import is_loader
+from allmasks.expect.loss import ModelLoss
+from allmasks.expect.model_losses import is_loss, model_loss
+
+__all__ = ["data_and_loss", "given_loss", "settled"]
+
+_LOSSES = '"squared_error", "logistic", "cross_entropy", "poisson"'
+
+
+def settled(x: Any, y: Any, loss: Any, *, paired: bool = False) -> tuple[Any, Any, ModelLoss]:
+    """Inputs, targets and loss, from either way of giving them.
+
+    Parameters
+    ----------
+    paired : whether x is a pair (x, y) wherever y is None, and not only where a loss stands in y's place.
+
+    >>> x, y, loss = settled((1, 2), "squared_error", None)
+    >>> x, y, loss.name
+    (1, 2, 'squared_error')
+
+    Raises
+    ------
+    TypeError : no loss, no targets where the loss needs some, or data of neither form.
+    """
+    if loss is None and is_loss(y):
+        loss, y, paired = y, None, True
+    if loss is None:
+        raise TypeError(_no_loss(x))
+    the_loss = model_loss(loss)
+    if is_loader(x):
+        if y is not None:
+            raise ValueError("a DataLoader carries its own targets: pass y=None")
+        return x, None, the_loss
+    if isinstance(x, Mapping) and y is None and "labels" in x:
+        return {name: value for name, value in x.items() if name != "labels"}, x["labels"], the_loss
+    if y is None and paired and isinstance(x, Sequence) and not isinstance(x, str | bytes):
+        if len(x) != 2:
+            raise TypeError(f"data must be a pair (x, y) or a DataLoader, got {type(x).__name__} of {len(x)}")
+        x, y = x
+    if y is None and the_loss.needs_target and paired and not isinstance(x, Mapping):
+        raise TypeError(f"data must be a pair (x, y) or a DataLoader, got {type(x).__name__}: y is missing")
+    if y is None and the_loss.needs_target:
+        raise TypeError(
+            f"y is missing: loss {the_loss.name!r} compares outputs with targets. Pass (model, x, y, loss), "
+            '(model, (x, y), loss), a DataLoader of pairs, or a dict of inputs with "labels"'
+        )
+    return x, y, the_loss
+
+
+def data_and_loss(data: Any, y: Any, loss: Any) -> tuple[Any, Any]:
+    """The same as a pair (x, y) or a loader, and the loss."""
+    x, targets, _ = settled(data, y, loss, paired=True)
+    return (x if is_loader(x) else (x, targets)), given_loss(y, loss)
+
+
+def _no_loss(x: Any) -> str:
+    if isinstance(x, Mapping) and "labels" in x:
+        return (
+            'loss is missing: a model\'s own loss is one number for a whole batch. Pass loss="cross_entropy" (examples '
+            "count alike), nn.CrossEntropyLoss() (tokens count alike), or a callable (output, labels) -> (n,) losses"
+        )
+    return f"loss is missing: pass {_LOSSES}, a torch.nn loss module, or a callable that returns one loss per example"
+
+
+def given_loss(y: Any, loss: Any) -> Any:
+    """The loss as it was given, in its own place or in that of y."""
+    return y if loss is None and is_loss(y) else loss

@@ -1,0 +1,104 @@
+"""What a loss of a model's output is: one number an example, in float64, and what each weighs in the mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["ModelLoss", "ScoreTerm", "log_one_plus_exp"]
+
+
+@dataclass(frozen=True, eq=False)
+class ModelLoss:
+    """Base of the losses: sums over an example's outputs unless a subclass says otherwise."""
+
+    whole_output: ClassVar[bool] = False
+    """Whether it is given the model's output as it is, whatever that is."""
+
+    needs_target: ClassVar[bool] = True
+    """Whether there is no loss without targets."""
+
+    n_outputs: ClassVar[int] = 1
+    """How many tensors of the model's output it is about; where more than one, `output` is a tuple."""
+
+    @property
+    def name(self) -> str:
+        """How reports call it, also the name accepted as `loss=`."""
+        raise NotImplementedError
+
+    units: str = "loss"
+
+    score_loss: str | None = None
+    """Name of the score loss that each output obeys by itself, where there is one."""
+
+    def check(self, output: Any, target: Any) -> Any:
+        """The target in the shape and dtype the loss needs, or a ValueError that says what is needed."""
+        y = torch.as_tensor(target, device=output.device)
+        if y.shape != output.shape:
+            trimmed_output, trimmed_y = _without_unit_axes(output.shape), _without_unit_axes(y.shape)
+            if trimmed_output != trimmed_y or y.numel() != output.numel():
+                raise ValueError(
+                    f"loss {self.name!r} needs targets of the output's shape {tuple(output.shape)}, got "
+                    f"{tuple(y.shape)}"
+                )
+            y = y.reshape(output.shape)
+        if y.is_floating_point() and not bool(torch.isfinite(y).all()):
+            raise ValueError("the targets contain NaN or infinite values; remove those examples")
+        return y
+
+    def per_example(self, output: Any, target: Any) -> Tensor:
+        """(n,) float64 losses of outputs (n, ...) against targets as `check` returns them."""
+        losses = self._elementwise(output.double(), target.double())
+        return losses.reshape(len(output), -1).sum(dim=1)
+
+    def _elementwise(self, score: Tensor, y: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def example_weight(self, output: Any, target: Any) -> Tensor | None:
+        """(n,) what each example weighs: divided by their total where `normalized`; None for all the same."""
+        return None
+
+    @property
+    def normalized(self) -> bool:
+        """Whether the value is a mean over examples; else a sum of theirs, as torch's "sum" is."""
+        return True
+
+    def hits(self, output: Tensor, target: Tensor) -> Tensor | None:
+        """(n, ...) whether outputs (n, ...) say what the targets are; None where nothing is classified."""
+        return None
+
+    def score_terms(self, weight: Tensor, bias: Tensor | None, target: Tensor) -> list[ScoreTerm] | None:
+        """The loss of output = weight h + bias as a sum of score losses, or None where it is not one."""
+        if self.score_loss is None:
+            return None
+        y = target.reshape(len(target), -1).double()
+        return [
+            ScoreTerm(weight[k], None if bias is None else bias[k], y[:, k], self.score_loss)
+            for k in range(len(weight))
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTerm:
+    """One scalar score S = weight · h + bias whose loss is `loss(S, target)`, a name of `allmasks.losses`.
+
+    mass : (n,) what each row's loss is multiplied by; None for 1.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    target: Tensor
+    loss: str
+    mass: Tensor | None = None
+
+
+def log_one_plus_exp(z: Tensor) -> Tensor:
+    """log(1 + e^z), to full relative precision from e^-745 to the largest number."""
+    return torch.logaddexp(z, torch.zeros_like(z))
+
+
+def _without_unit_axes(shape: torch.Size) -> tuple[int, ...]:
+    return tuple(shape[:1]) + tuple(n for n in shape[1:] if n != 1)
