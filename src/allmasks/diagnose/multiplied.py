@@ -45,18 +45,24 @@ def each_site(model: nn.Module, data: Any, y: Any, loss: Any, sites: Iterable[st
     ValueError : a name that is no site, or a site whose units cannot be removed.
     """
     problem = prepare(model, data, y, loss, paired=True)
+
+    def refused(site: DropoutSite) -> str | None:
+        if problem.varies_in_form(site):
+            return "it has other units in batches of another shape; pad all batches to one length"
+        return refusal(site)
+
     known = {site.name: site for site in problem.sites}
     if sites is None:
-        chosen = [site for site in problem.sites if refusal(site) is None]
+        chosen = [site for site in problem.sites if refused(site) is None]
         if not chosen:
-            reasons = "; ".join(f"{site.name}: {refusal(site)}" for site in problem.sites) or "it has no dropout"
+            reasons = "; ".join(f"{site.name}: {refused(site)}" for site in problem.sites) or "it has no dropout"
             raise ValueError(f"{type(model).__name__} has no site whose units can be removed ({reasons})")
     else:
         names = [sites] if isinstance(sites, str) else list(sites)
         for name in names:
             if name not in known:
                 raise ValueError(f"no dropout site is called {name!r}; the sites are {', '.join(known) or 'none'}")
-            if (why := refusal(known[name])) is not None:
+            if (why := refused(known[name])) is not None:
                 raise ValueError(f"the units of {name} cannot be removed one by one: {why}")
         chosen = [known[name] for name in names]
     for site in chosen:
@@ -123,12 +129,12 @@ class Multiplied:
         loss = self.problem.loss
         if loss.whole_output or loss.n_outputs > 1:
             return None
-        found = []
+        found, forward = [], self.problem.forward((replace(self.site, p=0.0),))
         for rows in multipliers.split(self._rows_at_once()):
             hits = []
             with torch.no_grad(), self.problem.lent():
                 for batch in self.problem.data:
-                    for _, outputs in self._plain.forward(batch, self._as_chunk(rows)):
+                    for _, outputs in forward(batch, self._as_chunk(rows)):
                         target = loss.check(outputs[0], batch.target)
                         each = [loss.hits(output, target) for output in outputs]
                         if any(hit is None for hit in each):

@@ -113,6 +113,14 @@ class ClassLoss(ModelLoss):
     def _weight_like(self, scores: Tensor) -> Tensor | None:
         return None if self.weight is None else self.weight.to(scores.device).double()
 
+    def magnitude(self, output: Tensor, target: Tensor, losses: Tensor) -> Tensor:
+        # A log-sum-exp less a score: both as large as the largest score, however small their difference.
+        flat = output.detach().double().abs().reshape(len(output), -1)
+        heaviest = 1.0 if self.weight is None else float(self.weight.detach().abs().max())
+        tokens = 1.0 if self.reduction not in ("sum", "none") else flat.shape[1]
+        shares = target.abs().sum(dim=1).reshape(len(target), -1).amax(dim=1) if target.is_floating_point() else 1.0
+        return losses.detach().abs() + 2 * heaviest * tokens * shares * flat.amax(dim=1)
+
     def hits(self, output: Tensor, target: Tensor) -> Tensor | None:
         if target.is_floating_point() or output.ndim != 2:
             return None
@@ -155,8 +163,9 @@ class CrossEntropy(ClassLoss):
         shares = shares * (1 - self.label_smoothing) + self.label_smoothing / 2
         mass = shares.sum(dim=1)
         share = torch.where(mass > 0, shares[:, 1] / torch.where(mass > 0, mass, 1.0), 0.0)
-        difference = None if bias is None else bias[1] - bias[0]
-        return [ScoreTerm(weight[1] - weight[0], difference, share, "logistic", mass)]
+        w, b = weight.double(), None if bias is None else bias.double()
+        difference, bias_size = (None, None) if b is None else (b[1] - b[0], b.detach().abs().sum())
+        return [ScoreTerm(w[1] - w[0], difference, share, "logistic", mass, w.detach().abs().sum(dim=0), bias_size)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ class Batch:
     target: Any
     start: int
     examples: np.ndarray
+    form: tuple[tuple[int, ...], ...] = ()
+    """Shapes of one example's inputs: batches that are padded to another length each have another."""
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -221,7 +223,19 @@ class Data:
             args = tuple(x)
         else:
             args = (x,)
-        return Batch(args, kwargs, y, start, self.example_index[start : start + n])
+        return Batch(args, kwargs, y, start, self.example_index[start : start + n], self._form(x))
+
+    def _form(self, x: Any) -> tuple[tuple[int, ...], ...]:
+        shapes = [list(leaf.shape) for leaf in tree_flatten(x)[0] if isinstance(leaf, Tensor) and leaf.ndim]
+        for shape in shapes:
+            shape.pop(self.batch_dim)
+        return tuple(map(tuple, shapes))
+
+    def part(self, batch: Batch, at_most: int) -> Batch:
+        """The first few examples of a batch."""
+        n = min(len(batch), at_most)
+        args, kwargs = self._slice((batch.args, batch.kwargs), 0, n)
+        return replace(batch, args=args, kwargs=kwargs, target=_rows(batch.target, 0, n), examples=batch.examples[:n])
 
     def _to_device(self, leaf: Any) -> Any:
         if isinstance(leaf, Tensor) and self.device is not None:

@@ -17,7 +17,7 @@ from allmasks.expect.loss import ModelLoss
 from allmasks.expect.sources import MaskChunk
 from allmasks.methods import Method
 from allmasks.results import Guarantee
-from allmasks.sites import DropoutSite
+from allmasks.sites import DropoutSite, LastLayer
 
 __all__ = ["Evaluator", "Integrated", "Losses", "Plain"]
 
@@ -48,17 +48,26 @@ class Plain:
     """The loss of the model's output under each mask.
 
     The error is an allowance for the model's own arithmetic: `_ROUND_OFF` units in the last place of the model's
-    dtype for each output, carried to the loss by its derivative, and as many of the loss itself.
+    dtype for each output, carried to the loss by its derivative, and as many of the loss itself. Where the output is a
+    Linear's that a site feeds, the units are those of the sum of its products' magnitudes.
+
+    Parameters
+    ----------
+    output_dims : example axis of each tensor that the loss is about.
+    last : that Linear, where it is known and wanted; `forward` then gives its site's input along with the output.
+    steep : take the largest slope within the allowance, at three points, and not the one at the output alone.
     """
 
     forward: Forward
     loss: ModelLoss
     output_dims: tuple[int, ...] = (0,)
-    """Example axis of each tensor that the loss is about."""
+    last: LastLayer | None = None
+    steep: bool = False
     guarantee: Guarantee = "exact"
 
     def __call__(self, batch: Batch, chunk: MaskChunk, *, with_error: bool = True) -> Iterator[Losses]:
-        for where, outputs in self.forward(batch, chunk):
+        for where, found in self.forward(batch, chunk):
+            outputs, hidden = found if self.last is not None else (found, None)
             if self.loss.whole_output:
                 yield self._one_by_one(batch, outputs, where)
                 continue
@@ -68,9 +77,24 @@ class Plain:
             target = self.loss.check(first, batch.target)
             repeated = _repeated(target, m)
             losses = self.loss.per_example(flat, repeated)
-            error = self._round_off(folded, repeated, losses) if with_error else torch.zeros_like(losses)
+            error = torch.zeros_like(losses)
+            if with_error:
+                sizes = [z.detach().double().abs() for z in folded]
+                if hidden is not None:
+                    sizes = [self._products(hidden.detach().double(), chunk, where).reshape(sizes[0].shape)]
+                error = self._round_off(folded, sizes, repeated, losses)
             weight = self.loss.example_weight(first, target)
             yield Losses(where, losses.reshape(m, n), error.reshape(m, n), weight)
+
+    def _products(self, hidden: Tensor, chunk: MaskChunk, where: slice) -> Tensor:
+        """(masks, n, outputs) sums of the magnitudes of what the last Linear adds up under each mask."""
+        assert self.last is not None
+        held = next((site for site in self.forward.sites if site.name == self.last.site), None)
+        size = hidden.abs()
+        if held is not None:
+            size = size * chunk.kept[held.name][where].to(size) / (1.0 - held.p)
+        bias = 0.0 if self.last.bias is None else self.last.bias.detach().double().abs()
+        return size @ self.last.weight.detach().double().abs().T + bias
 
     def _folded(self, output: Tensor, dim: int, n: int) -> Tensor:
         """Outputs (masks, ...) as (masks · n, ...), whichever axis the examples lie along."""
@@ -97,16 +121,26 @@ class Plain:
         loss = torch.stack(rows)
         return Losses(where, loss, _ROUND_OFF * eps * (1 + loss.detach().abs()))
 
-    def _round_off(self, outputs: list[Tensor], target: Any, losses: Tensor) -> Tensor:
+    def _round_off(self, outputs: list[Tensor], sizes: list[Tensor], target: Any, losses: Tensor) -> Tensor:
         eps = max((torch.finfo(z.dtype).eps for z in outputs if z.is_floating_point()), default=0.0)
+        off = [_ROUND_OFF * eps * size for size in sizes]
+        steepest = self._slopes(outputs, target)
+        for sign in (-1.0, 1.0) if self.steep and eps else ():
+            moved = [z.detach().double() + sign * d for z, d in zip(outputs, off, strict=True)]
+            steepest = [torch.maximum(a, b) for a, b in zip(steepest, self._slopes(moved, target), strict=True)]
+        carried = _ROUND_OFF * eps * losses.detach().abs()
+        for slope, d in zip(steepest, off, strict=True):
+            carried += (slope * d).reshape(len(d), -1).sum(dim=1)
+        given = outputs[0] if len(outputs) == 1 else tuple(outputs)
+        # The loss itself is computed in float64, from terms that may cancel.
+        return carried + _ROUND_OFF * torch.finfo(torch.float64).eps * self.loss.magnitude(given, target, losses)
+
+    def _slopes(self, outputs: list[Tensor], target: Any) -> list[Tensor]:
+        """|∂ loss / ∂ output| of each tensor."""
         with torch.enable_grad():
             free = [z.detach().double().requires_grad_() for z in outputs]
             total = self.loss.per_example(free[0] if len(free) == 1 else tuple(free), target).sum()
-            slopes = torch.autograd.grad(total, free, materialize_grads=True)
-        carried = torch.zeros_like(losses.detach())
-        for slope, z in zip(slopes, free, strict=True):
-            carried += (slope * z.detach()).abs().reshape(len(z), -1).sum(dim=1)
-        return _ROUND_OFF * eps * (carried + losses.detach().abs())
+            return [slope.abs() for slope in torch.autograd.grad(total, free, materialize_grads=True)]
 
 
 _ROUND_OFF = 16.0
@@ -154,9 +188,14 @@ class Integrated:
             target = self.loss.check(like_output, batch.target)
             terms = self.loss.score_terms(self.weight, self.bias, target)
             assert terms is not None
-            result = expected_score_terms(hidden.reshape(m * n, -1), terms, self.site.p, repeat=m, method=self.method)
+            result = expected_score_terms(
+                hidden.reshape(m * n, -1),
+                terms,
+                self.site.p,
+                repeat=m,
+                method=self.method,
+                # The model computes in its own dtype; the formula's own error comes on top.
+                round_off=_ROUND_OFF * torch.finfo(hidden.dtype).eps,
+            )
             self.used, self.guarantee = result.method, result.guarantee
-            eps = torch.finfo(hidden.dtype).eps
-            # The model computes h in its own dtype; the formula's own error comes on top.
-            arithmetic = _ROUND_OFF * eps * result.scale if eps > 1e-12 else 0.0
-            yield Losses(where, result.value.reshape(m, n), (result.error + arithmetic).reshape(m, n))
+            yield Losses(where, result.value.reshape(m, n), result.error.reshape(m, n))

@@ -65,6 +65,7 @@ class Forward:
     batched : try all masks of a chunk in one pass. Falls back to a loop, for good, at the first refusal.
     overwrites : the model has a site that works in place, which may be on the inputs: they are copied.
     group : the ranks that may have to make each pass together.
+    along : name of a site whose input is returned beside the output, as a pair.
     """
 
     model: nn.Module
@@ -74,6 +75,7 @@ class Forward:
     batched: bool = True
     overwrites: bool = False
     group: Group = ALONE
+    along: str | None = None
 
     def __post_init__(self) -> None:
         self._rates = {site.name: site.call_rate for site in self.sites}
@@ -106,7 +108,7 @@ class Forward:
         seen: list[Tensor] = []
 
         def provide(call: Any) -> Tensor | None:
-            if call.name == self.observe:
+            if call.name in (self.observe, self.along):
                 seen.append(call.input)
             return masks.get(call.name)
 
@@ -116,13 +118,14 @@ class Forward:
         wake = self._wake if masks else frozenset()
         with self.group.turn(), hold_masks(self.model, provide, self._rates, wake=wake):
             output = self.model(*args, **kwargs)
-        if self.observe is None:
-            # What inference_mode made inside forward cannot be saved for a derivative: a copy can.
-            output = tree_map_only(Tensor, lambda t: t.clone() if t.is_inference() else t, output)
-            return self.extract(output)
-        if len(seen) != 1:
-            raise RuntimeError(f"site {self.observe!r} was reached {len(seen)} times in one pass, not once")
-        return seen[0]
+        watched = self.observe or self.along
+        if watched is not None and len(seen) != 1:
+            raise RuntimeError(f"site {watched!r} was reached {len(seen)} times in one pass, not once")
+        if self.observe is not None:
+            return seen[0]
+        # What inference_mode made inside forward cannot be saved for a derivative: a copy can.
+        output = self.extract(tree_map_only(Tensor, lambda t: t.clone() if t.is_inference() else t, output))
+        return output if self.along is None else (output, seen[0])
 
 
 def _stack(outputs: list[Any]) -> Any:

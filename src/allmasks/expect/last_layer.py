@@ -24,22 +24,28 @@ class TermsResult:
 
     value: Tensor
     error: Tensor
-    scale: Tensor
     guarantee: Guarantee
     method: Method
 
 
 def expected_score_terms(
-    hidden: Tensor, terms: list[ScoreTerm], p: float, *, repeat: int = 1, method: Method | None = None
+    hidden: Tensor,
+    terms: list[ScoreTerm],
+    p: float,
+    *,
+    repeat: int = 1,
+    method: Method | None = None,
+    round_off: float = 0.0,
 ) -> TermsResult:
     """Σ_k E over masks of loss_k(w_k · (m ⊙ h) / (1 − p) + b_k), for each row of `hidden`.
 
     Parameters
     ----------
     hidden : (repeat * n, d) inputs of the dropout; n targets are repeated `repeat` times.
+    round_off : by how much of itself the model's arithmetic may be off in each product that its outputs add up.
     """
     value = hidden.new_zeros(len(hidden), dtype=torch.float64)
-    error, scale = torch.zeros_like(value), torch.zeros_like(value)
+    error = torch.zeros_like(value)
     guarantees: list[Guarantee] = []
     used: Method | None = method
     for term in terms:
@@ -50,20 +56,50 @@ def expected_score_terms(
             mass = term.mass.repeat(repeat).to(value.device)
         value = value + mass * _ScoreExpectation.apply(run, hidden, term.weight, bias)
         error = error + mass * run.error.to(error.device)
-        # How far one relative rounding of each product moves the score, times the loss's slope of at most ~1.
-        h, w = hidden.detach().double(), term.weight.detach().double()
-        scale = scale + mass * (h.abs() @ w.abs() + bias.detach().double().abs()) * run.slope_scale.to(scale.device)
+        if round_off:
+            error = error + mass * _moved(run, hidden.detach().double(), term, run.value.to(error.device), round_off)
         guarantees.append(run.guarantee)
         used = run.method
     assert used is not None
-    return TermsResult(value, error, scale, weakest(*guarantees), used)
+    return TermsResult(value, error, weakest(*guarantees), used)
+
+
+def _moved(run: _Run, h: Tensor, term: ScoreTerm, value: Tensor, share: float) -> Tensor:
+    """(n,) how far each row's mean loss can lie from that of a model whose products are off by this share.
+
+    Under a mask m the score is then off by share · (Σ mⱼ|wⱼhⱼ|/(1−p) + |b|). Its mean has no 1/(1−p) left, which is all
+    that a loss of slope 1 asks for; its second moment has one, and where the loss is exponential, so do the masks that
+    make up the mean: there the moved score is integrated by the same product of factors as the score itself.
+    """
+    w = term.weight.detach().double()
+    size = w.abs() if term.size is None else term.size.to(h)
+    own = torch.zeros((), dtype=h.dtype, device=h.device) if term.bias is None else term.bias.detach().to(h)
+    bias = own.abs() if term.bias_size is None else term.bias_size.to(h)
+    p, q = run.p, 1.0 - run.p
+    reach = h.abs() @ size + bias
+    if run.loss == "squared_error":
+        off = share * (reach**2 + p / q * (h**2 @ size**2)).sqrt()
+        return 2 * value.clamp(min=0).sqrt() * off + off**2 + share * value
+    if run.loss == "poisson":
+        y = torch.from_numpy(run.target).to(h)
+        products = h * w / q
+        as_it_is = _log_factor(products, p)
+        moved = (_log_factor(products + share * h.abs() * size / q, p) - as_it_is).sum(dim=1) + share * bias
+        return (own + as_it_is.sum(dim=1)).exp() * moved.expm1() + share * (y * reach + value.abs())
+    return share * (reach + value)
+
+
+def _log_factor(product: Tensor, p: float) -> Tensor:
+    """log(p + (1 − p) e^product), elementwise."""
+    dropped = torch.full_like(product, math.log(p) if p else -math.inf)
+    return torch.logaddexp(dropped, product + math.log1p(-p))
 
 
 class _Run:
     """One score expectation: what the forward pass leaves for the caller and for the backward pass."""
 
+    value: Tensor
     error: Tensor
-    slope_scale: Tensor
     guarantee: Guarantee
     method: Method
 
@@ -91,11 +127,7 @@ class _ScoreExpectation(torch.autograd.Function):
         run.guarantee, run.method = result.guarantee, result.method
         run.error = torch.from_numpy(np.asarray(result.per_example_error))
         value = torch.from_numpy(np.asarray(result.per_example))
-        run.slope_scale = torch.ones_like(value)
-        if run.loss == "squared_error":
-            run.slope_scale = 2 * value.clamp(min=0).sqrt()
-        elif run.loss == "poisson":
-            run.slope_scale = 1 + value.abs()
+        run.value = value
         ctx.run = run
         ctx.save_for_backward(hidden, weight, bias)
         return value.to(hidden.device)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["ModelLoss", "ScoreTerm", "log_one_plus_exp"]
@@ -54,6 +55,10 @@ class ModelLoss:
         losses = self._elementwise(output.double(), target.double())
         return losses.reshape(len(output), -1).sum(dim=1)
 
+    def magnitude(self, output: Any, target: Any, losses: Tensor) -> Tensor:
+        """(n,) magnitudes of the terms that these losses are sums of, of which rounding is a share."""
+        return losses.detach().abs()
+
     def _elementwise(self, score: Tensor, y: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -86,6 +91,8 @@ class ScoreTerm:
     """One scalar score S = weight · h + bias whose loss is `loss(S, target)`, a name of `allmasks.losses`.
 
     mass : (n,) what each row's loss is multiplied by; None for 1.
+    size, bias_size : magnitudes of the weights and bias that the model itself computes with, where the score is a
+        difference of its outputs; None where they are those of `weight` and `bias`.
     """
 
     weight: Tensor
@@ -93,11 +100,13 @@ class ScoreTerm:
     target: Tensor
     loss: str
     mass: Tensor | None = None
+    size: Tensor | None = None
+    bias_size: Tensor | None = None
 
 
 def log_one_plus_exp(z: Tensor) -> Tensor:
-    """log(1 + e^z), to full relative precision from e^-745 to the largest number."""
-    return torch.logaddexp(z, torch.zeros_like(z))
+    """log(1 + e^z) to full relative precision, and so its first two derivatives, whatever the size of z."""
+    return -F.logsigmoid(-z)
 
 
 def _without_unit_axes(shape: torch.Size) -> tuple[int, ...]:

@@ -84,6 +84,10 @@ class Poisson(ModelLoss):
     def _elementwise(self, score: Tensor, y: Tensor) -> Tensor:
         return score.exp() - y * score
 
+    def magnitude(self, output: Tensor, target: Tensor, losses: Tensor) -> Tensor:
+        z, y = output.detach().double(), target.double()
+        return (z.exp() + y * z.abs()).reshape(len(z), -1).sum(dim=1)
+
 
 @dataclass(frozen=True, eq=False)
 class CallableLoss(ModelLoss):

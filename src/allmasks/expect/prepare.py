@@ -15,7 +15,7 @@ from allmasks.expect.agreement import agree_on_data
 from allmasks.expect.arguments import settled
 from allmasks.expect.data import Batch, Data
 from allmasks.expect.distributed import Group, join, unwrapped
-from allmasks.expect.evaluate import Plain
+from allmasks.expect.forms import Form, sites_of_form
 from allmasks.expect.forward import as_it_is, extract_output, extract_several
 from allmasks.expect.loss import ModelLoss
 from allmasks.expect.problem import INSPECTED_EXAMPLES, Problem
@@ -157,10 +157,10 @@ def _evaluate_mean_mask(problem: Problem, sample_weight: Any) -> Tensor:
     n = problem.data.n_examples
     rows, weights = [], []
     with torch.no_grad(), problem.lent():
-        forward = problem.forward(())
-        evaluate = Plain(forward, problem.loss, problem.output_dims)
-        errors = []
+        evaluate, errors = problem.plain(()), []
+        own_forms = {problem.data.first(INSPECTED_EXAMPLES).form}
         for batch in problem.data:
+            _notice_form(problem, batch, own_forms)
             chunk = next(NoMask().chunks(batch.examples, 1, torch.device("cpu")))
             (losses,) = evaluate(batch, chunk)
             if not bool(torch.isfinite(losses.loss).all()):
@@ -178,6 +178,19 @@ def _evaluate_mean_mask(problem: Problem, sample_weight: Any) -> Tensor:
         raise ValueError(f"the data gave {len(problem.weight_scaling)} examples in all, {n} were announced")
     weight = torch.cat(weights) * _sample_weight(sample_weight, n).to(problem.weight_scaling.device)
     return weight
+
+
+def _notice_form(problem: Problem, batch: Batch, known: set[Form]) -> None:
+    """Look at the model again where a batch's inputs have another shape, and so perhaps its masks."""
+    if batch.form in known or not problem.sites:
+        return
+    known.add(batch.form)
+    few = problem.data.part(batch, INSPECTED_EXAMPLES)
+    extract = _tensor_output if problem.loss.whole_output else problem.extract
+    dim = problem.data.batch_dim or None
+    sites = sites_of_form(problem.model, few, problem.sites, batch_dim=dim, extract=extract)
+    if any(sites[site.name] != site for site in problem.sites):
+        problem.forms[batch.form] = sites
 
 
 def _sample_weight(sample_weight: Any, n: int) -> Tensor:

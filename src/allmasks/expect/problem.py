@@ -16,6 +16,7 @@ from allmasks.expect.class_losses import CrossEntropy
 from allmasks.expect.data import Data
 from allmasks.expect.distributed import ALONE, Group
 from allmasks.expect.evaluate import Evaluator, Integrated, Plain
+from allmasks.expect.forms import Form, SitesByName
 from allmasks.expect.forward import Forward
 from allmasks.expect.loss import ModelLoss
 from allmasks.expect.monte_carlo import masks_for_tolerance
@@ -92,6 +93,8 @@ class Problem:
     notes: tuple[str, ...] = ()
     group: Group = ALONE
     n_examples: int = field(init=False)
+    forms: dict[Form, SitesByName] = field(default_factory=dict)
+    """Sites of batches whose inputs have another shape than the first one's, where their masks do too."""
     buffers: list[Tensor] = field(default_factory=list)
     """Values that the model's buffers have while it is borrowed; its own where there are none."""
 
@@ -117,7 +120,9 @@ class Problem:
     ) -> Job:
         """A mean over these masks, chunked to a bounded amount of memory."""
         n = min(self.data.n_examples, self.data.largest_batch)
-        units = sum(site.units for site in self.sites) + 64
+        units = (
+            max(sum(s.units for s in sites) for sites in (self.sites, *(f.values() for f in self.forms.values()))) + 64
+        )
         at_most = max(1, min(1024, _CHUNK_BYTES // (4 * n * units)))
         return Job(
             data=self.data,
@@ -129,11 +134,23 @@ class Problem:
             prepare=self.lent,
             tick=tick or (lambda done: None),
             group=self.group,
+            forms=self.forms,
         )
 
-    def plain(self, sites: tuple[DropoutSite, ...]) -> Plain:
-        """The loss under masks of these sites, all others at their mean mask."""
-        return Plain(self.forward(sites), self.loss, self.output_dims)
+    def varies_in_form(self, site: DropoutSite) -> bool:
+        """Whether the site's mask has another shape in some batches than in the first."""
+        return any(sites[site.name].shape != site.shape for sites in self.forms.values())
+
+    def plain(self, sites: tuple[DropoutSite, ...], *, proven: bool = True) -> Plain:
+        """The loss under masks of these sites, all others at their mean mask.
+
+        Parameters
+        ----------
+        proven : whether the round-off stands for a guarantee; beside a standard error an estimate of it will do.
+        """
+        last = self.last if proven and self.loss.n_outputs == 1 and not self.loss.whole_output else None
+        forward = replace(self.forward(sites), along=None if last is None else last.site)
+        return Plain(forward, self.loss, self.output_dims, last, steep=proven)
 
     def forward(self, sites: tuple[DropoutSite, ...], observe: str | None = None) -> Forward:
         """Outputs under masks of these sites; or, with `observe`, that site's input."""
@@ -162,6 +179,8 @@ class Problem:
                 "MonteCarlo() without it",
             )
         assert isinstance(loss, CrossEntropy)
+        if self.forms:
+            raise MethodNotApplicable("MonteCarlo", "the control needs batches of one shape", "MonteCarlo()")
         if any(
             bool((torch.as_tensor(batch.target) == loss.ignore_index).any())
             for batch in self.data
@@ -236,13 +255,15 @@ class Problem:
         method = request.method if isinstance(request.method, Enumeration) else Enumeration()
         bits = sum(site.law.random_units for site in sites)
         refusal = _dependent(sites)
+        if refusal is None and any(map(self.varies_in_form, sites)):
+            refusal = "batches are of several shapes, and each has masks of its own"
         if refusal is None and 2**bits > method.max_masks:
             refusal = f"{bits} random bits are 2^{bits} masks, more than max_masks={method.max_masks}"
         rows = [Option(method, "every mask, weighted by its probability", "exact", 2 ** min(bits, 1000), refusal)]
         if integrates and len(sites) > 1 and self.last is not None:
             last = self.last.site
             rest = bits - next(site.law.random_units for site in sites if site.name == last)
-            refusal = _dependent(sites)
+            refusal = refusal if self.forms else _dependent(sites)
             if refusal is None and 2**rest > method.max_masks:
                 refusal = f"{rest} random bits are 2^{rest} masks, more than max_masks={method.max_masks}"
             how = f"every mask of the sites before {last}, whose own masks are integrated exactly for each"
@@ -307,7 +328,7 @@ class Problem:
             evaluate = self.integrated(sites, formula)
             sampled = tuple(site for site in sites if self.last is None or site.name != self.last.site)
         else:
-            evaluate, sampled = self.plain(sites), sites
+            evaluate, sampled = self.plain(sites, proven=not isinstance(method, MonteCarlo)), sites
         source: MaskSource
         if isinstance(method, MonteCarlo) and method.control is not None and not chosen.integrates_last:
             evaluate = self.controlled(sites, method, request.seed)

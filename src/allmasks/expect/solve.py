@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from allmasks.expect.data import Batch, Data
 from allmasks.expect.derivatives import mean_with_gradients
 from allmasks.expect.distributed import ALONE, Group
 from allmasks.expect.evaluate import Evaluator
+from allmasks.expect.forms import Form, SitesByName, in_form
 from allmasks.expect.sources import MaskChunk, MaskSource, SampledMasks
 from allmasks.replicates import RunningMean
 from allmasks.results import Guarantee, weakest
@@ -34,6 +35,7 @@ class Job:
     prepare : context under which the model may be run (it is borrowed).
     tick : called with the number of (mask, example) evaluations done.
     group : the processes that share the examples.
+    forms : sites of batches whose inputs have another shape than the first one's, by that shape.
     """
 
     data: Data
@@ -45,6 +47,23 @@ class Job:
     prepare: Callable[[], Any]
     tick: Callable[[int], None] = lambda done: None
     group: Group = ALONE
+    forms: Mapping[Form, SitesByName] = field(default_factory=dict)
+    others: dict[Form, Job] = field(default_factory=dict, init=False)
+
+    def for_batch(self, batch: Batch) -> Job:
+        """This job, with the sites as they lie in that batch."""
+        sites = self.forms.get(batch.form)
+        if sites is None:
+            return self
+        if batch.form not in self.others:
+            source, evaluate = in_form(self.source, sites), in_form(self.evaluate, sites)
+            self.others[batch.form] = replace(self, source=source, evaluate=evaluate, forms={})
+        return self.others[batch.form]
+
+    @property
+    def guarantee(self) -> Guarantee:
+        """What the evaluators of all batches have come to guarantee."""
+        return weakest(self.evaluate.guarantee, *(job.evaluate.guarantee for job in self.others.values()))
 
 
 @dataclass(frozen=True)
@@ -100,7 +119,7 @@ class _Tally:
                     self._sampled_batch(batch, rows)
                 else:
                     self._weighted_batch(batch, rows)
-        self.guarantee = weakest(job.evaluate.guarantee, "statistical") if self.sampled else job.evaluate.guarantee
+        self.guarantee = weakest(job.guarantee, "statistical") if self.sampled else job.guarantee
 
     def _weighted_batch(self, batch: Batch, rows: slice) -> None:
         magnitude = torch.zeros(len(batch), dtype=torch.float64, device=self.mean.device)
@@ -139,13 +158,18 @@ class _Tally:
 
     def weighted_losses(self) -> Iterator[tuple[slice, Tensor]]:
         """(rows, losses (masks, rows) times what each mask counts) of every chunk, as `run` has summed them."""
-        again = torch.zeros_like(self.mean)
+        again, reached = torch.zeros_like(self.mean), False
         for batch in self.job.data:
             rows = slice(batch.start, batch.start + len(batch))
             for chunk, losses in _losses(self.job, batch, with_error=False):
                 weighted = chunk.weight[losses.where, None] * losses.loss
                 again[rows] += weighted.detach().sum(dim=0)
+                reached = reached or weighted.requires_grad
                 yield rows, weighted
+        if not reached:
+            raise RuntimeError(
+                "the loss has no derivative: does forward run under no_grad or inference_mode, or cut its graph?"
+            )
         drift = (again - self.mean).abs() > 1e-3 * (1e-3 + self.mean.abs())
         if bool(drift.any()):
             raise RuntimeError(
@@ -156,6 +180,7 @@ class _Tally:
 
 
 def _losses(job: Job, batch: Batch, *, with_error: bool = True) -> Iterator[tuple[MaskChunk, Any]]:
+    job = job.for_batch(batch)
     for chunk in job.source.chunks(batch.examples, job.chunk_masks, job.weight.device):
         for losses in job.evaluate(batch, chunk, with_error=with_error):
             if not bool(torch.isfinite(losses.loss).all()):

@@ -100,6 +100,17 @@ class TorchLoss(ModelLoss):
         losses = self._losses(output, target)
         return torch.full((len(losses),), float(losses[0].numel()), dtype=torch.float64, device=losses.device)
 
+    def magnitude(self, output: Any, target: Any, losses: Tensor) -> Tensor:
+        # For whichever of these losses: products of outputs and targets, and t log t of targets.
+        parts = [z.detach().double() for z in (output if isinstance(output, tuple) else (output,))]
+        size = sum(1 + z.abs().reshape(len(z), -1).amax(dim=1) for z in parts)
+        if isinstance(target, Tensor):
+            y = target.double().abs().reshape(len(target), -1).amax(dim=1)
+            size = size * (1 + y) * (1 + torch.log1p(y))
+        heaviest = max((float(w.abs().max()) for w in self.module.buffers()), default=1.0)
+        each = self._losses(output, target)[0].numel() if self.reduction != "mean" else 1
+        return losses.detach().abs() + max(heaviest, 1.0) * each * size
+
     def _losses(self, output: Any, target: Any) -> Tensor:
         """(n, ...) float64 losses of a batch."""
         output = tree_map_only(Tensor, torch.Tensor.double, output)
