@@ -35,7 +35,8 @@ X, Y = torch.randn(N, 5, generator=G, dtype=torch.float64), torch.randint(0, 3, 
 def net():
     with torch.random.fork_rng():
         torch.manual_seed(4)
-        layers = nn.Linear(5, 6), nn.Tanh(), nn.Dropout(0.4), nn.Linear(6, 6), nn.Dropout(0.3), nn.Linear(6, 3)
+        # 32 bits: more than can be listed.
+        layers = nn.Linear(5, 16), nn.Tanh(), nn.Dropout(0.4), nn.Linear(16, 16), nn.Dropout(0.3), nn.Linear(16, 3)
         return nn.Sequential(*layers).double()
 
 
@@ -283,7 +284,11 @@ class Endless(Sampler):
         ),
         (lambda: DataLoader(TensorDataset(X[:0], Y[:0])), ValueError, "the data loader has no examples"),
         (lambda: DataLoader(TensorDataset(X, Y), sampler=[]), ValueError, "the data loader has no examples"),
-        (lambda: DataLoader(TensorDataset(X, Y), sampler=Endless()), ValueError, "Endless.*sampler with an end"),
+        (
+            lambda: DataLoader(TensorDataset(X, Y), sampler=Endless()),
+            ValueError,
+            "went on after 100,000 steps and has no length",
+        ),
         (
             lambda: DataLoader(TensorDataset(X)),
             ValueError,
@@ -313,3 +318,74 @@ def test_masks_go_with_the_example_and_not_with_its_batch(net):
             net, DataLoader(TensorDataset(X, Y), batch_sampler=[[1, 2, 3], [7]]), "cross_entropy", method=method
         )
     torch.testing.assert_close(one.per_example, other.per_example[[3, 1]], rtol=1e-13, atol=1e-14)
+
+
+class Reader(nn.Module):
+    """Tokens with dropout on each, whose mask has the batch's length, averaged over those that are there."""
+
+    def __init__(self, head_p=0.5):
+        super().__init__()
+        self.embed, self.drop, self.head = nn.Embedding(9, 4), nn.Dropout(0.3), nn.Linear(4, 2)
+        self.last = nn.Dropout(head_p)
+
+    def forward(self, tokens):
+        there = (tokens > 0)[..., None]
+        h = (self.drop(torch.tanh(self.embed(tokens))) * there).sum(dim=1) / there.sum(dim=1)
+        return self.head(self.last(h))
+
+
+LENGTHS = [3, 7, 2, 5, 5, 6, 1, 7, 4, 3, 3]
+TEXTS = [torch.randint(1, 9, (n,), generator=G) for n in LENGTHS]
+LABELS = torch.randint(0, 2, (len(TEXTS),), generator=G)
+
+
+def padded(rows):
+    texts, labels = zip(*rows, strict=True)
+    return nn.utils.rnn.pad_sequence(list(texts), batch_first=True), torch.stack(labels)
+
+
+@pytest.fixture(scope="module")
+def reader():
+    with torch.random.fork_rng():
+        torch.manual_seed(6)
+        return Reader().double()
+
+
+@pytest.mark.parametrize("how", ["padded to the longest of each batch", "buckets"])
+def test_batches_of_several_lengths_are_read_batch_by_batch(reader, how):
+    """As each batch by itself gives it, under the same masks; buckets and padding are kept."""
+    rows = list(zip(TEXTS, LABELS, strict=True))
+    buckets = [[6, 2], [0, 9, 10], [8], [3, 4, 5], [1, 7]]
+    batches = buckets if how == "buckets" else [list(range(lo, min(lo + 4, 11))) for lo in range(0, 11, 4)]
+    options = {"batch_sampler": buckets} if how == "buckets" else {"batch_size": 4}
+    loader = DataLoader(rows, collate_fn=padded, **options)
+    found = am.expected_loss(reader, loader, "cross_entropy", n_masks=96)
+    start, total = 0, 0.0
+    for batch in batches:
+        x, y = padded([rows[i] for i in batch])
+        alone = am.expected_loss(reader, x, y, "cross_entropy", n_masks=96, example_index=batch, method=found.method)
+        part = slice(start, start + len(batch))
+        torch.testing.assert_close(found.per_example[part], alone.per_example, rtol=1e-11, atol=1e-12)
+        torch.testing.assert_close(found.per_example_error[part], alone.per_example_error, rtol=1e-9, atol=1e-12)
+        start, total = part.stop, total + alone.value * len(batch) / 11
+    assert found.value.item() == pytest.approx(total.item(), rel=1e-11)
+    for a, b in zip(
+        torch.autograd.grad(found.value, list(reader.parameters())),
+        torch.autograd.grad(total, list(reader.parameters())),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_what_needs_one_shape_says_so(reader):
+    loader = DataLoader(list(zip(TEXTS, LABELS, strict=True)), collate_fn=padded, batch_size=4)
+    with pytest.raises(am.MethodNotApplicable, match="batches are of several shapes, and each has masks of its own"):
+        am.expected_loss(reader, loader, "cross_entropy", method=am.methods.Enumeration())
+    with pytest.raises(
+        ValueError, match="the units of drop cannot be removed one by one: it has other units in batches"
+    ):
+        am.diagnose.unit_penalty(reader, loader, "cross_entropy", sites=["drop"])
+    (found,) = am.diagnose.unit_penalty(reader, loader, "cross_entropy")
+    assert found.site.name == "last"
+    audit = am.audit(reader, loader, "cross_entropy", n_masks=64, progress=False)
+    assert len(audit.per_site) == 2

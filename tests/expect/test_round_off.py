@@ -125,3 +125,19 @@ def test_unit_penalty_where_the_exponential_overflows():
     assert found.penalty.tolist() == [0.0, 0.0]
     assert np.isfinite(found.penalty_error).all()
     assert np.isfinite(found.second_order).all()
+
+
+def test_an_example_without_a_formula_anywhere_in_the_data():
+    """Targets that no formula takes may come after the first examples; then masks are listed."""
+    net, x, y = problem("cross_entropy", 2, 0.5, 1.0, torch.float64, seed=3)
+    target = torch.from_numpy(y)
+    target[50] = -100
+    found = am.expected_loss(net, x, target, "cross_entropy", batch_size=16)
+    listed = am.expected_loss(net, x, target, "cross_entropy", method=Enumeration())
+    assert found.guarantee == "exact"
+    assert found.value.item() == pytest.approx(listed.value.item(), rel=1e-13)
+    net, x, _ = problem("poisson", 1, 0.5, 0.1, torch.float64, seed=3)
+    loss = nn.PoissonNLLLoss()
+    # The last target is none of the Poisson loss of a score, and torch takes it.
+    target = torch.where(torch.arange(60) == 59, -1.0, 1.0).double()[:, None]
+    assert am.expected_loss(net, x, target, loss).n_masks == 2**D

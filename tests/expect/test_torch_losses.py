@@ -56,6 +56,10 @@ def same(z):
     return z
 
 
+def squeezed(z):
+    return z.squeeze(-1)
+
+
 def halves(z):
     return z[:, 0], z[:, 1]
 
@@ -96,7 +100,11 @@ def log_probs(z):
 
 CASES = {
     "L1Loss": each(nn.L1Loss, REAL),
-    "MSELoss": [*each(nn.MSELoss, REAL, exact=True), *each(nn.MSELoss, randn(N, 2, 3), (2, 3))],
+    "MSELoss": [
+        *each(nn.MSELoss, REAL[:, 0], (1,), squeezed, exact=True),
+        *each(nn.MSELoss, REAL, exact=True),
+        *each(nn.MSELoss, randn(N, 2, 3), (2, 3)),
+    ],
     "SmoothL1Loss": each(nn.SmoothL1Loss, REAL, beta=0.4),
     "HuberLoss": each(nn.HuberLoss, REAL, delta=0.3),
     "KLDivLoss": [

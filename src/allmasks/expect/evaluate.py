@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from allmasks.expect.data import Batch
 from allmasks.expect.forward import Forward
-from allmasks.expect.last_layer import expected_score_terms
+from allmasks.expect.last_layer import expected_score_terms, score_terms
 from allmasks.expect.loss import ModelLoss
 from allmasks.expect.sources import MaskChunk
 from allmasks.methods import Method
@@ -184,9 +184,7 @@ class Integrated:
     def __call__(self, batch: Batch, chunk: MaskChunk, *, with_error: bool = True) -> Iterator[Losses]:
         for where, hidden in self.forward(batch, chunk):
             m, n = hidden.shape[:2]
-            like_output = hidden.new_zeros(n, len(self.weight))
-            target = self.loss.check(like_output, batch.target)
-            terms = self.loss.score_terms(self.weight, self.bias, target)
+            terms = score_terms(self.loss, self.weight, self.bias, batch.target, n)
             assert terms is not None
             result = expected_score_terms(
                 hidden.reshape(m * n, -1),

@@ -24,7 +24,7 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
-from allmasks.sites.borrow import _set_generator_states, generator_states
+from allmasks.sites.settings import generator_states, set_generator_states
 
 __all__ = ["KEPT_BYTES", "Reader", "drawn_batches", "is_loader"]
 
@@ -156,7 +156,7 @@ class Reader:
         return generator_states(), [generator.get_state() for generator in self._own]
 
     def _set(self, states: Any) -> None:
-        _set_generator_states(states[0])
+        set_generator_states(states[0])
         for generator, state in zip(self._own, states[1], strict=True):
             generator.set_state(state)
 

@@ -22,6 +22,9 @@ class ModelLoss:
     needs_target: ClassVar[bool] = True
     """Whether there is no loss without targets."""
 
+    broadcasts: ClassVar[bool] = True
+    """Whether targets (n,) fit outputs (n, 1)."""
+
     n_outputs: ClassVar[int] = 1
     """How many tensors of the model's output it is about; where more than one, `output` is a tuple."""
 

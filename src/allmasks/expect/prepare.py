@@ -60,6 +60,7 @@ def prepare(
     problem.data.number_from(sum(sizes[: ranks.rank]))
     ranks.agree({f"the site {site.name}": f"p={site.p}, shape {site.shape}" for site in problem.sites})
     weight = ranks.run(lambda: _evaluate_mean_mask(problem, sample_weight))
+    problem.splits = all(ranks.gather(problem.splits))
     total = float(ranks.sum(weight.sum()))
     if not total > 0:
         raise ValueError("no example has positive weight; at least one is needed")
@@ -159,7 +160,9 @@ def _evaluate_mean_mask(problem: Problem, sample_weight: Any) -> Tensor:
     with torch.no_grad(), problem.lent():
         evaluate, errors = problem.plain(()), []
         own_forms = {problem.data.first(INSPECTED_EXAMPLES).form}
+        problem.splits = problem.last is not None and not problem.loss.whole_output
         for batch in problem.data:
+            problem.splits = problem.splits and problem.splits_into_scores(batch)
             _notice_form(problem, batch, own_forms)
             chunk = next(NoMask().chunks(batch.examples, 1, torch.device("cpu")))
             (losses,) = evaluate(batch, chunk)

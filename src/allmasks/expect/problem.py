@@ -13,11 +13,12 @@ from torch.utils._pytree import tree_flatten
 
 from allmasks.errors import MethodNotApplicable, UncontrolledRandomness
 from allmasks.expect.class_losses import CrossEntropy
-from allmasks.expect.data import Data
+from allmasks.expect.data import Batch, Data
 from allmasks.expect.distributed import ALONE, Group
 from allmasks.expect.evaluate import Evaluator, Integrated, Plain
 from allmasks.expect.forms import Form, SitesByName
 from allmasks.expect.forward import Forward
+from allmasks.expect.last_layer import score_terms
 from allmasks.expect.loss import ModelLoss
 from allmasks.expect.monte_carlo import masks_for_tolerance
 from allmasks.expect.plan import DEFAULT_BUDGET, Option, Plan, choose
@@ -90,6 +91,8 @@ class Problem:
     share: Tensor = field(init=False)
     weight_scaling: Tensor = field(init=False)
     weight_scaling_error: Tensor = field(init=False)
+    splits: bool = field(init=False, default=False)
+    """Whether the loss of the last Linear's outputs is a sum of score losses for every example."""
     notes: tuple[str, ...] = ()
     group: Group = ALONE
     n_examples: int = field(init=False)
@@ -205,13 +208,15 @@ class Problem:
         if self.last is None or self.last.site not in {site.name for site in sites}:
             return False
         site = next(site for site in sites if site.name == self.last.site)
-        return site.mean_preserving and site.batch_dim == 0 and self._terms_loss() is not None
+        return site.mean_preserving and site.batch_dim == 0 and self.splits
 
-    def _terms_loss(self) -> str | None:
+    def splits_into_scores(self, batch: Batch) -> bool:
+        """Whether the loss of the last Linear's outputs is a sum of score losses for these examples."""
+        return self._terms_loss(batch) is not None
+
+    def _terms_loss(self, probe: Batch) -> str | None:
         assert self.last is not None
-        probe = self.data.first(INSPECTED_EXAMPLES)
-        target = self.loss.check(self.last.weight.new_zeros(len(probe), len(self.last.weight)), probe.target)
-        terms = self.loss.score_terms(self.last.weight, self.last.bias, target)
+        terms = score_terms(self.loss, self.last.weight, self.last.bias, probe.target, len(probe))
         return None if terms is None else terms[0].loss
 
     def options(self, sites: tuple[DropoutSite, ...], request: Request) -> tuple[Option, ...]:
@@ -230,7 +235,11 @@ class Problem:
         return tuple(options)
 
     def _formula_options(self, sites: tuple[DropoutSite, ...], integrates: bool) -> list[Option]:
-        exact: Method = Fourier() if integrates and self._terms_loss() == "logistic" else ClosedForm()
+        exact: Method = (
+            Fourier()
+            if integrates and self._terms_loss(self.data.first(INSPECTED_EXAMPLES)) == "logistic"
+            else ClosedForm()
+        )
         refusal = _dependent(sites)
         if refusal is not None:
             pass

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ class TorchLoss(ModelLoss):
     "mean" divides by the number of losses, of which an example may have several; "batchmean" by that of examples.
     """
 
+    broadcasts: ClassVar[bool] = False
     module: nn.Module = field(default_factory=nn.MSELoss)
     reduction: str = "mean"
     outputs: int = 1
