@@ -389,3 +389,14 @@ def test_what_needs_one_shape_says_so(reader):
     assert found.site.name == "last"
     audit = am.audit(reader, loader, "cross_entropy", n_masks=64, progress=False)
     assert len(audit.per_site) == 2
+
+
+def test_predictions_of_several_lengths(reader):
+    loader = DataLoader(list(zip(TEXTS, LABELS, strict=True)), collate_fn=padded, batch_size=4)
+    found = am.predict(reader, loader, task="regression", method=MonteCarlo(n_masks=96))
+    for lo in (0, 4, 8):
+        rows = list(range(lo, min(lo + 4, 11)))
+        x, _ = padded([(TEXTS[i], LABELS[i]) for i in rows])
+        alone = am.predict(reader, x, task="regression", method=MonteCarlo(n_masks=96), example_index=rows)
+        torch.testing.assert_close(found.mean[rows], alone.mean, rtol=1e-11, atol=1e-12)
+        torch.testing.assert_close(found.std[rows], alone.std, rtol=1e-9, atol=1e-12)

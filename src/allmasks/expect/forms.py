@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -30,7 +30,7 @@ def sites_of_form(model: nn.Module, batch: Batch, known: tuple[DropoutSite, ...]
             "alone; pad all batches to one length"
         )
     seen = inspect_model(model, batch.args, batch.kwargs, **how)
-    found, wanted = ([(site.name, site.kind, site.p) for site in sites] for sites in (seen.sites, known))
+    found, wanted = ([(site.name, site.kind, site.p) for site in sites if site.p != 0] for sites in (seen.sites, known))
     if found != wanted:
         raise ValueError(
             f"the model has other dropout sites on examples of shapes {list(batch.form)} than on the first ones: "
@@ -40,12 +40,13 @@ def sites_of_form(model: nn.Module, batch: Batch, known: tuple[DropoutSite, ...]
 
 
 def in_form(thing: Any, sites: SitesByName) -> Any:
-    """A source of masks, a forward pass or an evaluator with its sites as they lie in batches of another form."""
+    """Whatever holds sites (a source of masks, a forward pass, an evaluator), with those of batches of another form."""
     changed: dict[str, Any] = {}
     if hasattr(thing, "sites"):
         changed["sites"] = tuple(replace(sites[own.name], p=own.p) for own in thing.sites)
     if hasattr(thing, "site"):
         changed["site"] = replace(sites[thing.site.name], p=thing.site.p)
-    if hasattr(thing, "forward"):
-        changed["forward"] = in_form(thing.forward, sites)
+    for part in ("forward", "setup", "evaluate"):
+        if is_dataclass(getattr(thing, part, None)):
+            changed[part] = in_form(getattr(thing, part), sites)
     return replace(thing, **changed) if changed else thing

@@ -13,6 +13,7 @@ from torch import Tensor
 from allmasks.errors import MethodNotApplicable
 from allmasks.expect.data import Batch
 from allmasks.expect.distributed import ALONE, Group
+from allmasks.expect.forms import in_form
 from allmasks.expect.plan import DEFAULT_BUDGET
 from allmasks.expect.problem import Request
 from allmasks.expect.sources import EveryMask, MaskSource, NoMask, SampledMasks
@@ -159,9 +160,28 @@ def run(
     parts = []
     for batch in setup.data:
         with torch.no_grad():
-            part = _run_batch(setup, route, source, batch, precision, likelihood, samples, only, tick)
-        parts.append(part)
+            own = _for_batch(setup, route, source, batch)
+            parts.append(_run_batch(*own, batch, precision, likelihood, samples, only, tick))
+    shapes = {tuple(tuple(leaf.shape[1:]) for leaf in part.center) for part in parts}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"the model's predictions have other shapes for batches of other shapes: {sorted(shapes)}; pad all batches "
+            "to one length, or predict each by itself"
+        )
     return _joined(parts)
+
+
+def _for_batch(setup: Setup, route: Route, source: MaskSource, batch: Batch) -> tuple[Setup, Route, MaskSource]:
+    """All three, with the sites as they lie in the batch."""
+    sites = setup.sites_in(batch)
+    if sites is None:
+        return setup, route, source
+    if isinstance(source, EveryMask) and any(sites[site.name].shape != site.shape for site in source.sites):
+        raise ValueError(
+            "batches are of several shapes, and each has other masks to list; pass method=am.methods.MonteCarlo(), "
+            "or pad all batches to one length"
+        )
+    return in_form(setup, sites), in_form(route, sites), in_form(source, sites)
 
 
 def _run_batch(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from allmasks.errors import UncontrolledRandomness
 from allmasks.expect.data import Batch, Data
 from allmasks.expect.distributed import ALONE, Group
+from allmasks.expect.forms import Form, SitesByName, sites_of_form
 from allmasks.expect.forward import Forward
 from allmasks.expect.sources import MaskChunk, NoMask
 from allmasks.prediction.task import Task, main_output, settle_task
@@ -54,6 +55,17 @@ class Setup:
     n_examples: int
     consistent: bool = False
     group: Group = ALONE
+    batch_dim: int | None = None
+    forms: dict[Form, SitesByName | None] = field(default_factory=dict)
+    """Sites of batches whose inputs have another shape than the first one's, where their masks do too."""
+
+    def sites_in(self, batch: Batch) -> SitesByName | None:
+        """The sites as they lie in this batch, or None where they do so as in the first."""
+        if batch.form not in self.forms and self.sites:
+            few = self.data.part(batch, _INSPECTED_EXAMPLES)
+            sites = sites_of_form(self.model, few, self.sites, batch_dim=self.batch_dim, extract=main_output)
+            self.forms[batch.form] = sites if any(sites[site.name] != site for site in self.sites) else None
+        return self.forms.get(batch.form)
 
     def keyed(self, batch: Batch) -> Batch:
         """The batch with the keys its masks are drawn by: each example's own, or one for all."""
@@ -197,6 +209,8 @@ def look(
         leaves=leaves,
         notes=tuple(notes),
         n_examples=data.n_examples,
+        batch_dim=batch_dim,
+        forms={batch.form: None},
     )
 
 
