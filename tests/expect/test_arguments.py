@@ -168,3 +168,26 @@ def test_a_callable_may_do_without_targets(net):
     wanted = am.expected_loss(net, X, torch.zeros_like(Y), "squared_error").value.item()
     assert am.expected_loss(net, X, None, size).value.item() == pytest.approx(wanted, rel=1e-12)
     assert am.expected_loss(net, DataLoader(X, batch_size=4), size).value.item() == pytest.approx(wanted, rel=1e-12)
+
+
+class Inferring(nn.Module):
+    def __init__(self, net) -> None:
+        super().__init__()
+        self.net = net
+
+    @torch.inference_mode()
+    def forward(self, x):
+        return self.net(x)
+
+
+def test_inference_mode_inside_forward(net):
+    """The value is right; a gradient that cannot be is refused, as autograd itself does."""
+    wanted = am.expected_loss(net, X, Y, "squared_error", method=am.methods.Enumeration())
+    for loss in ("squared_error", lambda z, y: ((z - y) ** 2).sum(dim=1)):
+        found = am.expected_loss(Inferring(net), X, Y, loss, method=am.methods.Enumeration())
+        assert found.value.item() == pytest.approx(wanted.value.item(), rel=1e-13)
+        with pytest.raises(RuntimeError, match="no derivative: does forward run under no_grad or inference_mode"):
+            found.value.backward()
+    assert am.predict(Inferring(net), X, task="regression").mean.shape == (6, 2)
+    audit = am.audit(Inferring(net), (X, Y), "squared_error", progress=False)
+    assert float(audit.expected.value) == pytest.approx(wanted.value.item(), rel=1e-13)
