@@ -205,6 +205,8 @@ class Multiplied:
 def _diagonal(loss: Tensor, noise: Tensor, at_once: int) -> Tensor:
     """(n, units) second derivatives of a sum of per-example losses by each entry of (1, n, units) noise."""
     n, units = noise.shape[1:]
+    if not loss.requires_grad:  # forward cuts its graph
+        return torch.full((n, units), torch.nan, dtype=torch.float64)
     (slope,) = torch.autograd.grad(loss, noise, create_graph=True)
     if not slope.requires_grad:
         return torch.zeros(n, units, dtype=torch.float64)
