@@ -374,3 +374,78 @@ def test_as_a_program():
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: p is the probability of dropping and must lie in [0, 1), got 2.0\n"
+
+
+PRINTS = """
+import os, sys
+from torch import nn
+
+class Loud(nn.Module):
+    def __init__(self):
+        super().__init__()
+        print("made")
+        self.add_module("drop\\x1b[31m", nn.Dropout(0.5))
+        self.out = nn.Linear(3, 2)
+
+    def forward(self, x):
+        print("forward")
+        sys.stdout.write("written")
+        os.write(1, b"past Python\\n")
+        return self.out(getattr(self, "drop\\x1b[31m")(x))
+"""
+
+
+def test_what_a_model_prints_stays_off_stdout(tmp_path):
+    (tmp_path / "loud.py").write_text(PRINTS)
+    np.savez(tmp_path / "data.npz", X=np.ones((4, 3), np.float32), y=[0, 1, 0, 1])
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "allmasks", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+
+    for command in (
+        ("sites", "--model", "loud.py:Loud", "--shape", "3"),
+        ("audit", "--model", "loud.py:Loud", "--data", "data.npz", "--loss", "cross_entropy"),
+    ):
+        found = run(*command, "--json", "-")
+        assert found.returncode == 0, found.stderr
+        json.loads(found.stdout)
+        for text in ("made", "forward", "written", "past Python"):
+            assert text in found.stderr
+    shown = run("sites", "--model", "loud.py:Loud", "--shape", "3")
+    assert "\x1b" not in shown.stdout
+    assert r"drop\x1b[31m" in shown.stdout
+    wrong = run("audit", "--model", "loud.py:Loud\x1b[31m", "--data", "data.npz")
+    assert wrong.returncode == 2
+    assert "\x1b" not in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["audit", "--lang", "ko", "--masks", "0"], "오류: --masks는 1 이상이어야 하는데 0입니다"),
+        (["audit", "--lang=ko", "--data", "x.npz"], "오류: --data을 쓰려면 --model FILE.py:FACTORY도 함께 주십시오"),
+        (["evidence", "--lang", "ko", "--seeds", "1"], "오류: --seeds는 2 이상이어야 하는데 1입니다"),
+        (["audit", "--lang", "xx"], "error: --lang must be en or ko, got 'xx'"),
+    ],
+)
+def test_errors_are_in_the_language_asked_for(arguments, text, capsys):
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.strip() == text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["moments", "1e200", "1e308"],
+        ["scaling", "--", "-1e200"],
+        ["ridge", "--w", "1e200", "1", "2", "--x", "1", "2", "-1"],
+        ["ensemble", "--x", "1e200", "1", "1"],
+        ["ensemble", "--y", "1e200"],
+    ],
+)
+def test_numbers_whose_squares_overflow_are_refused(arguments, capsys):
+    assert main(["explain", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert "must be at most 1e+60 in size, so that squares stay finite" in said
+    assert "Warning" not in said

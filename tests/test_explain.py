@@ -162,7 +162,7 @@ def test_every_topic_reads_and_dumps(topic):
         (lambda: moments([math.inf]), r"h must be finite, got inf"),
         (lambda: moments(np.ones(17)), r"17 units have 2\*\*17 masks .* give at most 16 numbers"),
         (lambda: ridge([1, 2], [1]), r"same length, got 2 weights and 1 inputs"),
-        (lambda: ridge([math.nan], [1]), r"w and y must be finite"),
+        (lambda: ridge([math.nan], [1]), r"w must be finite, got nan"),
         (lambda: ensemble([1, 2]), r"x must be 3 numbers, the inputs of the example net, got 2"),
         (lambda: montecarlo(p=0), r"p = 0 drops nothing"),
         (lambda: montecarlo(0), r"must lie in 1 … 1000, got 0"),

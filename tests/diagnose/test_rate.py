@@ -207,3 +207,22 @@ def test_bad_requests():
         am.rate_curve(noisy, seeds=1)
     with pytest.raises(ValueError, match="first_look must be at least 3 seeds, got 1"):
         am.rate_curve(noisy, first_look=1)
+
+
+@pytest.mark.parametrize("unit", [1e200, 1e-200, 2.0**500])
+def test_a_linear_curve_in_other_units_is_the_same(unit):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(20, 3)), rng.normal(size=20)
+    plain, other = linear_rate_curve(X, y), linear_rate_curve(X * unit, y)
+    np.testing.assert_allclose(other.error, plain.error, rtol=1e-12)
+    assert other.best_p == plain.best_p
+    if unit < 1e100:
+        other = linear_rate_curve(X * 1e100, y, alpha=3e200)
+        np.testing.assert_allclose(other.error, linear_rate_curve(X, y, alpha=3.0).error, rtol=1e-12)
+
+
+def test_a_linear_curve_that_cannot_be():
+    with pytest.raises(ValueError, match="leaving one out needs another: give at least 2 rows, got 1"):
+        linear_rate_curve([[1.0, 2.0]], [1.0])
+    with pytest.raises(ValueError, match=r"y reaches 1e\+200: its squared errors overflow; give it in other units"):
+        linear_rate_curve([[1.0], [2.0]], [1.0, 1e200])

@@ -12,9 +12,10 @@ CATALOG = ROOM / "locale" / "ko" / "LC_MESSAGES" / "allmasks.po"
 
 
 def source_messages():
-    """The msgids of the room's Python files and its template."""
+    """The msgids of the room's Python files and its template, and of the command line, which speaks through it."""
     found = set()
-    for path in sorted(ROOM.glob("*.py")):
+    others = [*sorted((ROOM.parent / "cli").glob("*.py")), ROOM.parent / "evidence" / "runner.py"]
+    for path in [*sorted(ROOM.glob("*.py")), *others]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("_", "N_"):
                 argument = node.args[0]

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from allmasks.cli.audit import audit
+from allmasks.cli.common import say, translator
 from allmasks.cli.doctor import doctor
 from allmasks.cli.evidence import evidence
 from allmasks.cli.explain import explain_app, gather_numbers
@@ -51,9 +52,11 @@ def _root(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; its exit code: 0 well, 1 a failed self check, 2 a refused request, 130 interrupted."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    _ = translator(_language(given))
     usage_error = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
     try:
-        arguments = gather_numbers(sys.argv[1:] if argv is None else argv)
+        arguments = gather_numbers(given)
         # Always this name, however it was started: shell completion knows it by the name.
         code = app(arguments or ["--help"], standalone_mode=False, prog_name="allmasks")
         if not arguments:  # click from 8.2 on says so itself, older ones call it a success
@@ -62,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted, nothing was written", INTERRUPTED)
+        return _fail(_("interrupted, nothing was written"), INTERRUPTED)
     except BrokenPipeError:
         # The reader left (`| head`); Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -72,8 +75,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             if type(problem).__name__ == "NoArgsIsHelpError":
                 typer.echo(problem.format_message())  # type: ignore[attr-defined]
                 return 2
-            return _fail(problem.format_message(), 2)  # type: ignore[attr-defined]
-        return _fail(_one_line(problem), 2)
+            return _fail(_("error: {text}").format(text=problem.format_message()), 2)  # type: ignore[attr-defined]
+        return _fail(_("error: {text}").format(text=_one_line(problem)), 2)
+
+
+def _language(arguments: Sequence[str]) -> str:
+    """What --lang says, before anything else is read: errors are to be in that language too.
+
+    >>> _language(["audit", "--lang", "ko"]), _language(["audit", "--lang=ko"]), _language(["doctor"])
+    ('ko', 'ko', 'en')
+    """
+    for option, value in zip(arguments, [*arguments[1:], ""], strict=False):
+        if option == "--lang":
+            return value
+        if option.startswith("--lang="):
+            return option.partition("=")[2]
+    return "en"
 
 
 def _one_line(problem: Exception) -> str:
@@ -86,5 +103,5 @@ def _one_line(problem: Exception) -> str:
 def _fail(text: str, code: int) -> int:
     if os.environ.get("ALLMASKS_TRACEBACK") == "1":
         traceback.print_exc()
-    typer.echo(text if code == INTERRUPTED else f"error: {text}", err=True)
+    say(text)
     return code

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from allmasks.cli.common import JsonOption, check_outputs, check_seed, console, say, write_json
+from allmasks.cli.common import (
+    JsonOption,
+    check_language,
+    check_outputs,
+    check_seed,
+    console,
+    output_of_models,
+    say,
+    translator,
+    write_json,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -50,41 +61,48 @@ def audit(
     The loss that dropout minimizes and the penalty in it, for your model, or a demo without one."""
     from allmasks.cli.ranks import processes
 
+    _ = translator(lang)
+
     def check() -> None:
-        if lang not in ("en", "ko"):
-            raise ValueError(f"--lang must be en or ko, got {lang!r}")
+        check_language(lang)
         if loss is not None and loss not in LOSSES:
-            raise ValueError(f"--loss must be one of {', '.join(LOSSES)}, got {loss!r}")
+            told = _("--loss must be one of {losses}, got {given!r}")
+            raise ValueError(told.format(losses=", ".join(LOSSES), given=loss))
         if masks is not None and atol is not None:
-            raise ValueError("--masks and --atol exclude each other: give the number of masks or the error wanted")
+            raise ValueError(_("--masks and --atol exclude each other: give the number of masks or the error wanted"))
         if masks is not None and masks < 1:
-            raise ValueError(f"--masks must be at least 1, got {masks}")
+            raise ValueError(_("--masks must be at least 1, got {given}").format(given=masks))
         if atol is not None and not (0 < atol < math.inf):
-            raise ValueError(f"--atol must be positive, got {atol}")
+            raise ValueError(_("--atol must be positive, got {given}").format(given=atol))
         if batch_size is not None and batch_size < 1:
-            raise ValueError(f"--batch-size must be at least 1, got {batch_size}")
-        check_seed(seed)
+            raise ValueError(_("--batch-size must be at least 1, got {given}").format(given=batch_size))
+        check_seed(seed, lang)
         if model is None and (weights or data):
-            raise ValueError(f"{'--weights' if weights else '--data'} needs --model FILE.py:FACTORY beside it")
+            told = _("{option} needs --model FILE.py:FACTORY beside it")
+            raise ValueError(told.format(option="--weights" if weights else "--data"))
         if model is not None and data is None:
-            raise ValueError("--model needs --data FILE beside it: .npz with X and y, .csv or .parquet")
-        check_outputs(out, json_file)
+            raise ValueError(_("--model needs --data FILE beside it: .npz with X and y, .csv or .parquet"))
+        check_outputs(out, json_file, lang)
 
     with processes(check) as ranks:
-        net, examples = ranks.run(lambda: _model_and_data(model, weights, data, speak=ranks.rank == 0))
+        shown = sys.stdout.isatty() and json_file != "-"
+        with output_of_models():
+            net, examples = ranks.run(lambda: _model_and_data(model, weights, data, ranks.rank == 0, _))
         if ranks.size > 1:
             from allmasks.expect.agreement import weights_of_first
 
             apart = weights_of_first(ranks, net)
             if apart and ranks.rank == 0:
-                say(
-                    f"the factory made other weights in each of {ranks.size} processes ({len(apart)} tensors, "
-                    f"{apart[0]} first): the first one's are used in all; seed the factory, or pass --weights"
+                told = _(
+                    "the factory made other weights in each process ({number} tensors, {name} first): the first one's "
+                    "are used in all; seed the factory, or pass --weights"
                 )
-        chosen = loss or ranks.run(lambda: _choose_loss(net, *examples))
+                say(told.format(number=len(apart), name=apart[0]))
+        with output_of_models():
+            chosen = loss or ranks.run(lambda: _choose_loss(net, *examples))
         first, group = ranks.rank == 0, None
         if first and loss is None:
-            say(f"loss: {chosen} (chosen from the labels; --loss gives another)")
+            say(_("loss: {loss} (chosen from the labels; --loss gives another)").format(loss=chosen))
         from allmasks.diagnose import audit as run_audit
 
         if ranks.size > 1:
@@ -92,17 +110,18 @@ def audit(
 
             group = "world"
             examples = ranks.run(lambda: shard(examples, group))
-        found = run_audit(
-            net,
-            examples,
-            chosen,
-            n_masks=masks,
-            atol=atol,
-            seed=seed,
-            batch_size=batch_size,
-            progress=first and sys.stdout.isatty() and json_file != "-",
-            group=group,
-        )
+        with output_of_models():
+            found = run_audit(
+                net,
+                examples,
+                chosen,
+                n_masks=masks,
+                atol=atol,
+                seed=seed,
+                batch_size=batch_size,
+                progress=first and shown,
+                group=group,
+            )
         if first:
             _tell(found, out, json_file, lang)
 
@@ -119,19 +138,20 @@ def _tell(found: Audit, out: str | None, json_file: str | None, lang: str) -> No
             from allmasks.report import write
 
             write(found, files.enter_context(atomic_path(out)), lang=lang)
-        write_json(found.to_dict(), json_file)
+        write_json(found.to_dict(), json_file, lang)
     if out is not None:
-        say(f"wrote {out}")
+        _ = translator(lang)
+        say(_("wrote {path}").format(path=out))
 
 
 def _model_and_data(
-    model: str | None, weights: str | None, data: str | None, *, speak: bool
+    model: str | None, weights: str | None, data: str | None, speak: bool, _: Callable[[str], str]
 ) -> tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
     if model is None:
         from allmasks.demo import demo
 
         if speak:
-            say("no --model: a small ReLU net with three dropout sites, trained on scikit-learn's digits")
+            say(_("no --model: a small ReLU net with three dropout sites, trained on scikit-learn's digits"))
         return demo()
     from allmasks.inputs import load_data, load_model, load_weights
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,28 +15,42 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["JsonOption", "check_outputs", "check_seed", "console", "say", "write_json"]
+__all__ = [
+    "JsonOption",
+    "check_language",
+    "check_outputs",
+    "check_seed",
+    "clean",
+    "console",
+    "output_of_models",
+    "say",
+    "translator",
+    "write_json",
+]
 
 JsonOption = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write every number here; - = stdout.")]
 
 
-def check_seed(seed: int) -> int:
+def check_seed(seed: int, lang: str = "en") -> int:
+    _ = translator(lang)
     if not 0 <= seed < 2**64:
-        raise ValueError(f"--seed must lie in 0 … 2**64 - 1, got {seed}")
+        raise ValueError(_("--seed must lie in 0 … 2**64 - 1, got {given}").format(given=seed))
     return seed
 
 
-def check_outputs(out: str | None, json_file: str | None) -> None:
+def check_outputs(out: str | None, json_file: str | None, lang: str = "en") -> None:
     """Refuse paths that cannot be written, before any long work."""
     from allmasks.files import check_writable
 
+    _ = translator(lang)
+
     targets = [(option, path) for option, path in (("--out", out), ("--json", json_file)) if path and path != "-"]
     if out == "-":
-        raise ValueError("--out must be a file name: a report is not for the terminal")
+        raise ValueError(_("--out must be a file name: a report is not for the terminal"))
     for option, path in targets:
         check_writable(path, option)
     if len({Path(path).resolve() for _, path in targets}) < len(targets):
-        raise ValueError(f"--out and --json name the same file {out}: give two")
+        raise ValueError(_("--out and --json name the same file {path}: give two").format(path=out))
 
 
 def console() -> Console:
@@ -44,7 +60,7 @@ def console() -> Console:
     return Console(soft_wrap=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 
 
-def write_json(values: dict[str, Any], path: str | None) -> None:
+def write_json(values: dict[str, Any], path: str | None, lang: str = "en") -> None:
     if path is None:
         return
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -54,9 +70,57 @@ def write_json(values: dict[str, Any], path: str | None) -> None:
     from allmasks.files import write_text
 
     write_text(path, text)
-    say(f"wrote {path}")
+    _ = translator(lang)
+    say(_("wrote {path}").format(path=path))
 
 
 def say(text: str) -> None:
     """What happens, on stderr, so that stdout carries the result alone."""
-    typer.echo(text, err=True)
+    typer.echo(clean(text), err=True)
+
+
+def translator(lang: str) -> Callable[[str], str]:
+    """What turns the command line's English into the language asked for; English where there is no such language."""
+    if lang == "en":
+        return str
+    from allmasks.report.text import LANGUAGES
+    from allmasks.report.text import translator as of_report
+
+    return of_report(lang) if lang in LANGUAGES else str
+
+
+def check_language(lang: str) -> None:
+    if lang not in ("en", "ko"):
+        raise ValueError(f"--lang must be en or ko, got {lang!r}")
+
+
+def clean(text: str) -> str:
+    """The text without control characters, which a file's or a module's name may hold.
+
+    >>> clean("a" + chr(27) + "[31m")
+    'a\\\\x1b[31m'
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+@contextmanager
+def output_of_models() -> Iterator[None]:
+    """Whatever a model or its file prints goes to stderr: stdout carries the result alone."""
+    sys.stdout.flush()
+    with redirect_stdout(sys.stderr):
+        try:
+            real = sys.__stdout__.fileno() if sys.__stdout__ is not None else None
+        except (OSError, ValueError):
+            real = None
+        if real is None:
+            yield
+            return
+        # What is written past Python too, by the number of the file.
+        kept = os.dup(real)
+        try:
+            sys.stderr.flush()
+            os.dup2(2, real)
+            yield
+        finally:
+            os.dup2(kept, real)
+            os.close(kept)

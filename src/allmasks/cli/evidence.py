@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from allmasks.cli.common import JsonOption, check_outputs, console, say, write_json
+from allmasks.cli.common import JsonOption, check_language, check_outputs, console, say, translator, write_json
 
 __all__ = ["evidence"]
 
@@ -36,14 +37,14 @@ def evidence(
     """Put the founding notes' claims to the test on real data.
 
     Each gets a verdict: holds, holds in part, not seen, contradicted. A run that was killed goes on where it was."""
-    if lang not in ("en", "ko"):
-        raise ValueError(f"--lang must be en or ko, got {lang!r}")
+    check_language(lang)
+    _ = translator(lang)
     if seeds is not None and seeds < 2:
-        raise ValueError(f"--seeds must be at least 2, got {seeds}")
+        raise ValueError(_("--seeds must be at least 2, got {given}").format(given=seeds))
     if jobs is not None and (jobs < 1 and jobs != -1):
-        raise ValueError(f"--jobs must be at least 1, or -1 for every core, got {jobs}")
-    check_outputs(None, json_file)
-    folder = _folder(out)
+        raise ValueError(_("--jobs must be at least 1, or -1 for every core, got {given}").format(given=jobs))
+    check_outputs(None, json_file, lang)
+    folder = _folder(out, _)
     from allmasks.evidence import run
 
     found = run(
@@ -55,6 +56,7 @@ def evidence(
         trials=folder / "trials",
         n_jobs=jobs if jobs is not None else len(os.sched_getaffinity(0)) if sys.platform == "linux" else -1,
         progress=True,
+        lang=lang,
     )
     if json_file != "-":
         from allmasks.report.evidence import show_evidence
@@ -67,14 +69,14 @@ def evidence(
             from allmasks.report.evidence import verdict_table, write_evidence
 
             write_evidence(found, files.enter_context(atomic_path(folder / "evidence.html")), lang=lang)
-            write_json(found.to_dict(), str(folder / "evidence.json"))
-            write_text(folder / "verdicts.md", verdict_table(found))
-        write_json(found.to_dict(), json_file)
+            write_json(found.to_dict(), str(folder / "evidence.json"), lang)
+            write_text(folder / "verdicts.md", verdict_table(found, lang))
+        write_json(found.to_dict(), json_file, lang)
     if out is not None:
-        say(f"wrote {folder / 'evidence.html'}")
+        say(_("wrote {path}").format(path=folder / "evidence.html"))
 
 
-def _folder(out: str | None) -> Path:
+def _folder(out: str | None, _: Callable[[str], str]) -> Path:
     """The folder of the run, made if need be; without --out the trials are kept in the user's cache."""
     if out is None:
         from allmasks.demo import cache_folder
@@ -82,6 +84,7 @@ def _folder(out: str | None) -> Path:
         return cache_folder() / "evidence"
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"--out {folder} is not a folder: evidence writes several files; give a folder's name")
+        told = _("--out {path} is not a folder: evidence writes several files; give a folder's name")
+        raise NotADirectoryError(told.format(path=folder))
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from allmasks.cli.common import JsonOption, check_outputs, console, say, write_json
+from allmasks.cli.common import JsonOption, check_outputs, clean, console, output_of_models, say, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -30,12 +30,13 @@ def sites(
         raise ValueError("--data and --shape exclude each other: give one")
     from allmasks.inputs import load_model
 
-    net = load_model(model)
-    x = _example_input(net, data, shape)
-    from allmasks.results import plain_numbers
-    from allmasks.sites import find_dropout
+    with output_of_models():
+        net = load_model(model)
+        x = _example_input(net, data, shape)
+        from allmasks.results import plain_numbers
+        from allmasks.sites import find_dropout
 
-    found = find_dropout(net, x)
+        found = find_dropout(net, x)
     if json_file != "-":
         _show_sites(found)
     rows = [plain_numbers(site) | dict(zip(_MODES, _modes(site), strict=True)) for site in found]
@@ -104,18 +105,18 @@ def _show_sites(found: Sequence[Any]) -> None:
         if why is not None:
             missed.append((site.name, why))
         table.add_row(
-            Text(str(site.name)),
-            Text(str(site.kind)),
+            Text(clean(str(site.name))),
+            Text(clean(str(site.kind))),
             f"{site.p:g}",
             "×".join(str(n) for n in site.shape) if site.shape else "-",
             str(site.units),
             "yes" if site.mean_preserving else "no",
             "on" if in_train else "off",
             "on" if in_eval else "off",
-            Text("yes" if site.controllable else f"no: {site.reason}"),
+            Text("yes" if site.controllable else clean(f"no: {site.reason}")),
         )
     console().print(table)
     if missed:
         typer.echo("Missed by tools that switch nn.Dropout modules to training mode:")
         for name, why in missed:
-            typer.echo(f"  {name}: {why}")
+            typer.echo(clean(f"  {name}: {why}"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from allmasks.diagnose.co_adaptation import CoAdaptation, measure_co_adaptation
@@ -19,6 +19,7 @@ __all__ = ["SiteInstruments", "measure_sites"]
 
 EXAMPLES = 128
 MAX_UNITS = 512
+MAX_SITES = 32
 _PAIRS = 512
 _ORDERS = 16
 
@@ -36,9 +37,16 @@ class SiteInstruments:
 
 
 def measure_sites(
-    problem: Problem, seed: int, tick: Callable[[int], None] = lambda done: None
+    problem: Problem, dearest: Sequence[str], seed: int, tick: Callable[[int], None] = lambda done: None
 ) -> tuple[tuple[SiteInstruments, ...], tuple[str, ...]]:
-    """The instruments at each random site of up to 512 units, on the first 128 examples; and why others have none."""
+    """The instruments at random sites of up to 512 units, on the first 128 examples; and why others have none.
+
+    Every instrument of a site runs all that follows it, so a net of hundreds of sites would take their square.
+
+    Parameters
+    ----------
+    dearest : the sites' names, those that add most first; of those that can be measured, the first 32 are.
+    """
     batch, group = problem.data.first(EXAMPLES), None
     found, notes = [], []
     if is_sharded(problem.model):
@@ -53,7 +61,16 @@ def measure_sites(
         batch_dim=problem.data.batch_dim,
         group=group,
     )
+    measurable = [site.name for site in few.random_sites if refusal(site) is None and 2 <= site.units <= MAX_UNITS]
+    left = set(sorted(measurable, key=list(dearest).index)[MAX_SITES:])
+    if left:
+        notes.append(
+            f"Of {len(measurable)} sites, the {MAX_SITES} that add most were measured unit by unit; am.diagnose takes "
+            "any."
+        )
     for site in few.random_sites:
+        if site.name in left:
+            continue
         why = refusal(site)
         if why is None and site.units > MAX_UNITS:
             why = f"it has {site.units:,} units, more than {MAX_UNITS}; call one instrument of am.diagnose at a time"

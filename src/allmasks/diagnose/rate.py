@@ -27,6 +27,8 @@ Array = NDArray[np.float64]
 
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
+_LARGEST = 1e150
+
 _REFITS = 1e9
 """Multiplications that refitting may take."""
 
@@ -70,7 +72,8 @@ def linear_rate_curve(X: ArrayLike, y: ArrayLike, *, p: ArrayLike = RATES, alpha
 
     Raises
     ------
-    ValueError : shapes that do not fit, values that are not finite, a rate outside [0, 1).
+    ValueError : shapes that do not fit, fewer than 2 rows, values that are not finite or whose squares are not, a rate
+        outside [0, 1).
 
     Examples
     --------
@@ -86,9 +89,17 @@ def linear_rate_curve(X: ArrayLike, y: ArrayLike, *, p: ArrayLike = RATES, alpha
     if not (np.isfinite(rows).all() and np.isfinite(target).all()):
         raise ValueError("X and y must be finite; remove or impute those examples")
     n, strengths = len(rows), rates / (1.0 - rates)
+    if n < 2:
+        raise ValueError(f"leaving one out needs another: give at least 2 rows, got {n}")
+    if np.abs(target).max() > _LARGEST:
+        raise ValueError(f"y reaches {np.abs(target).max():.3g}: its squared errors overflow; give it in other units")
+    alpha = check_number("alpha", alpha, lowest=0.0)
+    # Units that are powers of 2 change no digit, and keep the squares of very large or small inputs finite.
+    unit = 2.0 ** round(math.log2(largest)) if (largest := float(np.abs(rows).max(initial=0.0))) > 0 else 1.0
+    rows, alpha = rows / unit, alpha / unit / unit
     data = Centered.of(rows, target[:, None], np.ones(n), center=True)
     moments = second_moments(rows)
-    path = rate_path(data, moments, check_number("alpha", alpha, lowest=0.0))
+    path = rate_path(data, moments, alpha)
     squared = path.left_out(strengths, center=True).T
     unknown = np.argwhere(np.isinf(squared))
     if len(unknown) * rows.size * min(rows.shape) <= _REFITS:

@@ -106,6 +106,7 @@ def run(
     trials: str | Path | None = None,
     n_jobs: int = 1,
     progress: bool = False,
+    lang: str = "en",
 ) -> Evidence:
     """Measure the notes' claims and give each a verdict: holds, holds in part, not seen, contradicted.
 
@@ -118,7 +119,7 @@ def run(
     data : a folder of .npz files with X and y, each one more data set.
     trials : a folder for finished trials; a killed run goes on from there and gives the same numbers, bit for bit.
     n_jobs : joblib processes.
-    progress : show progress with the time left, on stderr.
+    progress : show progress with the time left, on stderr. lang : "en" or "ko", in which it is told.
 
     Raises
     ------
@@ -140,7 +141,7 @@ def run(
     store = Trials(None if trials is None else Path(trials))
     lab = Lab(settings, store)
     stages = _stages(chosen, settings)
-    with _progress(progress, sum(_cost(task, settings) for stage in stages for task in stage)) as tick:
+    with _progress(progress, lang, sum(_cost(task, settings) for stage in stages for task in stage)) as tick:
         for stage in stages:
             jobs = [(task.key(settings), (task, settings, store)) for task in stage]
             costs = {id(key): _cost(task, settings) for (key, _), task in zip(jobs, stage, strict=True)}
@@ -232,11 +233,14 @@ def _conclude(claims: Sequence[Claim], lab: Lab, seconds: float) -> Evidence:
 
 
 @contextmanager
-def _progress(show: bool, total: float) -> Iterator[Callable[[float], None]]:
+def _progress(show: bool, lang: str, total: float) -> Iterator[Callable[[float], None]]:
     """Progress and time left on stderr: a bar on a terminal, a line now and then elsewhere."""
     if not show:
         yield lambda cost: None
         return
+    from allmasks.report.text import translator
+
+    _ = translator(lang)
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import (
@@ -248,7 +252,13 @@ def _progress(show: bool, total: float) -> Iterator[Callable[[float], None]]:
             TimeRemainingColumn,
         )
 
-        columns = (TextColumn("trials"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"))
+        columns = (
+            TextColumn(_("trials")),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn(_("left")),
+        )
         with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("trials", total=total)
             yield lambda cost: bar.advance(task, cost)
@@ -263,6 +273,7 @@ def _progress(show: bool, total: float) -> Iterator[Callable[[float], None]]:
         if now - last >= 10 and done < total:
             last = now
             left = (now - began) * (total - done) / done
-            print(f"{100 * done / total:.0f} % done, about {left / 60:.1f} min left", file=sys.stderr, flush=True)
+            told = _("{share:.0f} % done, about {minutes:.1f} min left")
+            print(told.format(share=100 * done / total, minutes=left / 60), file=sys.stderr, flush=True)
 
     yield tick

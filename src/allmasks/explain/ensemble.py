@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from allmasks.explain.moments import mask_probabilities
+from allmasks.explain.moments import check_size, mask_probabilities
 from allmasks.explain.page import Page, number, numbers
 from allmasks.masks import MaskLaw
 from allmasks.results import plain_numbers
@@ -125,8 +125,8 @@ def ensemble(x: ArrayLike = (1.0, 2.0, -1.0), y: float = 1.0, p: float = 0.5) ->
     inputs, target = np.asarray(x, np.float64), float(y)
     if inputs.shape != (3,):
         raise ValueError(f"x must be 3 numbers, the inputs of the example net, got {inputs.size}")
-    if not (np.isfinite(inputs).all() and np.isfinite(target)):
-        raise ValueError(f"x and y must be finite, got x = {numbers(inputs)} and y = {target}")
+    check_size("x", inputs)
+    check_size("y", target)
     law = MaskLaw(float(p), (4,))
     masks = law.enumerate()
     probabilities = mask_probabilities(law, masks)

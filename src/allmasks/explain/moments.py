@@ -12,7 +12,10 @@ from allmasks.explain.page import Page, number, numbers
 from allmasks.masks import MaskLaw, check_p, dropout_moments
 from allmasks.results import plain_numbers
 
-__all__ = ["MAX_UNITS", "Moments", "law_and_values", "mask_probabilities", "moments"]
+__all__ = ["LARGEST", "MAX_UNITS", "Moments", "check_size", "law_and_values", "mask_probabilities", "moments"]
+
+LARGEST = 1e60
+"""Largest size of a number in the worked examples: products of two of them over 1 − p, squared, stay finite."""
 
 MAX_UNITS = 16
 """Topics that list every mask take at most this many units: 65 536 masks."""
@@ -23,8 +26,7 @@ def law_and_values(h: ArrayLike, p: ArrayLike, *, name: str = "h") -> tuple[NDAr
     values = np.asarray(h, np.float64)
     if values.ndim != 1 or values.size == 0:
         raise ValueError(f"{name} must be a list of one or more numbers, got shape {values.shape}")
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name} must be finite, got {numbers(values)}")
+    check_size(name, values)
     rates = check_p(p)
     if rates.ndim and rates.size not in (1, values.size):
         raise ValueError(
@@ -37,6 +39,17 @@ def law_and_values(h: ArrayLike, p: ArrayLike, *, name: str = "h") -> tuple[NDAr
             f"give at most {MAX_UNITS} numbers"
         )
     return values, law
+
+
+def check_size(name: str, values: ArrayLike) -> None:
+    """ValueError for numbers that are not finite, or so large that a worked example would overflow."""
+    found = np.atleast_1d(np.asarray(values, np.float64))
+    if not np.isfinite(found).all():
+        raise ValueError(f"{name} must be finite, got {numbers(found)}")
+    if (np.abs(found) > LARGEST).any():
+        raise ValueError(
+            f"{name} must be at most {LARGEST:g} in size, so that squares stay finite, got {numbers(found)}"
+        )
 
 
 def mask_probabilities(law: MaskLaw, masks: NDArray[np.bool_]) -> NDArray[np.float64]:

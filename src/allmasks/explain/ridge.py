@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from allmasks.explain.moments import law_and_values, mask_probabilities
+from allmasks.explain.moments import check_size, law_and_values, mask_probabilities
 from allmasks.explain.page import Page, number, numbers
 from allmasks.results import plain_numbers
 
@@ -143,8 +143,8 @@ def ridge(
     if weights.shape != inputs.shape:
         raise ValueError(f"w and x must have the same length, got {weights.size} weights and {inputs.size} inputs")
     target = float(y)
-    if not (np.isfinite(weights).all() and np.isfinite(target)):
-        raise ValueError(f"w and y must be finite, got w = {numbers(weights)} and y = {target}")
+    check_size("w", weights)
+    check_size("y", target)
     from allmasks.methods import ClosedForm
     from allmasks.scores import expected_score_loss
 

@@ -69,9 +69,10 @@ def show_evidence(found: Evidence, console: Console, lang: str = "en") -> None:
         console.print(Text(line, style="dim"))
 
 
-def verdict_table(found: Evidence) -> str:
+def verdict_table(found: Evidence, lang: str = "en") -> str:
     """The verdicts as a Markdown table, for the documentation."""
-    lines = ["| | claim | verdict | effects, by criterion and data set |", "|---|---|---|---|"]
+    _ = translator(lang)
+    lines = [f"| | {_('claim')} | {_('verdict')} | {_('effects, by criterion and data set')} |", "|---|---|---|---|"]
     for finding in found.findings:
         cells = []
         for i, criterion in enumerate(finding.criteria):
@@ -80,8 +81,8 @@ def verdict_table(found: Evidence) -> str:
                 for r in finding.readings
                 if r.criterion == criterion.key
             ]
-            cells.append(f"**{chr(97 + i)}** ({_threshold(criterion, str)}) " + "; ".join(shown))
-        lines.append(f"| {finding.number} | {finding.title.en} | **{finding.verdict}** | {'<br>'.join(cells)} |")
+            cells.append(f"**{chr(97 + i)}** ({_threshold(criterion, _)}) " + "; ".join(shown))
+        lines.append(f"| {finding.number} | {finding.title[lang]} | **{_(finding.verdict)}** | {'<br>'.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -30,6 +30,7 @@ _SENTENCES = (
         "to have no effect."
     ),
     N_("{site} was not measured unit by unit: {why}."),
+    N_("Of {count} sites, the {most} that add most were measured unit by unit; am.diagnose takes any."),
 )
 _REASONS = (
     N_("it has {units} units, more than {limit}; call one instrument of am.diagnose at a time"),
