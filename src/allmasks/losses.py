@@ -206,7 +206,11 @@ class CallableScoreLoss(ScoreLoss):
         return getattr(self.function, "__name__", type(self.function).__name__)
 
     def value(self, s: Array, y: Array) -> Array:
-        result = np.asarray(self.function(s, np.broadcast_to(y, s.shape)) if self.takes_target else self.function(s))
+        # What is not finite is refused by name; a warning without a name says nothing more.
+        with np.errstate(all="ignore"):
+            result = np.asarray(
+                self.function(s, np.broadcast_to(y, s.shape)) if self.takes_target else self.function(s)
+            )
         if result.shape != s.shape:
             raise ValueError(
                 f"the loss {self.name} must return one value for each score: given shape {s.shape}, it returned "

@@ -136,6 +136,19 @@ def test_what_is_finite_is_finite(method, as_csr, loss, w, y, p, value, grad):
     assert result.notes == ()
 
 
+@pytest.mark.parametrize("as_csr", [False, True])
+def test_a_unit_whose_slope_is_a_tiny_share_of_an_infinite_mean(as_csr):
+    # The mean is .001 e^1000, and of it the first unit, kept, has e^-1000.
+    X = sparse.csr_matrix([[1.0, 2.0]]) if as_csr else [[1.0, 2.0]]
+    result = am.expected_score_loss([-1.0, 0.5], X, [1.0], 0.999, loss="exponential", return_grad=True)
+    exact = truth.exact_loss([-1.0, 0.5], [1.0, 2.0], 0.999, 0.0, 1.0, "exponential")
+    assert result.value == np.inf
+    assert result.grad["weights"][0] == -np.inf
+    np.testing.assert_allclose(result.grad["weights"][1], float(2 * exact.kept[1]), rtol=1e-12)
+    grad_x = result.grad["X"].toarray() if as_csr else result.grad["X"]
+    np.testing.assert_allclose(grad_x[0, 1], float(0.5 * exact.kept[1]), rtol=1e-12)
+
+
 MAGNITUDES = st.one_of(st.floats(-300, 300), st.floats(-3, 3), st.floats(-20, 20))
 RATES = st.sampled_from([0.0, 1e-300, 1e-9, 1e-3, 0.5, 0.9, 0.999999])
 

@@ -172,6 +172,12 @@ def test_a_bump_that_scores_really_meet_is_seen_and_its_error_unknown():
         )
 
 
+def test_a_series_that_overflows_gives_way_to_the_masks():
+    result = am.expected_score_loss([-7e151], [[3.0]], [0.05], 0.75, loss="squared_error", method=Fourier())
+    exact = truth.exact_loss([-7e151], [3.0], 0.75, 0.0, 0.05, "squared_error")
+    assert truth.apart(result.value, exact.value) <= result.error < 1e-10 * result.value
+
+
 def test_a_series_is_its_function_between_its_points():
     s = np.linspace(0, 2 * np.pi, 65)[:-1]
     series = Series.of(np.exp(np.sin(s)), 0.0, 2 * np.pi)

@@ -85,6 +85,19 @@ def test_nothing_is_left_beyond_the_last_node(eps):
     assert t <= 1.0 + (math.log(1 / eps) + 6) / math.pi  # and not absurdly far out
 
 
+@unhurried
+@given(units, st.floats(0, 50))
+def test_a_looser_tolerance_never_takes_more_nodes(case, centre):
+    # What a proven bound costs must pay for itself: the nodes are period · last node / 2π.
+    a, p = case
+    of_row = summary(a, p)
+    nodes = [
+        tail_bounds.period_for(centre, eps, *of_row) * tail_bounds.last_node_at(eps)
+        for eps in (1e-2, 1e-4, 1e-6, 1e-8, 1e-10, 1e-12, 1e-14)
+    ]
+    assert (np.diff(nodes) > 0).all()
+
+
 def softplus_by_nodes(a, p, period):
     """What the trapezoid rule with very many nodes gives for E log(1 + e^S): all that is off is the aliasing."""
     pi = 4 * np.arctan(truth.LONG(1))  # np.pi is a double

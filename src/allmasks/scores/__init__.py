@@ -139,10 +139,10 @@ def _run(
         return cosine_loss(problem, y, loss, method, want_grad), method
     if isinstance(method, Enumeration):
         return enumerate_loss(problem, y, loss, method, want_grad), method
-    if isinstance(method, GaussianMoments):
-        return gaussian_moments(problem, y, loss, want_grad), method
-    if isinstance(method, Delta):
-        return delta(problem, y, loss, want_grad), method
+    if isinstance(method, GaussianMoments | Delta):
+        approximation = delta if isinstance(method, Delta) else gaussian_moments
+        with np.errstate(invalid="ignore"):  # it claims nothing, where its own moments are beyond all doubles too
+            return approximation(problem, y, loss, want_grad), method
     raise TypeError(f"{method!r} is not a method for scores")
 
 
@@ -277,9 +277,10 @@ def expected_score(
         )
     if isinstance(method, GaussianMoments):
         nodes, node_weights = gauss_hermite()
-        values = inverse(problem.mean()[:, None] + np.sqrt(problem.variance())[:, None] * nodes)
-        mean = values @ node_weights
-        variance = (values - mean[:, None]) ** 2 @ node_weights
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            values = inverse(problem.mean()[:, None] + np.sqrt(problem.variance())[:, None] * nodes)
+            mean = values @ node_weights
+            variance = (values - mean[:, None]) ** 2 @ node_weights
         return ScoreMoments(mean, unknown, variance, unknown, "uncontrolled", method, at_mean)
     if isinstance(method, Fourier) and link == "logistic":
         out, _, _ = logistic_moments(problem, method)

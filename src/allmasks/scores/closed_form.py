@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allmasks.losses import ScoreLoss, power_less_line
-from allmasks.scores.exponentials import LogMoment, error_of_exp, exp, gap, log_moment, tilt
+from allmasks.scores.exponentials import LogMoment, error_of_exp, exp, gap, log_moment, log_tilt
 from allmasks.scores.problem import EPS, Gradient, RowResults, ScoreProblem
 
 __all__ = ["CLOSED_FORMS", "closed_form", "closed_form_gradient"]
@@ -78,28 +78,34 @@ def _sign(y: Array, loss: ScoreLoss) -> Array:
 
 
 _STEP = 512
-"""Rows whose means are powers of 2 that far apart have their gradients added up apart, so that none overflows."""
+"""Slopes whose powers of 2 are that far apart are added up apart, so that none overflows."""
 
 _FARTHEST = 3000.0
-"""A row whose log mean exceeds it has an infinite gradient whatever it is multiplied by."""
+"""A slope whose log exceeds it is infinite whatever it is multiplied by."""
 
 
 def _exponential_gradient(problem: ScoreProblem, moment: LogMoment, y: Array, loss: ScoreLoss) -> Gradient:
     """From E[L'(S) mⱼ/qⱼ] = ± E e^{±S} · tiltⱼ, less y for Poisson; `moment` is that of ±S."""
     sign, line = _sign(y, loss), -y if loss.name == "poisson" else np.zeros(problem.n)
-    log = np.minimum(moment.mean, _FARTHEST)
-    power = _STEP * np.maximum(np.ceil((log / np.log(2.0) - _STEP) / _STEP), 0.0).astype(np.int64)
+
+    def logs(rows: slice) -> Array:
+        a, columns = problem.entries(rows)
+        log = problem.by_entry(moment.mean, rows) + log_tilt(a * problem.by_entry(sign, rows), problem.p[columns])
+        return np.asarray(np.minimum(log, _FARTHEST))
+
+    # No tilt exceeds e^37.
+    highest = min(float(moment.mean.max()) + 37.0, _FARTHEST) / np.log(2.0)
     parts = []
-    for shift in np.unique(np.append(power, 0))[::-1]:
-        mine = power == shift
-        # 2^-shift of the rows of this step; of the others nothing.
-        scaled = np.where(mine, sign * exp(np.where(mine, log - shift * np.log(2.0), 0.0)), 0.0)
+    for power in range(0, max(int(highest), 0) + 1, _STEP)[::-1]:
 
-        def slope(rows: slice, scaled: Array = scaled) -> Array:
-            a, columns = problem.entries(rows)
-            z = a * problem.by_entry(sign, rows)
-            return np.asarray(problem.by_entry(scaled, rows) * tilt(z, problem.p[columns]))
+        def share(log: Array, power: int = power) -> Array:
+            mine = (log < (power + _STEP) * np.log(2.0)) & ((power == 0) | (log >= power * np.log(2.0)))
+            return np.where(mine, exp(np.where(mine, log - power * np.log(2.0), 0.0)), 0.0)
 
-        base = line if shift == 0 else np.zeros(problem.n)
-        parts.append(problem.gradient(base, slope, intercept=scaled + base).times_power(int(shift)))
+        base = line if power == 0 else np.zeros(problem.n)
+        own = sign * share(np.minimum(moment.mean, _FARTHEST)) + base
+        part = problem.gradient(
+            base, lambda rows, share=share: problem.by_entry(sign, rows) * share(logs(rows)), intercept=own
+        )
+        parts.append(part.times_power(power))
     return reduce(Gradient.plus, parts)

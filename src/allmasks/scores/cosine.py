@@ -61,7 +61,7 @@ class _Row:
 
     @property
     def coarse(self) -> bool:
-        return not self.settled and self.misfit > _COARSE * self.size
+        return not self.settled and not self.misfit <= _COARSE * self.size
 
 
 def cosine_loss(problem: ScoreProblem, y: Array, loss: ScoreLoss, method: Fourier, want_grad: bool) -> RowResults:
@@ -71,12 +71,12 @@ def cosine_loss(problem: ScoreProblem, y: Array, loss: ScoreLoss, method: Fourie
     slopes = np.zeros((n, problem.d)) if want_grad else None
     mean_slope = np.zeros(n)
     kept = _drawn_masks(problem.p)
-    listed, unknown, most = [], [], 0
+    listed, unknown = [], []
     for i in range(n):
         a = problem.contributions(slice(i, i + 1))[0]
-        row = _mean_of_row(
-            a, problem.p, problem.intercept, partial(_loss_at, loss, float(y[i])), method, want_grad, i, kept
-        )
+        target = partial(_loss_at, loss, float(y[i]))
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is looked for
+            row = _mean_of_row(a, problem.p, problem.intercept, target, method, want_grad, i, kept)
         value[i], error[i] = row.value, row.error
         if slopes is not None and row.slopes is not None:
             if row.coarse:
@@ -90,7 +90,6 @@ def cosine_loss(problem: ScoreProblem, y: Array, loss: ScoreLoss, method: Fourie
             alone = ScoreProblem(problem.weights, problem.X[i : i + 1], problem.p, problem.intercept, np.ones(1))
             every = enumerate_loss(alone, y[i : i + 1], loss, Enumeration(2**_LISTED_BITS), False)
             value[i], error[i] = every.value[0], every.error[0]
-            most = max(most, every.n_masks)
             listed.append(i)
         elif row.coarse:
             error[i] = np.nan
@@ -111,7 +110,6 @@ def cosine_loss(problem: ScoreProblem, y: Array, loss: ScoreLoss, method: Fourie
         value - at_mean,
         error + 4 * EPS * np.abs(at_mean),
         "uncontrolled" if unknown else "estimated",
-        most,
         gradient=gradient,
         notes=tuple(notes),
     )
@@ -186,7 +184,9 @@ def _mean_of_row(
             steepest = float(np.abs(np.diff(values)).max()) * terms / period
             rounding = 16 * EPS * (scale + steepest * max(abs(lo), abs(hi))) * (1 + len(a)) + terms * _TINY
             off, misfit, size = series.misfit(g, spots, lo, hi)
-            settled = misfit <= 100 * method.tol * (1.0 + scale) + rounding
+            # Where g overflows, so does its series.
+            misfit = misfit if np.isfinite(answer + rounding) else np.inf
+            settled = misfit <= 100 * method.tol * (1.0 + scale) + rounding < np.inf
             if settled or last:
                 tail = float(np.abs(parts[len(parts) * 3 // 4 :]).sum())
                 slopes = _slopes(a, p, series.omega, series.coefficients, phi, factors) if want_grad else None

@@ -13,7 +13,17 @@ from numpy.typing import NDArray
 
 from allmasks.scores.problem import EPS, LEAST, ScoreProblem
 
-__all__ = ["LogMoment", "error_of_exp", "exp", "exponential_moments", "gap", "log_mean_exp", "log_moment", "tilt"]
+__all__ = [
+    "LogMoment",
+    "error_of_exp",
+    "exp",
+    "exponential_moments",
+    "gap",
+    "log_mean_exp",
+    "log_moment",
+    "log_tilt",
+    "tilt",
+]
 
 Array = NDArray[np.float64]
 
@@ -55,6 +65,15 @@ def tilt(a: Array, p: Array) -> Array:
     with np.errstate(divide="ignore", under="ignore", invalid="ignore"):
         power = np.exp(-np.abs(a))
         return np.where(p == 0, 1.0, np.where(a > 0, 1.0, power) / np.where(a > 0, q + p * power, p + q * power))
+
+
+def log_tilt(a: Array, p: Array) -> Array:
+    """The log of `tilt`, which itself may be no double."""
+    q = 1.0 - p
+    with np.errstate(divide="ignore", under="ignore", invalid="ignore"):
+        power = np.exp(-np.abs(a))
+        log = np.minimum(a, 0.0) - np.log(np.where(a > 0, q + p * power, p + q * power))
+    return np.where(p == 0, 0.0, log)
 
 
 def _sensitivity(a: Array, p: Array, log: Array) -> Array:
