@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from allmasks.replicates import block_means, largest, standard_error
-from allmasks.sampling import Blocks
+from allmasks.replicates import alike, block_means, largest, standard_error
+from allmasks.sampling import Blocks, about
 
 __all__ = [
     "FEWEST",
@@ -35,7 +35,6 @@ __all__ = [
     "Powers",
     "Unseen",
     "Verdict",
-    "alike",
     "judge",
     "judge_each",
     "matter",
@@ -57,9 +56,6 @@ FEWEST_MASKS = 32
 
 _OFTEN = 40.0
 """Blocks in which a unit is expected to vary, from which on the masks themselves show what it does."""
-
-_ROUND_OFF = 64 * 2.0**-52
-"""Relative spread of replicates that is round-off of their sums and no spread at all."""
 
 
 def matter(n: float, second: Any, third: Any, fourth: Any) -> Any:
@@ -156,6 +152,8 @@ class Unseen:
 
     def plus(self, other: Unseen) -> Unseen:
         """Of the sum of two independent such parts."""
+        if self.second == 0 or other.second == 0:
+            return other if self.second == 0 else self
         size = max(self.size, other.size)
         a, b = self.size / size, other.size / size
         return Unseen(
@@ -165,18 +163,12 @@ class Unseen:
             size,
         )
 
-    def matter(self, blocks: int, spread: Any) -> Any:
+    def matter(self, blocks: float, spread: Any) -> Any:
         """Blocks that matter where the replicates seen have this standard deviation; inf where no unit is seldom."""
         # What was seen of it is in `spread` too: their sum would count it twice.
         second = np.maximum((spread / self.size) ** 2, self.second)
         counted = matter(blocks, second, self.third, 3.0 * second**2 + self.excess)
         return np.where(np.asarray(self.second) == 0, math.inf, counted)
-
-
-def alike(replicates: Any) -> Any:
-    """Whether replicates (g, …) agree to round-off: then they show no error, and prove nothing."""
-    spread = largest(replicates - replicates[:1])
-    return spread <= _ROUND_OFF * largest(replicates)
 
 
 @dataclass(frozen=True)
@@ -213,15 +205,15 @@ def judge(totals: Array, blocks: Blocks, unseen: Unseen | None = None, tails: Un
     means = block_means(totals, blocks.block)
     whole = means[: k // blocks.block]
     same = bool(alike(means))
+    spread = 0.0 if same else float(standard_error(whole)) * math.sqrt(len(whole))
     if unseen is not None:
-        spread = 0.0 if same else float(standard_error(whole)) * math.sqrt(len(whole))
         missing = float(unseen.matter(blocks.count, spread))
         if not missing >= FEWEST:
             needed = _needed(k, missing)
             return Verdict(
                 False,
                 f"Units that are kept or dropped too seldom for {k} masks to show it would change the loss, so the "
-                f"error is not to be trusted; about {needed:.2g} masks can, or an exact method.",
+                f"error is not to be trusted; about {about(needed)} masks can, or an exact method.",
                 needed,
                 same,
                 True,
@@ -240,14 +232,14 @@ def judge(totals: Array, blocks: Blocks, unseen: Unseen | None = None, tails: Un
     counted = min(float(by_mask.matter()), float(by_block.matter()))
     fewest = FEWEST_SEEN if unseen is None else FEWEST / 2
     if tails is not None:
-        counted = min(counted * FEWEST / fewest, float(tails.matter(k, 0.0)))
+        counted = min(counted * FEWEST / fewest, float(tails_matter(tails, blocks, spread)))
         fewest = FEWEST
     if not counted >= fewest:
         needed = _needed(k, counted * FEWEST / fewest)
         return Verdict(
             False,
-            f"A few of the {k} masks carry the loss, so the error is not to be trusted; about {needed:.2g} masks can, "
-            "or an exact method.",
+            f"A few of the {k} masks carry the loss, so the error is not to be trusted; about {about(needed)} masks "
+            "can, or an exact method.",
             needed,
         )
     return Verdict(True)
@@ -266,7 +258,18 @@ def judge_each(
     spread = standard_error(whole) * math.sqrt(len(whole))
     trusted = (np.minimum(by_mask.matter(), by_block.matter()) >= FEWEST / 2) & ~same
     trusted &= unseen.matter(blocks.count, spread) >= FEWEST
-    return trusted if tails is None else trusted & (tails.matter(blocks.n_masks, 0.0) >= FEWEST), same
+    return trusted if tails is None else trusted & (tails_matter(tails, blocks, spread) >= FEWEST), same
+
+
+def tails_matter(tails: Unseen, blocks: Blocks, spread: Any) -> Any:
+    """Masks that matter by the moments of the value under one mask, where block means have this standard deviation.
+
+    Two masks of a stratified block agree in products of two units by 1 / (b − 1)², which makes them b / (b − 1) times
+    fewer.
+    """
+    b = blocks.block
+    masks = blocks.n_masks * (b - 1) / b if b > 1 else blocks.n_masks
+    return tails.matter(masks, spread * math.sqrt(masks / blocks.count))
 
 
 def _needed(masks: int, counted: float) -> int:

@@ -30,6 +30,7 @@ from scipy.special import stdtrit
 __all__ = [
     "MAX_REPLICATES",
     "RunningMean",
+    "alike",
     "block_means",
     "check_level",
     "grouped_sizes",
@@ -40,6 +41,9 @@ __all__ = [
     "standard_error",
     "student",
 ]
+
+ROUND_OFF = 64 * 2.0**-52
+"""Relative spread of replicates that is round-off of their sums and no spread at all."""
 
 MAX_REPLICATES = 64
 """Replicates that are kept apart where each is large (a function of many outputs)."""
@@ -114,6 +118,15 @@ def largest(values: Any) -> Any:
     return np.abs(values).max(axis=0) if isinstance(values, np.ndarray) else values.abs().amax(dim=0)
 
 
+def alike(values: Any) -> Any:
+    """Whether replicates (g, …) agree to round-off: then they show no error, and prove nothing."""
+    return largest(values - values[:1]) <= ROUND_OFF * largest(values)
+
+
+def _larger(a: Any, b: Any) -> Any:
+    return a + (b - a) * (b > a)
+
+
 def _scaled(deviation: Any) -> tuple[Any, Any]:
     """Deviations in units of the largest: squares of 1e-200 or 1e200 have no float."""
     size = largest(deviation)
@@ -143,6 +156,8 @@ class RunningMean:
         self._held: Any = None
         self._count, self._mean, self._squares, self._last = 0, 0.0, 0.0, None
         self._size: Any = None
+        self._first: Any = None
+        self._apart, self._largest = 0.0, 0.0
 
     def add(self, values: Any) -> Any:
         """Take the values (k, …) of the next k masks; the means of the blocks that these complete, or None."""
@@ -156,9 +171,17 @@ class RunningMean:
         whole = ready // self._block
         if whole < len(means):
             self._last = means[-1]
+        if self._first is None:
+            self._first = means[0]
+        self._apart = _larger(largest(means - self._first), self._apart)
+        self._largest = _larger(largest(means), self._largest)
         if whole:
             self._take(means[:whole])
         return means
+
+    def alike(self) -> Any:
+        """As `alike` of the replicates."""
+        return self._apart <= ROUND_OFF * self._largest
 
     def _take(self, means: Any) -> None:
         # Chan, Golub & LeVeque's update of mean and sum of squares by a group.

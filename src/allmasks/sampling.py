@@ -8,6 +8,7 @@ What others stand on:
 - `asked_for(method, n_masks, atol, rtol)`: the `MonteCarlo` that a method and a call's keywords mean together.
 - `masks_drawn(method)`: the K of a run without a tolerance.
 - `masks_for(...)`: the K with which a standard error falls below a tolerance, from a pilot of `pilot_masks(sampler)`.
+- `Cap.of(method, budget, n_examples)`: the most masks it may draw, and the note on what stopped the run.
 - `PILOT_FIRST`: where a pilot's mask numbers begin.
 
 Means over these blocks and their errors are in `replicates`.
@@ -33,8 +34,11 @@ __all__ = [
     "MIN_BLOCKS",
     "PILOT_FIRST",
     "Blocks",
+    "Cap",
+    "about",
     "asked_for",
     "blocks_of",
+    "larger_pilot",
     "masks_drawn",
     "masks_for",
     "pilot_masks",
@@ -102,8 +106,8 @@ class Blocks:
             yield slice(lo, min(lo + step, self.n_masks))
 
 
-def blocks_of(sampler: Sampler, n_masks: int) -> Blocks:
-    """K masks as this sampler draws them: its block halved as long as fewer than 32 would be left.
+def blocks_of(sampler: Sampler, n_masks: int, least: int = MIN_BLOCKS) -> Blocks:
+    """K masks as this sampler draws them: its block halved as long as fewer than `least` (32) would be left.
 
     A sampler whose blocks cannot be halved (it has no `halved`) keeps them: pairs stay pairs, and an odd K has one
     mask alone.
@@ -120,7 +124,7 @@ def blocks_of(sampler: Sampler, n_masks: int) -> Blocks:
     """
     if n_masks < 1:
         raise ValueError(f"n_masks must be at least 1, got {n_masks}")
-    while n_masks < MIN_BLOCKS * sampler.block:
+    while n_masks < least * sampler.block:
         halved = getattr(sampler, "halved", None)
         if halved is None:
             break
@@ -193,3 +197,90 @@ def masks_for(pilot_error: float, blocks: int, block: int, wanted: float) -> int
     ratio = float(pilot_error) / wanted
     needed = blocks * ratio * ratio * degrees / float(chdtri(degrees, CONFIDENCE))
     return max(MIN_BLOCKS, math.ceil(min(needed, 2.0**62))) * block
+
+
+@dataclass(frozen=True)
+class Cap:
+    """The most masks that a tolerance run may draw, and what says so.
+
+    Parameters
+    ----------
+    masks : an example's.
+    name : "n_masks=500" or "budget=10000"; empty where nothing but `MAX_MASKS` limits it.
+    """
+
+    masks: int
+    name: str = ""
+
+    @classmethod
+    def of(cls, method: MonteCarlo, budget: int | None = None, n_examples: int = 1) -> Cap:
+        """The lower of the method's `n_masks` and what a budget of evaluations allows."""
+        caps = []
+        if method.n_masks is not None:
+            caps.append(cls(int(method.n_masks), f"n_masks={method.n_masks}"))
+        if budget is not None:
+            caps.append(cls(max(1, budget // n_examples), f"budget={budget}"))
+        return min(caps, key=lambda cap: cap.masks) if caps else cls(MAX_MASKS)
+
+    def before_pilot(self, least: int) -> tuple[int, tuple[str, ...]]:
+        """Masks to draw, and the note, where no more are allowed than any tolerance run draws."""
+        return self.masks, (f"{self.name} stopped the run at {self.masks} masks; a tolerance takes {least} or more.",)
+
+    def stop(self, method: MonteCarlo, needed: int, pilot: int, wanted: float) -> tuple[int, tuple[str, ...]]:
+        """Masks to draw where a pilot of so many says that `needed` reach the error wanted; and what stops the run.
+
+        Raises
+        ------
+        ValueError : where that is more than `MAX_MASKS` and nobody said where to stop.
+        """
+        needed, asked = max(needed, pilot), _asked(method)
+        if needed <= self.masks:
+            return needed, (f"{asked} stopped the run at {needed} masks, before {self.name}.",) * bool(self.name)
+        if self.name:
+            return self.masks, (
+                f"{self.name} stopped the run at {self.masks} masks: {asked} takes about {about(needed)}, so the error "
+                "may be larger than asked for.",
+            )
+        reachable = wanted * math.sqrt(needed / self.masks)
+        raise ValueError(
+            f"a standard error of {wanted:.2g} would take about {about(needed)} masks for each example, over the limit "
+            f"of {self.masks:,}; {reachable:.2g} is within reach, or pass a larger budget="
+        )
+
+    def undecided(self, method: MonteCarlo, pilot: int, why: str) -> tuple[int, tuple[str, ...]]:
+        """The same where no pilot that is allowed can be trusted; `why` says what the last one could not show.
+
+        Raises
+        ------
+        ValueError : where nobody said where to stop.
+        """
+        asked = _asked(method)
+        if self.name:
+            return self.masks, (f"{self.name} stopped the run at {self.masks} masks; {asked} may take more.",)
+        raise ValueError(
+            f"{asked} cannot be promised. After a pilot of {pilot:,} masks: {why} Pass n_masks= to sample without it"
+        )
+
+
+def larger_pilot(pilot: int, would_help: int, least: int) -> int | None:
+    """Masks of the next pilot, in whole pilots of `least`, where one of so many cannot be trusted; None to give up."""
+    # One step is at most 16-fold: what would help is itself an estimate.
+    larger = -(-min(max(2 * pilot, would_help), 16 * pilot) // least) * least
+    return larger if larger <= _MAX_PILOT else None
+
+
+_MAX_PILOT = 2**16
+
+
+def about(masks: float) -> str:
+    """A number of masks to two digits.
+
+    >>> about(7812), about(17)
+    ('7,800', '17')
+    """
+    digits = max(0, math.floor(math.log10(max(masks, 1.0))) - 1)
+    return f"{round(masks / 10**digits) * 10**digits:,}" if masks < 1e9 else f"{masks:.1e}"
+
+
+def _asked(method: MonteCarlo) -> str:
+    return " and ".join(f"{t}={getattr(method, t):g}" for t in ("atol", "rtol") if getattr(method, t) is not None)

@@ -111,7 +111,7 @@ def test_tolerances_fix_the_number_of_masks_without_peeking():
     assert again.value == result.value
     loose = run("logistic", y, MonteCarlo(atol=1e-3, rtol=0.1))
     assert loose.n_masks <= result.n_masks  # the looser of the two counts, as for models
-    with pytest.raises(am.MethodNotApplicable, match=r"a standard error of 1e-09 takes about .* masks a row"):
+    with pytest.raises(am.MethodNotApplicable, match=r"a standard error of 1e-09 would take about .* masks"):
         run("logistic", y, MonteCarlo(atol=1e-9))
 
 

@@ -18,6 +18,7 @@ from allmasks.expect import Problem, Request, prepare, progress_bar
 from allmasks.expect.agreement import agree_on_call
 from allmasks.expect.arguments import given_loss
 from allmasks.expect.distributed import join
+from allmasks.expect.plan import DEFAULT_BUDGET
 from allmasks.methods import Method, MonteCarlo
 from allmasks.replicates import mean_and_error
 from allmasks.results import ExpectedLoss, Guarantee, plain_numbers, weakest, with_error
@@ -39,6 +40,7 @@ class SitePenalty:
     alone, alone_error : E[L | only this site random] − weight-scaling loss.
     saved, saved_error : E[L | all random] − E[L | all but this one random].
     guarantee : the weaker of the two numbers' guarantees.
+    reliable : whether both errors can be trusted, as in `ExpectedLoss`.
     """
 
     site: DropoutSite
@@ -47,6 +49,7 @@ class SitePenalty:
     saved: float
     saved_error: float
     guarantee: Guarantee
+    reliable: bool = True
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ class Audit:
     seconds: float
     notes: tuple[str, ...] = ()
     instruments: tuple[SiteInstruments, ...] = ()
+    reliable: bool = True
+    """Whether the errors of the expected loss, of every site's penalty and of the interaction can be trusted."""
 
     def to_dict(self) -> dict[str, Any]:
         """Every field in plain numbers and strings, ready for json.dump; NaN becomes None."""
@@ -169,10 +174,14 @@ def audit(
         if len(names) > 1:
             saved, saved_error = combine([(1.0, expected), (-1.0, without[site.name])])
             guarantee = weakest(single.guarantee, expected.guarantee, without[site.name].guarantee)
+            reliable = single.reliable and expected.reliable and without[site.name].reliable
         else:
             saved, saved_error, guarantee = float(single.penalty), float(single.penalty_error), single.guarantee
+            reliable = single.reliable
         per_site.append(
-            SitePenalty(site, float(single.penalty), float(single.penalty_error), saved, saved_error, guarantee)
+            SitePenalty(
+                site, float(single.penalty), float(single.penalty_error), saved, saved_error, guarantee, reliable
+            )
         )
     total, interaction_error = combine([(1.0, expected), *((-1.0, alone[name]) for name in names)])
     if len(names) <= 1:
@@ -205,6 +214,7 @@ def audit(
         seconds=time.perf_counter() - began,
         notes=(*expected.notes, *remarks),
         instruments=measured,
+        reliable=expected.reliable and all(site.reliable for site in per_site),
     )
 
 
@@ -256,7 +266,9 @@ def _with_masks(request: Request, expected: ExpectedLoss) -> Request:
     method = (
         None if request.method is None else replace(expected.method, n_masks=expected.n_masks, atol=None, rtol=None)
     )
-    return replace(request, method=method, n_masks=expected.n_masks, atol=None)
+    # Masks of a site that can be listed within the budget are, whatever number the run of all sites came to.
+    budget = DEFAULT_BUDGET if request.n_masks is None else request.budget
+    return replace(request, method=method, n_masks=expected.n_masks, atol=None, rtol=None, budget=budget)
 
 
 def _other(names: list[str], name: str) -> str:

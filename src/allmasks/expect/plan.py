@@ -90,9 +90,15 @@ class Plan:
 
 
 def choose(
-    options: tuple[Option, ...], n_examples: int, budget: int, n_masks: int | None
+    options: tuple[Option, ...], n_examples: int, budget: int | None, n_masks: int | None
 ) -> tuple[Option, tuple[str, ...]]:
-    """The strongest guarantee that fits the budget, then the cheapest; and each option's reason."""
+    """The strongest guarantee that fits the budget, then the cheapest; and each option's reason.
+
+    A number of masks that is asked for caps how many are listed, unless a budget allows for more.
+    """
+    limit = max((budget or DEFAULT_BUDGET) // n_examples, n_masks or 0)
+    if n_masks is not None and budget is None:
+        limit = n_masks
     order = list(GUARANTEES)
     affordable: list[Option] = []
     reasons: dict[int, str] = {}
@@ -101,11 +107,12 @@ def choose(
             reasons[i] = option.refusal
         elif isinstance(option.method, GaussianMoments | Delta):
             reasons[i] = "an approximation without an error; used only when asked for"
-        elif isinstance(option.method, Enumeration) and option.n_masks > max(budget // n_examples, n_masks or 0):
-            reasons[i] = (
-                f"{_power_of_two(int(math.log2(option.n_masks)))} masks for each of {n_examples} examples are over the "
-                f"budget of {budget:,} evaluations; pass budget= or method=am.methods.Enumeration() to do it anyway"
-            )
+        elif isinstance(option.method, Enumeration) and option.n_masks > limit:
+            listed = f"{_power_of_two(int(math.log2(option.n_masks)))} masks for each of {n_examples} examples are"
+            over = f"over the budget of {budget or DEFAULT_BUDGET:,} evaluations"
+            if limit == n_masks:
+                over = f"more than n_masks={n_masks}"
+            reasons[i] = f"{listed} {over}; pass budget= or method=am.methods.Enumeration() to do it anyway"
         else:
             affordable.append(option)
     chosen = min(affordable, key=lambda o: (order.index(o.guarantee), o.n_masks))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -21,12 +22,14 @@ from allmasks.expect.forward import Forward
 from allmasks.expect.last_layer import score_terms
 from allmasks.expect.loss import ModelLoss
 from allmasks.expect.monte_carlo import masks_for_tolerance
-from allmasks.expect.plan import DEFAULT_BUDGET, Option, Plan, choose
+from allmasks.expect.plan import Option, Plan, choose
 from allmasks.expect.sharded import without_gradient
 from allmasks.expect.solve import Job, Solution, solve
 from allmasks.expect.sources import EveryMask, MaskSource, NoMask, SampledMasks
+from allmasks.expect.unseen import seldom_changes
 from allmasks.methods import ClosedForm, Delta, Enumeration, Fourier, GaussianMoments, Method, MonteCarlo
-from allmasks.replicates import mean_and_error
+from allmasks.reliability import Unseen, judge
+from allmasks.replicates import block_means, mean_and_error
 from allmasks.results import ExpectedLoss
 from allmasks.sampling import asked_for, blocks_of, masks_drawn, pilot_masks
 from allmasks.sites import DropoutSite, LastLayer, borrowed, is_sharded
@@ -285,9 +288,8 @@ class Problem:
         self._refuse_uncontrolled(sites)
         options = self.options(sites, request)
         n = self.n_examples
-        budget = request.budget or DEFAULT_BUDGET
         if request.method is None or not sites:
-            chosen, reasons = choose(options, n, budget, request.n_masks)
+            chosen, reasons = choose(options, n, request.budget, request.n_masks)
         else:
             candidates = tuple(o for o in options if type(o.method) is type(request.method))
             if not candidates:
@@ -341,9 +343,14 @@ class Problem:
         source: MaskSource
         if isinstance(method, MonteCarlo) and method.control is not None and not chosen.integrates_last:
             evaluate = self.controlled(sites, method, request.seed)
+        unseen: Unseen | None = None
+        remarks: tuple[str, ...] = ()
         if isinstance(method, MonteCarlo):
-            n_masks = chosen.n_masks or masks_for_tolerance(self, method, evaluate, sampled, request)
+            n_masks = chosen.n_masks
+            if not n_masks:
+                n_masks, remarks = masks_for_tolerance(self, method, evaluate, sampled, request)
             source = SampledMasks(sampled, method.sampler, n_masks, request.seed)
+            unseen = seldom_changes(self.job(source, evaluate, grad=False))
         else:
             source = EveryMask(sampled) if sampled else NoMask()
         if start is not None:
@@ -351,15 +358,22 @@ class Problem:
         solution = solve(self.job(source, evaluate, grad=grad, tick=tick))
         if grad and is_sharded(self.model):
             solution = replace(solution, per_example=without_gradient(solution.per_example))
-        remarks = source.blocks.notes if isinstance(source, SampledMasks) else ()
-        return self._result(solution, method, source.n_masks if sampled else 0, remarks)
+        return self._result(solution, method, source.n_masks if sampled else 0, unseen, remarks)
 
-    def _result(self, solution: Solution, method: Method, n_masks: int, remarks: tuple[str, ...]) -> ExpectedLoss:
+    def _result(
+        self, solution: Solution, method: Method, n_masks: int, unseen: Unseen | None, remarks: tuple[str, ...]
+    ) -> ExpectedLoss:
         total = self.group.sum
         value = total((self.weight * solution.per_example).sum())
-        if solution.replicates is not None:
-            replicates = solution.replicates
-            _, error = mean_and_error(replicates, solution.replicate_masks)
+        reliable, sizes = solution.guarantee != "uncontrolled", None
+        if solution.totals is not None and solution.blocks is not None:
+            sizes = solution.blocks.sizes
+            replicates = block_means(solution.totals, solution.blocks.block)
+            _, error = mean_and_error(replicates, sizes)
+            verdict = judge(solution.totals.cpu().numpy(), solution.blocks, unseen)
+            reliable = verdict.reliable
+            remarks = (*remarks, verdict.note) if verdict.note else remarks
+            error = torch.full_like(error, math.nan) if verdict.alike else error
         else:
             replicates = None
             error = total((self.weight * solution.per_example_error).sum())
@@ -380,7 +394,8 @@ class Problem:
             penalty=value - at_mean,
             penalty_error=error + total((self.weight * self.weight_scaling_error).sum()),
             replicates=replicates,
-            replicate_masks=solution.replicate_masks,
+            replicate_masks=sizes,
+            reliable=reliable,
             notes=(*self.notes, *remarks),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from allmasks.expect.forms import Form, SitesByName, in_form
 from allmasks.expect.sources import MaskChunk, MaskSource, SampledMasks
 from allmasks.replicates import RunningMean
 from allmasks.results import Guarantee, weakest
+from allmasks.sampling import Blocks
 
 __all__ = ["Job", "Solution", "solve"]
 
@@ -68,12 +70,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Solution:
-    """(n,) means and errors in float64; (r,) replicates of the weighted mean, and the masks in each, where sampled."""
+    """(n,) means and errors in float64; where masks were sampled the weighted mean under each, (K,), and the blocks."""
 
     per_example: Tensor
     per_example_error: Tensor
-    replicates: Tensor | None
-    replicate_masks: np.ndarray | None
+    totals: Tensor | None
+    blocks: Blocks | None
     guarantee: Guarantee
 
 
@@ -85,8 +87,8 @@ def solve(job: Job) -> Solution:
     else:
         tally.run()
         per_example = tally.mean
-    sizes = job.source.blocks.sizes if isinstance(job.source, SampledMasks) else None
-    return Solution(per_example, tally.error, tally.replicates, sizes, tally.guarantee)
+    blocks = job.source.blocks if isinstance(job.source, SampledMasks) else None
+    return Solution(per_example, tally.error, tally.totals, blocks, tally.guarantee)
 
 
 class _Tally:
@@ -96,12 +98,12 @@ class _Tally:
         self.job = job
         self.sampled = isinstance(job.source, SampledMasks)
         self.guarantee: Guarantee = "exact"
-        self.replicates: Tensor | None = None
+        self.totals: Tensor | None = None
 
     def run(self) -> None:
         self.job.group.run(self._run)
-        if self.replicates is not None:
-            self.replicates = self.job.group.sum(self.replicates)
+        if self.totals is not None:
+            self.totals = self.job.group.sum(self.totals)
         self.guarantee = weakest(*self.job.group.gather(self.guarantee))
 
     def _run(self) -> None:
@@ -109,9 +111,9 @@ class _Tally:
         device = job.weight.device
         self.mean = torch.zeros(n, dtype=torch.float64, device=device)
         self.error = torch.zeros(n, dtype=torch.float64, device=device)
-        self.replicates = None
-        if isinstance(job.source, SampledMasks):
-            self.replicates = torch.zeros(job.source.blocks.count, dtype=torch.float64, device=device)
+        self.totals = None
+        if self.sampled:
+            self.totals = torch.zeros(job.source.n_masks, dtype=torch.float64, device=device)
         with torch.no_grad(), job.prepare():
             for batch in job.data:
                 rows = slice(batch.start, batch.start + len(batch))
@@ -134,17 +136,17 @@ class _Tally:
 
     def _sampled_batch(self, batch: Batch, rows: slice) -> None:
         source, weight = self.job.source, self.job.weight[rows]
-        assert self.replicates is not None
+        assert self.totals is not None
         running = RunningMean(source.n_masks, source.block)
         count, inner = 0, torch.zeros(len(batch), dtype=torch.float64, device=self.mean.device)
         for _, losses in _losses(self.job, batch):
             inner += losses.error.sum(dim=0)
-            means = running.add(losses.loss)
-            if means is not None:
-                self.replicates[count : count + len(means)] += means @ weight
-                count += len(means)
+            running.add(losses.loss)
+            self.totals[count : count + len(losses.loss)] += losses.loss @ weight
+            count += len(losses.loss)
         self.mean[rows], mcse = running.mean_and_error()
-        self.error[rows] = mcse + inner / source.n_masks
+        # Replicates all alike prove nothing.
+        self.error[rows] = torch.where(running.alike(), math.nan, mcse) + inner / source.n_masks
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from allmasks.samplers import Sampler
-from allmasks.sampling import Blocks, blocks_of
+from allmasks.sampling import MIN_BLOCKS, Blocks, blocks_of
 from allmasks.sites import DropoutSite
 
 __all__ = ["EveryMask", "MaskChunk", "MaskSource", "NoMask", "SampledMasks"]
@@ -100,7 +100,8 @@ class EveryMask:
 class SampledMasks:
     """Exactly `n_masks` masks drawn by key, in the blocks that so many come in (`blocks`).
 
-    Mask numbers begin at `first`, so that a pilot can use masks of its own.
+    Mask numbers begin at `first`, so that a pilot can use masks of its own. `min_blocks` blocks are left at least,
+    where the sampler's can be made smaller.
     """
 
     sites: tuple[DropoutSite, ...]
@@ -108,11 +109,12 @@ class SampledMasks:
     n_masks: int
     seed: int
     first: int = 0
+    min_blocks: int = MIN_BLOCKS
 
     @property
     def blocks(self) -> Blocks:
         """How they fall into blocks, and the sampler that draws those."""
-        return blocks_of(self.sampler, self.n_masks)
+        return blocks_of(self.sampler, self.n_masks, self.min_blocks)
 
     @property
     def block(self) -> int:

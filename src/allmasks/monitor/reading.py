@@ -45,6 +45,7 @@ class SiteShare:
     share, share_error : that penalty over the whole one. Shares need not sum to 1, since sites act on one another;
         both are nan where the whole penalty is not told from 0.
     guarantee : of `penalty`.
+    reliable : whether both errors can be trusted, as in `ExpectedLoss`.
     """
 
     name: str
@@ -54,6 +55,7 @@ class SiteShare:
     share: float
     share_error: float
     guarantee: Guarantee
+    reliable: bool = True
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Reading:
     guarantee, method, n_masks : as in `ExpectedLoss`.
     sites : one `SiteShare` for each site that was found, those with p = 0 included.
     reason : None; or why nothing could be measured at that moment, all numbers then being nan.
+    reliable : whether the error of the expected loss can be trusted, as in `ExpectedLoss`; `notes` say why not.
     """
 
     weight_scaling_loss: float
@@ -80,6 +83,8 @@ class Reading:
     n_masks: int
     sites: tuple[SiteShare, ...]
     reason: str | None = None
+    reliable: bool = True
+    notes: tuple[str, ...] = ()
 
     def scalars(self, prefix: str = PREFIX) -> dict[str, float]:
         """Every number under the name it is logged by, such as "allmasks/penalty" and "allmasks/share/<site>"."""
@@ -146,8 +151,8 @@ class Question:
             reason = f"{type(problem).__name__}: {problem}"
             LOG.warning("nothing was measured, and training goes on: %s", reason)
             nan = math.nan
-            shares = tuple(SiteShare(name, nan, nan, nan, nan, nan, "uncontrolled") for name in sites)
-            return Reading(nan, nan, nan, nan, nan, "uncontrolled", self.method, 0, shares, reason)
+            shares = tuple(SiteShare(name, nan, nan, nan, nan, nan, "uncontrolled", False) for name in sites)
+            return Reading(nan, nan, nan, nan, nan, "uncontrolled", self.method, 0, shares, reason, False)
 
     @leaves_no_trace
     def read(self, model: nn.Module) -> Reading:
@@ -164,6 +169,8 @@ class Question:
             method=expected.method,
             n_masks=expected.n_masks,
             sites=tuple(_share(site.name, site.p, alone.get(site.name), expected) for site in problem.sites),
+            reliable=expected.reliable,
+            notes=expected.notes,
         )
 
 
@@ -208,7 +215,8 @@ def _share(name: str, p: Any, alone: ExpectedLoss | None, expected: ExpectedLoss
         else:
             share_error = (own_error + abs(share) * whole_error) / (abs(whole) - whole_error)
     guarantee: Guarantee = "exact" if alone is None else alone.guarantee
-    return SiteShare(name, rate, own, own_error, share, share_error, guarantee)
+    reliable = expected.reliable and (alone is None or alone.reliable)
+    return SiteShare(name, rate, own, own_error, share, share_error, guarantee, reliable)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from allmasks.expect.distributed import ALONE, Group
+from allmasks.expect.sources import SampledMasks
 from allmasks.methods import MonteCarlo
 from allmasks.prediction.evaluate import Nested, Wanted
 from allmasks.prediction.run import Route
@@ -68,7 +69,8 @@ def _variances(setup: Setup, route: Route, nested: Nested, seed: int, examples: 
     """Variance over one block of the last layer's masks, and of the mean of two, over the outputs of the examples."""
     batch = setup.keyed(setup.data.first(examples))
     center = [setup.task.value(leaf) for leaf in setup.in_eval(batch)]
-    source = route.source(_PILOT_MASKS, seed, first=PILOT_FIRST)
+    # A block as in the run: its masks' share of the variance is what is asked.
+    source = SampledMasks(route.sites, nested.sampler, _PILOT_MASKS, seed, PILOT_FIRST, min_blocks=1)
 
     def means(evaluate: Nested) -> Tensor:
         return torch.cat([piece.features[0]["first"] for piece in evaluate(batch, source, center, Wanted())])

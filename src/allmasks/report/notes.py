@@ -31,6 +31,24 @@ _SENTENCES = (
     ),
     N_("{site} was not measured unit by unit: {why}."),
     N_("Of {count} sites, the {most} that add most were measured unit by unit; am.diagnose takes any."),
+    N_("One mask cannot show an error, so it is nan; draw 2 or more."),
+    N_("{k} masks drawn together cannot show an error, so it is nan; draw {more} or more."),
+    N_("{k} masks cannot show the loss's tails, so the error is not to be trusted; {more} can."),
+    N_("All {k} masks gave the same loss, which proves nothing, so the error is nan; an exact method can tell."),
+    N_(
+        "Units that are kept or dropped too seldom for {k} masks to show it would change the loss, so the error is not "
+        "to be trusted; about {more} masks can, or an exact method."
+    ),
+    N_(
+        "A few of the {k} masks carry the loss, so the error is not to be trusted; about {more} masks can, or an exact "
+        "method."
+    ),
+    N_("{cap} stopped the run at {k} masks; a tolerance takes {more} or more."),
+    N_("{tolerance} stopped the run at {k} masks, before {cap}."),
+    N_(
+        "{cap} stopped the run at {k} masks: {tolerance} takes about {more}, so the error may be larger than asked for."
+    ),
+    N_("{cap} stopped the run at {k} masks; {tolerance} may take more."),
 )
 _REASONS = (
     N_("it has {units} units, more than {limit}; call one instrument of am.diagnose at a time"),

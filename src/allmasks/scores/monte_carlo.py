@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,10 +14,11 @@ from allmasks.methods import MonteCarlo
 from allmasks.reliability import Powers, Unseen, Verdict, judge, judge_each
 from allmasks.replicates import block_means, mean_and_error
 from allmasks.sampling import (
-    MAX_MASKS,
     PILOT_FIRST,
     Blocks,
+    Cap,
     blocks_of,
+    larger_pilot,
     masks_drawn,
     masks_for,
     pilot_masks,
@@ -47,26 +50,40 @@ def sampled_losses(
             "return_grad needs the loss's derivative, which a callable does not have",
             "Fourier(), or a named loss",
         )
-    tolerant = method.atol is not None or method.rtol is not None
-    n_masks = _enough(problems, y, loss, method, seed) if tolerant else masks_drawn(method)
-    return _average(problems, y, loss, blocks_of(method.sampler, n_masks), seed, 0, want_grad)
+    remarks: tuple[str, ...] = ()
+    if method.atol is not None or method.rtol is not None:
+        n_masks, remarks = _enough(problems, y, loss, method, seed)
+    else:
+        n_masks = masks_drawn(method)
+    result, gradients = _average(problems, y, loss, blocks_of(method.sampler, n_masks), seed, 0, want_grad)
+    return replace(result, notes=(*remarks, *result.notes)), gradients
 
 
-def _enough(problems: list[ScoreProblem], y: Array, loss: ScoreLoss, method: MonteCarlo, seed: int) -> int:
-    """Masks a row for the tolerance."""
-    # Masks of its own: looking at the pilot must not bias the answer.
-    blocks = blocks_of(method.sampler, pilot_masks(method.sampler))
-    pilot, _ = _average(problems, y, loss, blocks, seed, PILOT_FIRST, False)
-    value, error = mean_and_error(pilot.replicates, blocks.sizes)
-    wanted = wanted_error(method, float(value))
-    n_masks = masks_for(float(error), blocks.count, blocks.block, wanted)
-    if n_masks > MAX_MASKS:
-        raise MethodNotApplicable(
-            "MonteCarlo",
-            f"a standard error of {wanted:.2g} takes about {n_masks:.2g} masks a row, more than {MAX_MASKS:,}",
-            "a larger atol or rtol, or Fourier()",
-        )
-    return n_masks
+def _enough(
+    problems: list[ScoreProblem], y: Array, loss: ScoreLoss, method: MonteCarlo, seed: int
+) -> tuple[int, tuple[str, ...]]:
+    """Masks a row for the tolerance, and the note where a cap stands beside it."""
+    cap, least = Cap.of(method), pilot_masks(method.sampler)
+    if cap.masks <= least:
+        return cap.before_pilot(least)
+    masks = least
+    while True:
+        blocks = blocks_of(method.sampler, masks)
+        # Masks of its own: looking at the pilot must not bias the answer.
+        pilot, _ = _average(problems, y, loss, blocks, seed, PILOT_FIRST, False)
+        assert pilot.verdict is not None
+        wanted = wanted_error(method, float(mean_and_error(pilot.replicates, blocks.sizes)[0]))
+        larger = larger_pilot(masks, pilot.verdict.masks, least)
+        try:
+            if pilot.verdict.reliable:
+                needed = masks_for(pilot.value_error, blocks.count, blocks.block, wanted)
+                return cap.stop(method, needed, masks, wanted)
+            if larger is None or larger >= cap.masks:
+                return cap.undecided(method, masks, pilot.verdict.note)
+        except ValueError as refused:
+            needs = str(refused).replace(", or pass a larger budget=", "")
+            raise MethodNotApplicable("MonteCarlo", needs, "a larger atol or rtol, or Fourier()") from None
+        masks = larger
 
 
 def _average(
@@ -160,8 +177,6 @@ def _with_allowance(error: float, verdict: Verdict, allowance: float) -> tuple[f
     """The error with what masks that were not drawn can be worth, where that is what cannot be trusted; and notes."""
     notes = (verdict.note,) if verdict.note else ()
     if verdict.unseen and 0 < allowance < np.inf:
-        added = (
-            f"The error includes {allowance:.2g}, the most that the masks not drawn can be worth by the loss's range."
-        )
+        added = f"The error includes {allowance:.2g}, the most that masks not drawn can be worth by the loss's range."
         return error + allowance, (*notes, added)
     return (float("nan") if verdict.alike else error), notes

@@ -99,7 +99,7 @@ class Watch:
     def tails(self) -> Unseen | None:
         """Moments of each row's loss under one mask, where they are known."""
         y, b = self._y[:, 0], self._problems[0].intercept
-        return tail_moments(self._loss, self._contributions[0], self._keep, b, y)
+        return tail_moments(self._loss, self._contributions[0], self._keep, b, y, self._blocks.block)
 
     def _change(self, kept: Bits) -> Array:
         """(n, units) how much the loss rises when one of the units is kept and not dropped, the others as they are."""
