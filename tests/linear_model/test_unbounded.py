@@ -4,13 +4,16 @@ import warnings
 
 import numpy as np
 import pytest
+from numba import typeof
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
 from allmasks.linear_model import DropoutLogisticRegression, DropoutPoissonRegressor
 from allmasks.linear_model.newton import finite_start, minimize
-from allmasks.linear_model.rows import Rows, unlocked
+from allmasks.linear_model.rows import Rows
 from allmasks.linear_model.separation import recedes, separates
+from allmasks.scores.memory import unlocked
+from allmasks.scores.problem import _rows
 
 NONE = np.zeros(8, bool)
 
@@ -147,19 +150,18 @@ def test_counts_all_zero():
 
 
 def test_locked_rows_are_not_copied_nor_compiled_anew():
-    from allmasks.scores import kernels
-
     X = sparse.random(50, 20, 0.3, random_state=0, format="csr")
     y = np.arange(50) % 2
     free = DropoutLogisticRegression(0.4).fit(X, y)
-    known = len(kernels.sparse_rows.signatures)
     for part in (X.data, X.indices, X.indptr):
         part.setflags(write=False)
     locked = DropoutLogisticRegression(0.4).fit(X, y)
     locked.predict_proba(X, "masks")
     np.testing.assert_array_equal(locked.coef_, free.coef_)
-    assert len(kernels.sparse_rows.signatures) <= max(known, 1)
     rows = Rows(X)
+    # What a kernel is compiled for.
+    assert typeof(rows.X.data) == typeof(np.ones(1))
+    assert typeof(rows.X.indices) == typeof(np.ones(1, np.int32))
     assert rows.X.data.flags.writeable
     assert rows.X.indices.flags.writeable
     assert rows.X.indptr.flags.writeable
@@ -169,3 +171,7 @@ def test_locked_rows_are_not_copied_nor_compiled_anew():
     dense.setflags(write=False)
     assert np.shares_memory(unlocked(dense), dense)
     assert Rows(dense).X.flags.writeable
+    taken = _rows(X)  # of expected_score_loss, likewise
+    assert taken.data.flags.writeable
+    assert taken.indices.flags.writeable
+    assert np.shares_memory(taken.data, X.data)

@@ -13,6 +13,7 @@ from scipy import sparse
 
 from allmasks.masks import check_p
 from allmasks.reliability import Verdict
+from allmasks.scores.memory import unlocked
 
 __all__ = ["EPS", "LEAST", "Gradient", "RowResults", "ScoreProblem", "check_inputs"]
 
@@ -315,7 +316,11 @@ def _rows(X: Any) -> Any:
         raise ValueError("X has no rows; at least one is needed")
     if not np.isfinite(data).all():
         raise ValueError("X contains NaN or infinite values; remove or impute those rows")
-    return csr
+    if sparse.issparse(csr):
+        canonical = sparse.csr_matrix((unlocked(csr.data), unlocked(csr.indices), unlocked(csr.indptr)), csr.shape)
+        canonical.has_canonical_format = True
+        return canonical
+    return unlocked(csr)
 
 
 def _array(X: Any) -> Array:
