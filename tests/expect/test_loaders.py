@@ -24,6 +24,7 @@ from torch.utils.data import (
 
 import allmasks as am
 from allmasks.expect import loaders
+from allmasks.expect.distributed import Group
 from allmasks.methods import MonteCarlo
 
 N = 23
@@ -143,7 +144,7 @@ def test_random_choices_are_those_of_one_draw(net, sampler):
     assert "Which ones is drawn anew at every reading; the numbers are those of one draw." in first.notes
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(st.lists(st.integers(0, N - 1), min_size=1, max_size=5), min_size=1, max_size=6), st.booleans())
 def test_any_batches_mean_their_rows(net, batches, plain):
     rows = [i for batch in batches for i in batch]
@@ -400,3 +401,34 @@ def test_predictions_of_several_lengths(reader):
         alone = am.predict(reader, x, task="regression", method=MonteCarlo(n_masks=96), example_index=rows)
         torch.testing.assert_close(found.mean[rows], alone.mean, rtol=1e-11, atol=1e-12)
         torch.testing.assert_close(found.std[rows], alone.std, rtol=1e-9, atol=1e-12)
+
+
+class OneOfTwo(Group):
+    size = 2
+
+    def __init__(self, rank):
+        self.rank = rank
+
+
+@pytest.mark.parametrize("name", [*SAMPLERS, "weighted"])
+def test_ranks_share_out_what_the_loader_gives(name):
+    """Together every example once; what is drawn is drawn by the first rank. A DistributedSampler only shares out."""
+    drawn = {"batch_size": 3, "sampler": WeightedRandomSampler(torch.ones(N), 9, generator=torch.Generator())}
+    options, rows = SAMPLERS.get(name, (drawn, None))
+    if "generator" in options:
+        options = {**options, "generator": torch.Generator()}
+    loader = DataLoader(list(range(N)), **options)
+    before = torch.get_rng_state()
+    shares = []
+    for rank in (0, 1):
+        if name == "weighted":
+            loader.sampler.generator.manual_seed(3)  # as the first rank's draw, which all ranks are told
+        shares.append(torch.cat(list(am.shard(loader, OneOfTwo(rank)))).tolist())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert abs(len(shares[0]) - len(shares[1])) <= (4 if name.startswith("batches") else 1)
+    if rows is not None:
+        assert sorted(shares[0] + shares[1]) == sorted(range(N) if name == "distributed" else rows)
+    else:
+        assert len(shares[0] + shares[1]) == 9
+    with pytest.raises(ValueError, match=r"a loader without a sampler cannot be shared by ranks"):
+        am.shard(DataLoader(Stream(), batch_size=4), OneOfTwo(0))

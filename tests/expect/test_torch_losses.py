@@ -256,7 +256,7 @@ def test_tokens_count_alike_in_the_module_and_examples_in_the_name():
     assert named.value.item() == pytest.approx(float(named.per_example[tokens > 0].mean()))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.sampled_from([case for cases in CASES.values() for case in cases if case.y is not None]), st.data())
 def test_sample_weight_is_repetition(case, data):
     """A whole-number weight is that many copies of the example, as torch would see them."""

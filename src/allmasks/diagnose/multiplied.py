@@ -37,14 +37,14 @@ def refusal(site: DropoutSite) -> str | None:
     return None
 
 
-def each_site(model: nn.Module, data: Any, y: Any, loss: Any, sites: Iterable[str] | None) -> Iterator[Multiplied]:
+def each_site(model: nn.Module, data: Any, loss: Any, sites: Iterable[str] | None) -> Iterator[Multiplied]:
     """A runner for each of the named sites (default: all whose units can be removed).
 
     Raises
     ------
     ValueError : a name that is no site, or a site whose units cannot be removed.
     """
-    problem = prepare(model, data, y, loss, paired=True)
+    problem = prepare(model, data, None, loss, paired=True)
 
     def refused(site: DropoutSite) -> str | None:
         if problem.varies_in_form(site):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from allmasks.diagnose.multiplied import Multiplied, each_site, generator
+from allmasks.expect.arguments import data_and_loss
 from allmasks.reliability import FEWEST_SEEN
 from allmasks.replicates import standard_error
 from allmasks.results import plain_numbers
@@ -111,7 +112,10 @@ def robustness(
     shares = np.asarray(fractions, np.float64)
     if shares.ndim != 1 or not len(shares) or shares.min() < 0 or shares.max() > 1 or (np.diff(shares) <= 0).any():
         raise ValueError(f"fractions must be rising numbers in [0, 1], got {list(fractions)}")
-    return [measure_robustness(run, shares, n_orders, seed, rescale) for run in each_site(model, data, y, loss, sites)]
+    return [
+        measure_robustness(run, shares, n_orders, seed, rescale)
+        for run in each_site(model, *data_and_loss(data, y, loss), sites)
+    ]
 
 
 def measure_robustness(

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, Subset
 
 from allmasks.errors import RankFailed
-from allmasks.expect.loaders import drawn_batches
+from allmasks.expect.loaders import drawn_batches, undisturbed
 from allmasks.sites import class_name, is_sharded
 
 __all__ = ["ALONE", "EACH_THE_SAME", "Group", "join", "shard", "unwrapped"]
@@ -265,10 +265,10 @@ def shard(data: Any, group: Any = "world") -> Any:
     return x[start:stop], y[start:stop]
 
 
-def _share(n: int, ranks: Group) -> tuple[int, int]:
-    """First and last but one of this rank's contiguous share of n examples."""
+def _share(n: int, ranks: Group, what: str = "examples") -> tuple[int, int]:
+    """Where this rank's contiguous share of n examples begins and ends."""
     if n < ranks.size:
-        raise ValueError(f"{n} examples cannot be shared by {ranks.size} ranks: start at most {n} processes")
+        raise ValueError(f"{n} {what} cannot be shared by {ranks.size} ranks: start at most {n} processes")
     share, extra = divmod(n, ranks.size)
     start = ranks.rank * share + min(ranks.rank, extra)
     return start, start + share + (ranks.rank < extra)
@@ -285,14 +285,15 @@ def _share_of_loader(loader: DataLoader[Any], ranks: Group) -> DataLoader[Any]:
         # It shares out the data set by itself, some examples twice where their number does not divide.
         batches, _ = drawn_batches(DataLoader(loader.dataset, batch_size=loader.batch_size))
     else:
-        batches, _ = ranks.of_first(drawn_batches(loader))
+        with undisturbed(loader):
+            batches, _ = ranks.of_first(drawn_batches(loader))
     if type(sampler) is BatchSampler:
         places = list(itertools.chain.from_iterable(batches))
         start, stop = _share(len(places), ranks)
         own = places[start:stop]
         how: dict[str, Any] = {"batch_size": sampler.batch_size}
     else:
-        start, stop = _share(len(batches), ranks)
+        start, stop = _share(len(batches), ranks, "batches")
         own = list(itertools.chain.from_iterable(batches[start:stop]))
         numbers = iter(range(len(own)))
         how = {"batch_sampler": [list(itertools.islice(numbers, len(batch))) for batch in batches[start:stop]]}

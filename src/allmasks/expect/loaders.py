@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from allmasks.sites.settings import generator_states, set_generator_states
 
-__all__ = ["KEPT_BYTES", "Reader", "drawn_batches", "is_loader"]
+__all__ = ["KEPT_BYTES", "Reader", "drawn_batches", "is_loader", "undisturbed"]
 
 KEPT_BYTES = 2**28
 """Batches of a loader are kept in memory up to this, and read again for each pass beyond it."""
@@ -74,12 +75,9 @@ class Reader:
         self.sizes: list[int] | None = None
         self.index: np.ndarray | None = None
         self._own = _own_generators(loader)
-        before = self._generators()
-        try:
+        with undisturbed(loader):
             self._source = self._settled(loader)
-            self._start = self._generators()
-        finally:
-            self._set(before)
+            self._start = _states(self._own)
         self._open: tuple[list[Any], Iterator[Any]] | None = None
         self._first: Any = None
         self._kept: list[Any] | None = None
@@ -140,28 +138,43 @@ class Reader:
         """The batches from the start, drawn with the generators as they were at the first reading."""
         iterator, own = None, self._start
         while True:
-            before = self._generators()
-            self._set(own)
-            try:
+            with undisturbed(self._own):
+                _put(self._own, own)
                 iterator = iter(self._source) if iterator is None else iterator
                 item = next(iterator, _END)
-                own = self._generators()
-            finally:
-                self._set(before)
+                own = _states(self._own)
             if item is _END:
                 return
             yield self._split(item)
 
-    def _generators(self) -> Any:
-        return generator_states(), [generator.get_state() for generator in self._own]
-
-    def _set(self, states: Any) -> None:
-        set_generator_states(states[0])
-        for generator, state in zip(self._own, states[1], strict=True):
-            generator.set_state(state)
-
 
 _END = object()
+
+
+@contextmanager
+def undisturbed(loader: Any) -> Iterator[None]:
+    """Every generator that reading this loader draws from is as it was in the end: the global ones, and its own.
+
+    Parameters
+    ----------
+    loader : or its generators.
+    """
+    own = loader if isinstance(loader, list) else _own_generators(loader)
+    before = _states(own)
+    try:
+        yield
+    finally:
+        _put(own, before)
+
+
+def _states(own: list[torch.Generator]) -> Any:
+    return generator_states(), [generator.get_state() for generator in own]
+
+
+def _put(own: list[torch.Generator], states: Any) -> None:
+    set_generator_states(states[0])
+    for generator, state in zip(own, states[1], strict=True):
+        generator.set_state(state)
 
 
 def drawn_batches(loader: DataLoader[Any]) -> tuple[list[list[Any]], bool]:
