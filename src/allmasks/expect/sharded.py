@@ -51,15 +51,15 @@ def keep_in_step(group: Group, forward: Forward, batch: Batch) -> bool:
         with torch.no_grad(), borrowed(model), hold_masks(model, lambda call: None):
             model(*args, **kwargs)
 
-    batched = forward.batched and group.run(lambda: _can_be_batched(forward, batch))
+    batched = forward.batched and group.run(lambda: can_be_batched(forward, batch))
     device = next((t.device for t in model.parameters()), None)
     # The outermost part would stay gathered, and so not be gathered again, on the ranks that go on but not on others.
     group.keep_in_step(idle, lambda: reshard(model), device)
     return batched
 
 
-def _can_be_batched(forward: Forward, batch: Batch) -> bool:
-    """Whether vmap has a rule for everything in the model: tried by all ranks at once, since none may differ."""
+def can_be_batched(forward: Forward, batch: Batch) -> bool:
+    """Whether vmap has a rule for everything in the model: tried, by all ranks of a sharded model at once."""
     sites = tuple(site for site in forward.sites if site.controllable)
     if not sites:
         return False

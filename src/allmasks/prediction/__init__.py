@@ -19,9 +19,12 @@ from allmasks.expect.sharded import keep_in_step, same_batch
 from allmasks.expect.sources import SampledMasks
 from allmasks.methods import Method, MonteCarlo
 from allmasks.prediction.allotment import allotted
+from allmasks.prediction.foreseen import foreseeable
 from allmasks.prediction.result import Prediction
-from allmasks.prediction.run import Results, Route, choose_route, drawn, masks_for_tolerance, over_ranks, run, unseen
+from allmasks.prediction.run import Results, Route, choose_route, over_ranks, run
 from allmasks.prediction.setup import Setup, inert_sites, look, read
+from allmasks.prediction.tolerance import drawn, masks_for_tolerance, unseen
+from allmasks.reliability import FEWEST_MASKS
 from allmasks.replicates import grouped_sizes
 from allmasks.sites import borrowed, leaves_no_trace
 
@@ -64,9 +67,10 @@ def predict(
     x : a tensor, a tuple of positional inputs, a dict of keyword inputs, or a DataLoader, with targets or without.
     task : "regression" (the output itself), "binary" (its sigmoid), "multiclass" (its softmax); None infers it, and
         says so in `notes`. Models that end in a sigmoid or softmax are taken at their word.
-    n_masks : masks an example, any number from 1 on; 256 by default.
-    atol, rtol : instead of n_masks, the standard error wanted of every mean: absolute, or relative to it. A pilot of
-        fixed size fixes the number of masks once; there is no peeking.
+    n_masks : masks an example, any number from 1 on; 256 by default. No more are listed one by one either, and beside
+        a tolerance it is the cap.
+    atol, rtol : the standard error wanted of every mean: absolute, or relative to it. A pilot of fixed size fixes the
+        number of masks once; there is no peeking.
     seed : masks are a pure function of (seed, site, mask, example_index, element).
     example_index : (n,) integers that key each example's masks; default: position in the data.
     batch_dim : axis of the examples, where it is not 0.
@@ -152,15 +156,16 @@ def predict(
             return choose_route(setup, request, samples=keep_samples, likelihood=likelihood)
 
         route = allotted(setup, ranks.run(chosen), request.seed, ranks)
-        masks = 0
+        masks, stopped = 0, ""
         if isinstance(route.method, MonteCarlo) and route.sites:
             settled = route.method
             if settled.atol is not None or settled.rtol is not None:
-                masks = masks_for_tolerance(setup, route, request, tick, ranks)
+                masks, stopped = masks_for_tolerance(setup, route, request, tick, ranks)
             else:
                 masks = drawn(route)
         source = route.source(masks, request.seed)
         start(source.n_masks * setup.data.n_examples)
+        rare = ranks.run(lambda: foreseeable(setup, route, masks)) if isinstance(source, SampledMasks) else None
         own = ranks.run(
             lambda: run(
                 setup,
@@ -169,19 +174,17 @@ def predict(
                 precision=noise_precision,
                 likelihood=likelihood,
                 samples=keep_samples,
+                rare=rare,
                 tick=tick,
             )
         )
         results = over_ranks(own, ranks)
         # Asked of the first examples, which the first rank has.
         inert = ranks.gather(ranks.run(lambda: inert_sites(setup)))[0]
-    doubtful = unseen(route, masks) if route.guarantee == "statistical" else ()
-    notes = list(setup.notes)
-    if doubtful:
-        notes.append(
-            f"A unit of {', '.join(doubtful)} is dropped in fewer than 20 of the {masks} masks: no error here can be "
-            "trusted. More masks can."
-        )
+    doubtful = unseen(route, masks) if route.guarantee == "statistical" and rare is None else ()
+    notes = [*setup.notes, *([stopped] if stopped else [])]
+    if isinstance(source, SampledMasks):
+        notes += [*source.blocks.notes, *_doubts(results, masks, doubtful)]
     return _assemble(
         setup,
         results,
@@ -195,6 +198,26 @@ def predict(
             "n_replicates": len(grouped_sizes(source.blocks.sizes)) if isinstance(source, SampledMasks) else 0,
         },
     )
+
+
+def _doubts(results: Results, masks: int, seldom: tuple[str, ...]) -> list[str]:
+    """What a reader should know of errors that cannot be trusted."""
+    if masks < FEWEST_MASKS:
+        return [f"{masks} masks cannot show what is rare, so no error here can be trusted; {FEWEST_MASKS} can."]
+    if seldom:
+        return [
+            f"A unit of {', '.join(seldom)} is dropped in fewer than 20 of the {masks} masks: no error here can be "
+            "trusted. More masks can."
+        ]
+    doubted = [
+        name.replace("_", " ") for name, flags in results.reliable.items() if any(bool((~f).any()) for f in flags)
+    ]
+    if not doubted:
+        return []
+    return [
+        f"For some outputs the error of {', '.join(doubted)} cannot be trusted (`reliable`): of {masks} masks too few "
+        "decide, or would, were they drawn. More masks help."
+    ]
 
 
 def _check_likelihood(setup: Setup, likelihood: bool, noise_precision: float | None) -> None:

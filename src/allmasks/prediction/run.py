@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,31 +12,33 @@ from torch import Tensor
 
 from allmasks.errors import MethodNotApplicable
 from allmasks.expect.data import Batch
-from allmasks.expect.distributed import ALONE, Group
+from allmasks.expect.distributed import Group
 from allmasks.expect.forms import in_form
 from allmasks.expect.plan import DEFAULT_BUDGET
 from allmasks.expect.problem import Request
+from allmasks.expect.sharded import can_be_batched
 from allmasks.expect.sources import EveryMask, MaskSource, NoMask, SampledMasks
 from allmasks.methods import ClosedForm, Enumeration, Fourier, Method, MonteCarlo
 from allmasks.prediction.evaluate import Evaluator, Integrated, LastOnly, Nested, Piece, Wanted, Whole
 from allmasks.prediction.features import DENSITIES, QUANTITIES, likelihood_features, quantities, within_bounds
+from allmasks.prediction.foreseen import Foreseen, RareMasks, foresee
 from allmasks.prediction.round_off import at_center, of_quantity
 from allmasks.prediction.setup import Setup, magnitudes
 from allmasks.prediction.tally import Tally, jackknife
 from allmasks.prediction.task import Task
 from allmasks.prediction.weight import Weight, influences
+from allmasks.reliability import FEWEST_MASKS
 from allmasks.replicates import grouped_sizes
 from allmasks.results import Guarantee
-from allmasks.sampling import MAX_MASKS, PILOT_FIRST, blocks_of, masks_drawn, masks_for, pilot_masks
 from allmasks.sites import DropoutSite, n_parameters
 
-__all__ = ["Results", "Route", "choose_route", "masks_for_tolerance", "over_ranks", "run"]
+__all__ = ["Results", "Route", "choose_route", "over_ranks", "run"]
 
 _INNER_MASKS = 8
 _TOO_VAGUE = 0.25
 """Relative error of a mean likelihood beyond which its log is no longer linear in it."""
-_RARE = 20.0
-"""Expected drops of one unit among all masks below which what is seldom seen may be what matters."""
+_PASS = 1024
+"""Evaluations (a mask and an example) that one pass of a model is counted as at least."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def choose_route(setup: Setup, request: Request, *, samples: bool, likelihood: b
         raise MethodNotApplicable(asked.name, needs, "method=None, Enumeration() or MonteCarlo()")
     bits = sum(site.law.random_units for site in sites)
     listing = asked if isinstance(asked, Enumeration) else Enumeration()
-    fits = 2**bits <= max((request.budget or DEFAULT_BUDGET) // setup.n_examples, request.n_masks or 0)
+    fits = not samples and 2**bits <= affordable(setup, request, 2**bits)
     if isinstance(asked, Enumeration) or (asked is None and not samples and fits):
         if samples:
             raise MethodNotApplicable("Enumeration", "keep_samples=False: its masks are no sample", "MonteCarlo()")
@@ -105,6 +107,21 @@ def choose_route(setup: Setup, request: Request, *, samples: bool, likelihood: b
         nested = Nested(setup, sampling.sampler, request.seed, _INNER_MASKS)
         return Route(sampling, "statistical", nested, others, inner=_INNER_MASKS)
     return Route(sampling, "statistical", whole, sites)
+
+
+def affordable(setup: Setup, request: Request, wanted: int) -> int:
+    """Masks that may be listed by themselves: within the budget, and no more than the masks asked for.
+
+    One pass costs at least as much as `_PASS` evaluations, and where masks cannot be batched each takes one.
+    """
+    at_most = (request.budget or DEFAULT_BUDGET) // setup.n_examples
+    asked = request.sampling.n_masks
+    if asked is not None:
+        at_most = min(at_most, asked)
+    one_by_one = (request.budget or DEFAULT_BUDGET) // max(setup.n_examples, _PASS)
+    if one_by_one < wanted <= at_most and not can_be_batched(setup.forward(setup.sites), setup.data.first(2)):
+        return one_by_one
+    return at_most
 
 
 def _no_formula(setup: Setup, likelihood: bool) -> str | None:
@@ -143,6 +160,10 @@ class Results:
     samples: list[Tensor]
     log_likelihood: Tensor | None = None
     log_likelihood_error: Tensor | None = None
+    alike: dict[str, list[Tensor]] = field(default_factory=dict)
+    """Where all replicates of a quantity agree."""
+    deviation: list[Tensor] = field(default_factory=list)
+    """Standard deviation of each prediction under one mask, as rare masks show it; empty without those."""
 
 
 def run(
@@ -154,14 +175,17 @@ def run(
     likelihood: bool = False,
     samples: bool = False,
     only: tuple[str, ...] = QUANTITIES,
+    rare: RareMasks | None = None,
     tick: Callable[[int], None] = lambda done: None,
 ) -> Results:
-    """Go through the masks of every example in constant memory."""
+    """Go through the masks of every example in constant memory; `rare` ones, where given, say what those may miss."""
     parts = []
     for batch in setup.data:
         with torch.no_grad():
             own = _for_batch(setup, route, source, batch)
-            parts.append(_run_batch(*own, batch, precision, likelihood, samples, only, tick))
+            alike = [site.shape for site in own[0].sites] == [site.shape for site in setup.sites]
+            here = rare if alike else None
+            parts.append(_run_batch(*own, batch, precision, likelihood, samples, only, here, tick))
     shapes = {tuple(tuple(leaf.shape[1:]) for leaf in part.center) for part in parts}
     if len(shapes) > 1:
         raise ValueError(
@@ -193,6 +217,7 @@ def _run_batch(
     likelihood: bool,
     samples: bool,
     only: tuple[str, ...],
+    rare: RareMasks | None,
     tick: Callable[[int], None],
 ) -> Results:
     batch = setup.keyed(batch)
@@ -231,16 +256,35 @@ def _run_batch(
         tick(len(piece.weight) * len(batch))
     means = [tally.means() for tally in tallies]
     results = Results(center, {}, {}, {}, [torch.cat(held) for held in kept if held])
+    known = foresee(setup, route, rare, batch, center, means, wanted)
     for i, (mean, at_mean) in enumerate(zip(means, center, strict=True)):
         over = {name: values.mean(dim=0) for name, values in mean.items()}
         carried = errors[i] or at_center(setup.task, outputs[i].dtype, over, at_mean, sizes[i])
         _conclude(results, setup, mean, at_mean, carried, replicates, sampled, off, only)
-    for i, held_weight in enumerate(weights):
-        for name, flags in results.reliable.items():
-            flags[i] = flags[i] & held_weight.enough(name)
     if likelihood:
         _conclude_likelihood(results, fits.means(), reference, replicates, sampled, off)
+    if isinstance(source, SampledMasks):
+        results.deviation = [] if known is None else [known.deviation(i) for i in range(len(center))]
+        _judge(results, weights, known, source.n_masks)
     return results
+
+
+def _judge(results: Results, weights: list[Weight], known: Foreseen | None, masks: int) -> None:
+    """Which errors can be trusted: by masks that are rare where there are such, else by the masks drawn alone."""
+    for name, flags in results.reliable.items():
+        for i, flag in enumerate(flags):
+            if known is not None:
+                flags[i] = known.enough(i, name, masks)
+            elif name != "log_likelihood":
+                flags[i] = flag & weights[i].enough(name)
+            flags[i] = flags[i] & (masks >= FEWEST_MASKS)
+        if known is None or name == "log_likelihood":
+            continue
+        for i, alike in enumerate(results.alike[name]):
+            # Masks that all gave the same prove nothing where others would not have.
+            error = results.error[name][i]
+            results.error[name][i] = torch.where(alike & ~known.unchanged(i, name), torch.nan, error)
+            flags[i] = flags[i] & (known.unchanged(i, name) | ~alike)
 
 
 def _sum_error(setup: Setup, sampled: bool) -> float:
@@ -289,6 +333,8 @@ def _conclude(
         if sampled:
             estimate = jackknife(means, replicates, function)
             value, error, reliable = estimate.value, estimate.error, estimate.reliable
+            alike = error <= 64 * 2.0**-52 * value.abs()
+            results.alike.setdefault(name, []).append(alike)
         else:
             value = function(over)
             error, reliable = torch.zeros_like(value), torch.ones_like(value, dtype=torch.bool)
@@ -335,6 +381,7 @@ def _joined(parts: list[Results]) -> Results:
         error=join([p.error for p in parts]),
         reliable=join([p.reliable for p in parts]),
         samples=[torch.cat([p.samples[i] for p in parts], dim=1) for i in range(len(first.samples))],
+        deviation=[torch.cat([p.deviation[i] for p in parts]) for i in range(len(first.deviation))],
         log_likelihood=None
         if first.log_likelihood is None
         else torch.cat([p.log_likelihood for p in parts if p.log_likelihood is not None]),
@@ -362,52 +409,3 @@ def over_ranks(results: Results, ranks: Group) -> Results:
         log_likelihood=fit(results.log_likelihood),
         log_likelihood_error=fit(results.log_likelihood_error),
     )
-
-
-def masks_for_tolerance(
-    setup: Setup, route: Route, request: Request, tick: Callable[[int], None], ranks: Group = ALONE
-) -> int:
-    """Masks with which every standard error of the mean is at most max(atol, rtol · |mean|): a pilot decides once."""
-    method = route.method
-    assert isinstance(method, MonteCarlo)
-    blocks = blocks_of(method.sampler, pilot_masks(method.sampler))
-    pilot = route.source(blocks.n_masks, request.seed, first=PILOT_FIRST)
-
-    def worst() -> float:
-        found = run(setup, route, pilot, only=("mean",), tick=tick)
-        excess = 0.0
-        for mean, error in zip(found.value["mean"], found.error["mean"], strict=True):
-            wanted = torch.clamp((method.rtol or 0.0) * mean.abs(), min=method.atol or 0.0)
-            if bool((wanted == 0).any()):
-                raise ValueError(f"rtol={method.rtol} asks for an error of 0 where a mean is 0; pass atol as well")
-            excess = max(excess, float((error / wanted).max()))
-        return excess
-
-    excess = max(ranks.gather(ranks.run(worst)))
-    needed = masks_for(excess, blocks.count, blocks.block, 1.0)
-    limit = MAX_MASKS if request.budget is None else max(request.budget // setup.n_examples, 1)
-    if needed > max(limit, blocks.n_masks):
-        raise ValueError(
-            f"that tolerance would take about {needed:.2g} masks for each example, over the limit of "
-            f"{limit:,}; pass a larger atol or rtol"
-        )
-    return needed
-
-
-def unseen(route: Route, n_masks: int) -> tuple[str, ...]:
-    """Sites of which a single unit is dropped (or kept) so seldom that the masks may have missed what it does."""
-    return tuple(
-        site.name for site in route.sites if n_masks * route_inner(route, site) * min(site.p, 1.0 - site.p) < _RARE
-    )
-
-
-def route_inner(route: Route, site: DropoutSite) -> int:
-    """Masks of a site for each mask of the run."""
-    last = getattr(getattr(route.evaluate, "setup", None), "last", None)
-    return route.inner if last is not None and last.site == site.name else 1
-
-
-def drawn(route: Route) -> int:
-    """Masks a run draws."""
-    assert isinstance(route.method, MonteCarlo)
-    return masks_drawn(route.method)
