@@ -193,3 +193,24 @@ def test_refusals(arguments, message):
         DropoutRidge(alpha="much").fit(X, y)
     with pytest.raises(ValueError, match=r"(?i)sample.weights? must .* at least one"):
         DropoutRidge().fit(X, y, np.zeros(3))
+
+
+@pytest.mark.parametrize("size", [1e-150, 1e-100, 1e100, 1e150])
+@pytest.mark.parametrize("as_csr", [False, True])
+def test_weights_whose_squares_are_no_doubles_keep_their_penalty(size, as_csr):
+    X, y = np.array([[2.0], [1.0], [0.5], [-0.3]]), np.array([1.0, -2.0, 0.4, 1.3])
+    plain = DropoutRidge(p=0.5, fit_intercept=False).fit(X, y)
+    given = sparse.csr_matrix(X * size) if as_csr else X * size
+    scaled = DropoutRidge(p=0.5, fit_intercept=False).fit(given, y)
+    # Columns times c are weights divided by c: the same predictions, objective and spread.
+    np.testing.assert_allclose(scaled.coef_ * size, plain.coef_, rtol=1e-12)
+    np.testing.assert_allclose(scaled.objective_, plain.objective_, rtol=1e-12)
+    np.testing.assert_allclose(scaled.predict_std(given), plain.predict_std(X), rtol=1e-12)
+
+
+def test_leave_one_out_of_huge_targets_overflows_nowhere():
+    X, y = np.array([[0.35], [0.25], [-0.98], [-0.85]]), np.array([-3.8, -9.4, -7.2, 9.4])
+    plain, huge = (DropoutRidgeCV(ps=[0.1, 0.5], alphas=[0.0, 1.0]).fit(X, y * c) for c in (1.0, 1e99))
+    assert (huge.p_, huge.alpha_) == (plain.p_, plain.alpha_)
+    for name in ("mean_test_score", "se_test_score"):
+        np.testing.assert_allclose(huge.cv_results_[name] / 1e198, plain.cv_results_[name], rtol=1e-12)

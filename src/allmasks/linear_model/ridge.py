@@ -49,13 +49,17 @@ class RidgePrediction(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """The exact standard deviation of the prediction over all masks, √(Σⱼ pⱼ/(1 − pⱼ) wⱼ² xⱼ²): (n,) or (n, k)."""
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
-        strength = (self._rates / (1.0 - self._rates)) * np.square(self.coef_, dtype=np.float64)
+        strength = np.sqrt(self._rates / (1.0 - self._rates)) * np.abs(self.coef_, dtype=np.float64)
+        # Weights and inputs meet before they are squared: of a column of 1e200 and a weight of 1e-200 neither square is
+        # a double, and their product is.
+        most = strength.reshape(-1, X.shape[1]).max(axis=0)
+        share = strength / np.where(most > 0, most, 1.0)
         if sparse.issparse(X):
             X = canonical(X)
-            squares = sparse.csr_matrix((np.square(X.data, dtype=np.float64), X.indices, X.indptr), X.shape)
+            squares = sparse.csr_matrix((np.square(X.data * most[X.indices]), X.indices, X.indptr), X.shape)
         else:
-            squares = np.square(X, dtype=np.float64)
-        return np.sqrt(np.asarray(squares @ strength.T)).astype(self.coef_.dtype)
+            squares = np.square(X * most)
+        return np.sqrt(np.asarray(squares @ np.square(share).T)).astype(self.coef_.dtype)
 
 
 class DropoutRidge(RidgePrediction):
@@ -240,7 +244,7 @@ class DropoutRidge(RidgePrediction):
         dtype: Any,
         y_ndim: int,
     ) -> None:
-        penalties = np.where(solution.coef != 0, penalty[:, None], 0.0) * solution.coef**2
+        penalties = np.square(np.where(solution.coef != 0, np.sqrt(penalty)[:, None], 0.0) * solution.coef)
         self.objective_ = float(error + penalties.sum())
         # Squares of sums whose parts add up to `size` at most, each product and sum rounded once.
         eps = float(np.finfo(np.float64).eps)

@@ -139,7 +139,7 @@ class DropoutRidgeCV(RidgePrediction):
             with np.errstate(invalid="ignore"):
                 # The error of a weighted mean over rows, which are the independent units here.
                 apart = losses - weight[:, None] * mean
-                errors.append(np.sqrt(np.square(apart).sum(axis=0) * (n / max(n - 1, 1))) / total)
+                errors.append(_length(apart) * np.sqrt(n / max(n - 1, 1)) / total)
             scores.append(-mean)
         return np.concatenate(scores), np.concatenate(errors)
 
@@ -178,8 +178,8 @@ class DropoutRidgeCV(RidgePrediction):
         share = mass / mass.sum()
         mean = share @ table
         folds = len(splits)
-        spread = np.square(share[:, None] * (table - mean)).sum(axis=0)
-        error = np.sqrt(spread * folds / (folds - 1)) if folds > 1 else np.full(len(mean), np.nan)
+        spread = _length(share[:, None] * (table - mean))
+        error = spread * np.sqrt(folds / (folds - 1)) if folds > 1 else np.full(len(mean), np.nan)
         return mean, error
 
     def _fitted(self, coef: Array, intercept: Array, rate: float, y: Any) -> DropoutRidge:
@@ -189,3 +189,10 @@ class DropoutRidgeCV(RidgePrediction):
         model.intercept_ = intercept if y.ndim > 1 else float(intercept[0])
         model._rates = feature_rates(rate, len(coef))
         return model
+
+
+def _length(columns: Array) -> Array:
+    """Euclidean length of each column; squares of losses may be beyond the largest double where losses are not."""
+    most = np.abs(columns).max(axis=0)
+    scale = np.where((most > 0) & np.isfinite(most), most, 1.0)
+    return scale * np.sqrt(np.square(columns / scale).sum(axis=0))
