@@ -4,6 +4,7 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -125,3 +126,54 @@ def test_it_prints_and_serialises(tmp_path):
     assert "weight-scaling loss" in repr(found)
     page = found.to_html(tmp_path / "a.html")
     assert page.read_text(encoding="utf-8").lstrip().lower().startswith("<!doctype html>")
+
+
+class TwoHeads(nn.Module):
+    """A loss of the first head alone: nothing of the second is in its graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.first, self.second = nn.Linear(4, 5), nn.Linear(5, 3), nn.Linear(5, 1)
+        self.drop, self.other = nn.Dropout(0.5), nn.Dropout(0.3)
+
+    def forward(self, x):
+        h = torch.relu(self.body(x))
+        return self.first(self.drop(h)), self.second(self.other(h))
+
+
+def test_a_head_that_the_loss_does_not_read():
+    torch.manual_seed(0)
+    net = TwoHeads().double()
+    x, y = torch.randn(6, 4).double(), torch.randint(0, 3, (6,))
+    found = am.audit(
+        net, (x, y), lambda out, y: nn.functional.cross_entropy(out[0], y, reduction="none"), progress=False
+    )
+    read, other = found.instruments
+    assert (np.abs(other.unit_penalty.penalty) <= other.unit_penalty.penalty_error).all()
+    assert (other.unit_penalty.second_order == 0).all()
+    alone = nn.Sequential(net.body, nn.ReLU(), net.drop, net.first)
+    (wanted,) = am.diagnose.unit_penalty(alone, (x, y), "cross_entropy")
+    np.testing.assert_allclose(read.unit_penalty.penalty, wanted.penalty, rtol=1e-9, atol=1e-14)
+    np.testing.assert_allclose(read.unit_penalty.second_order, wanted.second_order, rtol=1e-9)
+    assert abs(found.per_site[1].alone) <= found.per_site[1].alone_error < 1e-10
+
+
+def test_a_loss_near_the_smallest_double_has_shares():
+    x, y = torch.randn(6, 4).double(), torch.zeros(6, 1).double()
+    net = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 1)).double()
+    found = am.audit(net, (x, y), lambda out, y: 1e-300 * out[:, 0] ** 2, progress=False)
+    assert 0 < found.penalty_share < 1
+    assert found.penalty_share_error > 0
+
+
+def test_of_many_sites_those_that_add_most_are_measured_unit_by_unit():
+    torch.manual_seed(0)
+    layers = [layer for p in np.linspace(0.01, 0.2, 34) for layer in (nn.Linear(4, 4), nn.Tanh(), nn.Dropout(p))]
+    net = nn.Sequential(*layers, nn.Linear(4, 2))
+    found = am.audit(net, (torch.randn(8, 4), torch.randint(0, 2, (8,))), "cross_entropy", progress=False)
+    assert len(found.per_site) == 34
+    assert len(found.instruments) == 32
+    kept = {one.site.name for one in found.instruments}
+    left = [abs(one.alone) for one in found.per_site if one.site.name not in kept]
+    assert max(left) <= min(abs(one.alone) for one in found.per_site if one.site.name in kept)
+    assert "Of 34 sites, the 32 that add most were measured unit by unit; am.diagnose takes any." in found.notes

@@ -208,8 +208,8 @@ def _diagonal(loss: Tensor, noise: Tensor, at_once: int) -> Tensor:
     if not loss.requires_grad:  # forward cuts its graph
         return torch.full((n, units), torch.nan, dtype=torch.float64)
     # A site that the loss does not read, as that of a second head, has no part in its graph: its slope is 0.
-    (slope,) = torch.autograd.grad(loss, noise, create_graph=True, materialize_grads=True)
-    if not slope.requires_grad:
+    (slope,) = torch.autograd.grad(loss, noise, create_graph=True, allow_unused=True)
+    if slope is None or not slope.requires_grad:
         return torch.zeros(n, units, dtype=torch.float64)
     found = torch.empty(n, units, dtype=torch.float64)
     try:
