@@ -91,3 +91,26 @@ def test_the_compiled_kernel_draws_the_bits_of_the_formulas(sampler, units, monk
             drawn.append(sampler.draw(seed, site, masks, examples, np.broadcast_to(q, (units,))))
         assert drawn[0].dtype == drawn[1].dtype == np.bool_
         np.testing.assert_array_equal(drawn[0], drawn[1])
+
+
+BAD = {
+    "masks": [[-1], [0.7], [True], ["a"], [2.0]],
+    "keep_prob": [[1.5], [-0.1], [np.nan], [0.5, np.inf]],
+    "site": [-1, 2**64, 1.5, True, "a"],
+    "seed": [-1, 2**64, 0.5, False],
+}
+
+
+@each
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
+def test_what_is_no_mask_index_rate_or_key_is_refused(sampler, name, value):
+    arguments = {"seed": 1, "site": 2, "masks": [0], "examples": [0], "keep_prob": [0.5]}
+    with pytest.raises((TypeError, ValueError), match=f"{name} must"):
+        sampler.draw(**{**arguments, name: value})
+
+
+@each
+def test_nothing_is_drawn_of_nothing(sampler):
+    assert sampler.draw(0, 1, [], [0], [0.5]).shape == (0, 1, 1)
+    assert sampler.draw(0, 2**64 - 1, np.arange(3), [0], []).shape == (3, 1, 0)
+    assert sampler.draw(0, 1, range(3), [0], [0.0, 1.0]).tolist() == [[[False, True]]] * 3

@@ -1,7 +1,7 @@
 """Layers and functions: moments by the drawn law, every mode of torch, keys, conversion, schedules, bad input."""
 
+import copy
 import math
-from functools import partial
 
 import pytest
 import torch
@@ -10,7 +10,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 import allmasks as am
-from allmasks.nn import ops
 from allmasks.nn.law import drawn_law
 
 f = am.nn.functional
@@ -28,34 +27,6 @@ def test_mean_is_the_input_by_the_drawn_law(p):
     assert abs(kept - biased) > 4.5 * math.sqrt(law.p * (1 - law.p) / n)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, in forward mode
-def test_gradients_of_every_order():
-    x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
-    for function in (
-        lambda t: f.dropout(t, 0.4, key=3),
-        lambda t: f.alpha_dropout(t, 0.4, True, key=3),
-        lambda t: f.gaussian_dropout(t, 0.4, key=3),
-        lambda t: f.dropout(t, torch.tensor([0.1, 0.5, 0.0, 0.9]), key=3),
-    ):
-        assert torch.autograd.gradcheck(function, (x,), check_forward_ad=True)
-        assert torch.autograd.gradgradcheck(function, (x,))
-
-
-@pytest.mark.parametrize("units", [None, torch.full((4,), 0.3, dtype=torch.float64)])
-def test_operators_are_clean(units):
-    x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
-    torch.library.opcheck(torch.ops.allmasks.masked.default, (x, torch.tensor(5), 0.3, units))
-    torch.library.opcheck(torch.ops.allmasks.gaussian.default, (x, torch.tensor(5), 0.3))
-    for seed in (None, 7):
-        torch.library.opcheck(
-            torch.ops.allmasks.masked_next.default,
-            (x, seed, 0, 0.3, units),
-            {"device": ops.CPU},
-            # The fourth compares two runs, and each draws its own key: `test_compiled_draws_the_keys_of_eager` does it.
-            test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
-        )
-
-
 @pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
 @pytest.mark.parametrize("grad", [False, True])
 def test_a_tracer_sees_the_operator(mode, grad):
@@ -65,15 +36,6 @@ def test_a_tracer_sees_the_operator(mode, grad):
     assert torch.ops.allmasks.masked.default in {node.target for node in program.graph.nodes}
     assert torch.equal(program(x, torch.tensor(6)), f.dropout(x, 0.5, key=6))
     assert not torch.equal(program(x, torch.tensor(6)), program(x, torch.tensor(5)))
-
-
-def test_the_operator_has_derivatives_of_every_order():
-    x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
-    for units in (None, torch.tensor([0.1, 0.5, 0.0, 0.9], dtype=torch.float64)):
-        function = partial(torch.ops.allmasks.masked, key=torch.tensor(5), p=0.3, units=units)
-        assert torch.autograd.gradcheck(function, (x,))
-        assert torch.autograd.gradgradcheck(function, (x,))
-        assert torch.equal(function(x.detach()), function(x).detach())
 
 
 def test_nothing_is_kept_for_backward():
@@ -199,16 +161,6 @@ def test_checkpoint_recomputes_the_same_mask(seed, reentrant):
     assert torch.equal(*grads)
 
 
-def test_vmap_follows_its_randomness():
-    ones = torch.ones(3, 64)
-    same = torch.func.vmap(lambda t: f.dropout(t, 0.5), randomness="same")(ones)
-    assert torch.equal(same[0], same[1])
-    different = torch.func.vmap(lambda t: f.dropout(t, 0.5), randomness="different")(ones)
-    assert not torch.equal(different[0], different[1])
-    with pytest.raises(RuntimeError, match="randomness error mode"):
-        torch.func.vmap(lambda t: f.dropout(t, 0.5))(ones)
-
-
 def test_seeded_layers_share_a_stream_and_state_comes_back():
     am.seed(0)
     layer, other = am.nn.Dropout(0.5, seed=1), am.nn.Dropout(0.5, seed=1)
@@ -268,3 +220,45 @@ def test_rate_scheduler_state():
     assert layer.p == 0.4
     schedule.load_state_dict(state)
     assert layer.p == 0.0
+
+
+def test_a_second_schedule_knows_the_full_rate():
+    """Rate 0 before "late" begins, or after "early" has ended, is no full rate; a rate set by hand is."""
+    units = torch.tensor([0.1, 0.4], dtype=torch.float64)
+    for layer, full in ((am.nn.Dropout(0.4), 0.4), (nn.Dropout(0.4), 0.4), (am.nn.Dropout(units), units)):
+        for mode in ("late", "late", "early", "linear", "late"):
+            schedule = am.nn.RateScheduler(copy.deepcopy(layer), mode, steps=2)
+            rates = schedule.rates
+            assert torch.equal(torch.as_tensor(rates[""]), torch.as_tensor(full))
+            for _ in range(1 if mode == "late" else 3):
+                schedule.step()
+            (layer,) = schedule._layers.values()
+        layer.p = 0.25
+        assert am.nn.RateScheduler(layer, "late", steps=2).rates == {"": 0.25}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"t": -3},
+        {"t": 1.5},
+        {"t": True},
+        {"steps": 0},
+        {"mode": "early"},
+        {"rates": {"0": 0.1, "1": 1.9}},
+        {"rates": {"0": 0.1, "1": float("nan")}},
+        {"rates": {"0": 0.1, "1": "a"}},
+        {"rates": {"0": 0.1, "1": [0.1, 0.2]}},
+        {"rates": {"0": 0.1}},
+        {"rates": None},
+    ],
+    ids=str,
+)
+def test_a_bad_state_changes_nothing(change):
+    net = nn.Sequential(am.nn.Dropout(0.4), nn.Dropout(0.2))
+    schedule = am.nn.RateScheduler(net, "linear", steps=4)
+    schedule.step()
+    before = schedule.state_dict(), [layer.p for layer in net]
+    with pytest.raises(ValueError, match=r"must be|has to be|is of|has shape|state"):
+        schedule.load_state_dict({**before[0], "t": 3, **change})
+    assert (schedule.state_dict(), [layer.p for layer in net]) == before

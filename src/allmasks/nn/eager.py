@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from allmasks.nn.multiply import gaussian_multiply, has_own_memory, mask_multiply, mask_multiply_
-from allmasks.nn.ops import in_transform, key_tensor, product
+from allmasks.nn.ops import check_writable, in_transform, key_tensor, product
 
 __all__ = ["gaussian_autograd", "masked_autograd", "masked_in_place"]
 
@@ -74,13 +74,9 @@ def masked_in_place(x: Tensor, key: int, p: float, units: Tensor | None = None) 
     """
     if not x.numel():
         return x
+    check_writable(x)
     graph = x.requires_grad and torch.is_grad_enabled()
-    if (
-        forward_ad._current_level >= 0
-        or (graph and (x.is_leaf or x._is_view()))
-        or (x.is_inference() and not torch.is_inference_mode_enabled())
-        or not has_own_memory(x)
-    ):
+    if forward_ad._current_level >= 0 or (graph and (x.is_leaf or x._is_view())) or not has_own_memory(x):
         return x.copy_(masked_autograd(x, key, p, units))
     if graph:
         return _masked_apply(x, (key, p, units), True)  # which counts x's version up

@@ -8,6 +8,7 @@ ever.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,11 +20,11 @@ from allmasks.nn import noise
 from allmasks.nn.blocks import drop_block2d
 from allmasks.nn.law import alpha_law
 from allmasks.nn.noise import Key, check_kind, check_rate, need_tensor, nothing, overridable, rates_of_units
-from allmasks.nn.ops import times, wide
+from allmasks.nn.ops import check_writable, times, wide
 from allmasks.nn.shapes import (
+    channel_axes,
     channel_mask_shape,
     example_mask_shape,
-    feature_mask_shape,
     locked_mask_shape,
     need_channels,
 )
@@ -249,7 +250,8 @@ def locked_dropout(
     Keskar & Socher (2018), "Regularizing and optimizing LSTM language models".
     """
     check_rate(p)
-    return _shared(input, locked_mask_shape(need_tensor(input), batch_first), p, training, inplace, key, seed)
+    shape = locked_mask_shape(need_tensor(input), batch_first)
+    return _shared(input, lambda _: shape, p, training, inplace, key, seed)
 
 
 @overridable
@@ -278,7 +280,7 @@ def drop_path(
             [0., 0.]])
     """
     check_rate(p)
-    return _shared(input, example_mask_shape(need_tensor(input)), p, training, inplace, key, seed)
+    return _shared(input, example_mask_shape, p, training, inplace, key, seed)
 
 
 @overridable
@@ -301,7 +303,7 @@ def drop_connect(
 
 def _shared(
     x: Tensor,
-    shape: tuple[int, ...],
+    shape_of: Callable[[Tensor], tuple[int, ...]],
     p: float | Tensor,
     training: bool,
     inplace: bool,
@@ -312,18 +314,18 @@ def _shared(
     """Dropout by a mask of this shape, which is small and multiplied in by broadcasting; x needs so many axes."""
     units = None
     if isinstance(p, Tensor):
-        units = rates_of_units(p, [n for n in shape if n != 1] or [1])
+        units = rates_of_units(p, [n for n in shape_of(need_tensor(x)) if n != 1] or [1])
         if not training:
             return x
     elif not training or p == 0.0:
-        return x
+        return need_tensor(x)
     elif p == 1.0:
         return nothing(x, inplace)
     check_kind(x)
     if x.numel() == 0:
         return x
     need_channels(x, needs)
-    factor = noise.masked_ones(x, shape, 0.0 if units is not None else float(p), units, key, seed)
+    factor = noise.masked_ones(x, shape_of(x), 0.0 if units is not None else float(p), units, key, seed)
     return times(x, factor, inplace)
 
 
@@ -337,8 +339,12 @@ def _channels(
     seed: int | None,
 ) -> Tensor:
     check_rate(p)
-    shape, leading = channel_mask_shape(name, need_tensor(input))
-    return _shared(input, shape, p, training, inplace, key, seed, leading)
+    leading = channel_axes(name, need_tensor(input))
+
+    def shape_of(x: Tensor) -> tuple[int, ...]:
+        return channel_mask_shape(x, leading)
+
+    return _shared(input, shape_of, p, training, inplace, key, seed, leading)
 
 
 def _alpha(
@@ -358,6 +364,8 @@ def _alpha(
     check_kind(input)
     if input.numel() == 0:
         return input
+    if inplace:
+        check_writable(input)
     # The drawn noise is 0 or 1 / (1 - p); constants of a half type would be a tenth of a percent off.
     x = input.to(wide(input.dtype))
     scale, ratio, floor = _alpha_terms(p)
@@ -367,7 +375,7 @@ def _alpha(
         result = noise.masked(x - ALPHA_DROPPED, float(p), None, False, key, seed) * ratio + floor
     else:
         need_channels(input, 2)
-        drawn = noise.masked_ones(input, feature_mask_shape(input), float(p), None, key, seed)
+        drawn = noise.masked_ones(input, channel_mask_shape(input, 2), float(p), None, key, seed)
         # a (x − α′) + floor = a x + b, but exact at x = 0 and no sum of larger numbers.
         kept = (drawn != 0).to(x.dtype)
         result = x * (kept * scale) + (kept * (-scale * ALPHA_DROPPED) + floor)

@@ -14,7 +14,7 @@ from allmasks.nn import keys
 from allmasks.nn.eager import gaussian_autograd, masked_autograd, masked_in_place
 from allmasks.nn.keys import check_key, check_key_tensor, draw_key, need_seed, signed
 from allmasks.nn.multiply import mask_multiply_
-from allmasks.nn.ops import CPU, at_once, call_number, in_transform, key_tensor, product, wide
+from allmasks.nn.ops import CPU, at_once, call_number, check_writable, in_transform, key_tensor, product, wide
 
 __all__ = [
     "Key",
@@ -81,11 +81,15 @@ def check_kind(x: Any) -> None:
 
 def nothing(x: Tensor, inplace: bool) -> Tensor:
     """p = 1: zeros, whose gradient is zero and not NaN."""
-    if not need_tensor(x).is_floating_point() or x.layout is not torch.strided:
-        return torch.dropout_(x, 1.0, True) if inplace else torch.dropout(x, 1.0, True)
-    if x.numel() == 0:
+    if need_tensor(x).numel() == 0:
         return x
-    return x.mul_(0.0) if inplace else x * 0.0
+    if inplace:
+        check_writable(x)
+    if x.layout is not torch.strided and x.layout is not torch.sparse_coo:
+        return torch.dropout_(x, 1.0, True) if inplace else torch.dropout(x, 1.0, True)
+    # Zero of x's own type: integers stay such.
+    zero = 0.0 if x.is_floating_point() else torch.zeros((), dtype=x.dtype, device=x.device)
+    return x.mul_(zero) if inplace else x * zero
 
 
 def rates_of_units(p: Tensor, shape: Sequence[int]) -> Tensor:

@@ -32,7 +32,18 @@ from allmasks.nn.geometry import block_law, blocks_kept
 from allmasks.nn.law import alpha_law
 from allmasks.nn.multiply import gaussian_multiply, mask_multiply
 
-__all__ = ["CPU", "at_once", "call_number", "dual", "in_transform", "key_tensor", "product", "times", "wide"]
+__all__ = [
+    "CPU",
+    "at_once",
+    "call_number",
+    "check_writable",
+    "dual",
+    "in_transform",
+    "key_tensor",
+    "product",
+    "times",
+    "wide",
+]
 
 _library = torch.library.Library("allmasks", "DEF")
 _RANDOM = (torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag)
@@ -113,10 +124,21 @@ def product(op: Any, x: Tensor, key: Tensor, *law: Any) -> Tensor:
 
 def times(x: Tensor, factor: Tensor, inplace: bool = False) -> Tensor:
     """x times a factor of its `wide` type, rounded once."""
+    if inplace:
+        check_writable(x)
     if factor.dtype == x.dtype:
         return x.mul_(factor) if inplace else x * factor
     result = (x.to(factor.dtype) * factor).to(x.dtype)
     return x.copy_(result) if inplace else result
+
+
+def check_writable(x: Tensor) -> None:
+    """Refuse an inference tensor outside inference mode: torch does so too, but after it has written."""
+    if not _compiling() and x.is_inference() and not torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "Inplace update to inference tensor outside InferenceMode is not allowed. You can make a clone to get a "
+            "normal tensor before doing inplace update."
+        )
 
 
 def dual(x: Tensor) -> bool:

@@ -6,17 +6,12 @@ import warnings
 
 from torch import Tensor
 
-__all__ = ["channel_mask_shape", "example_mask_shape", "feature_mask_shape", "locked_mask_shape", "need_channels"]
+__all__ = ["channel_axes", "channel_mask_shape", "example_mask_shape", "locked_mask_shape", "need_channels"]
 
 
 def example_mask_shape(input: Tensor) -> tuple[int, ...]:
     """One bit an example: (N, 1, …)."""
     return tuple(input.shape[:1]) + (1,) * (input.ndim - 1)
-
-
-def feature_mask_shape(input: Tensor) -> tuple[int, ...]:
-    """One bit a channel of an example: (N, C, 1, …)."""
-    return tuple(input.shape[:2]) + (1,) * (input.ndim - 2)
 
 
 def locked_mask_shape(input: Tensor, batch_first: bool) -> tuple[int, ...]:
@@ -27,14 +22,14 @@ def locked_mask_shape(input: Tensor, batch_first: bool) -> tuple[int, ...]:
     return tuple(1 if axis == time else n for axis, n in enumerate(input.shape))
 
 
-def channel_mask_shape(name: str, input: Tensor) -> tuple[tuple[int, ...], int]:
-    """One bit a channel, and how many leading axes number the channels: (N, C, 1, …) and 2, or 1 for one example.
+def channel_axes(name: str, input: Tensor) -> int:
+    """How many leading axes number the channels: 2, or 1 where torch's function of this name takes one example.
 
-    Which input is one example is as in torch's function of this name, and so are its warnings.
+    Raises and warns as that function does.
     """
     wanted = {"dropout1d": (2, 3), "dropout2d": (3, 4), "dropout3d": (4, 5)}[name]
     if input.ndim not in wanted:
-        text = f"{name} takes {wanted[0]}-D or {wanted[1]}-D input, got shape {tuple(input.shape)}"
+        text = f"{name} takes {wanted[0]}-D or {wanted[1]}-D input, got one of {input.ndim} axes"
         if name == "dropout1d":
             raise RuntimeError(text)
         warnings.warn(f"{text}; use dropout for input without channels", stacklevel=5)
@@ -44,8 +39,12 @@ def channel_mask_shape(name: str, input: Tensor) -> tuple[tuple[int, ...], int]:
             "(C, H, W) example",
             stacklevel=5,
         )
-    leading = 1 if name != "dropout2d" and input.ndim != wanted[1] else 2
-    return tuple(input.shape[:leading]) + (1,) * (input.ndim - leading), leading
+    return 1 if name != "dropout2d" and input.ndim != wanted[1] else 2
+
+
+def channel_mask_shape(input: Tensor, leading: int) -> tuple[int, ...]:
+    """One bit for each index of the leading axes: (N, C, 1, …) or (C, 1, …)."""
+    return tuple(input.shape[:leading]) + (1,) * (input.ndim - leading)
 
 
 def need_channels(input: Tensor, leading: int) -> None:

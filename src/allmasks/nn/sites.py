@@ -8,7 +8,7 @@ from torch import Tensor
 
 from allmasks.nn import functional as f
 from allmasks.nn.geometry import block_law, blocks_kept
-from allmasks.nn.shapes import channel_mask_shape, example_mask_shape, feature_mask_shape, locked_mask_shape
+from allmasks.nn.shapes import channel_axes, channel_mask_shape, example_mask_shape, locked_mask_shape
 from allmasks.sites.calls import PARSERS, Call, elementwise
 
 __all__: list[str] = []
@@ -42,7 +42,7 @@ def _channels(kind: str) -> Any:
     def parse(
         input: Tensor, p: Any = 0.5, training: bool = True, inplace: bool = False, *, key: Any = None, seed: Any = None
     ) -> Call:
-        return _call(kind, channel_mask_shape(kind, input)[0], input, p, training, inplace)
+        return _call(kind, channel_mask_shape(input, channel_axes(kind, input)), input, p, training, inplace)
 
     return parse
 
@@ -50,7 +50,7 @@ def _channels(kind: str) -> Any:
 def _feature_alpha(
     input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False, *, key: Any = None, seed: Any = None
 ) -> Call:
-    return _call("feature_alpha_dropout", feature_mask_shape(input), input, p, training, inplace)
+    return _call("feature_alpha_dropout", channel_mask_shape(input, 2), input, p, training, inplace)
 
 
 def _locked(
