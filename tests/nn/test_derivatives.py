@@ -76,6 +76,7 @@ class Sub(torch.Tensor):
     pass
 
 
+@pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node")  # torch's own, in linearize
 @quiet
 @each
 def test_forward_mode_on_every_road(function):
