@@ -279,3 +279,19 @@ def test_errors_and_flags_do_not_depend_on_the_unit(scale):
     assert other.error == pytest.approx(scale * one.error, rel=1e-9)
     np.testing.assert_allclose(other.per_example_error, scale * one.per_example_error, rtol=1e-9)
     assert other.reliable == one.reliable
+
+
+def test_predictions_say_what_stopped_them():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Dropout(0.3), nn.Linear(10, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 16), nn.Tanh())
+    x = torch.randn(4, 10)
+    few = am.predict(net, x, atol=1e-4, n_masks=31)
+    assert few.n_masks == 31
+    assert "n_masks=31 stopped the run at 31 masks; a tolerance takes 256 or more." in few.notes
+    capped = am.predict(net, x, atol=1e-4, n_masks=300)
+    assert capped.n_masks == 300
+    assert any(note.startswith("n_masks=300 stopped the run at 300 masks: atol=0.0001 takes") for note in capped.notes)
+    met = am.predict(net, x, atol=0.5, n_masks=1000)
+    assert "atol=0.5 stopped the run at 256 masks, before n_masks=1000." in met.notes
+    with pytest.raises(ValueError, match=r"would take about .* masks for each example, over the limit of 4,194,304"):
+        am.predict(net, x, atol=1e-9)

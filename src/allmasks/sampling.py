@@ -226,7 +226,9 @@ class Cap:
         """Masks to draw, and the note, where no more are allowed than any tolerance run draws."""
         return self.masks, (f"{self.name} stopped the run at {self.masks} masks; a tolerance takes {least} or more.",)
 
-    def stop(self, method: MonteCarlo, needed: int, pilot: int, wanted: float) -> tuple[int, tuple[str, ...]]:
+    def stop(
+        self, method: MonteCarlo, needed: int, pilot: int, wanted: float | None = None
+    ) -> tuple[int, tuple[str, ...]]:
         """Masks to draw where a pilot of so many says that `needed` reach the error wanted; and what stops the run.
 
         Raises
@@ -240,6 +242,11 @@ class Cap:
             return self.masks, (
                 f"{self.name} stopped the run at {self.masks} masks: {asked} takes about {about(needed)}, so the error "
                 "may be larger than asked for.",
+            )
+        if wanted is None:
+            raise ValueError(
+                f"{asked} would take about {about(needed)} masks for each example, over the limit of {self.masks:,}; pass "
+                "a larger atol or rtol, or a larger budget="
             )
         reachable = wanted * math.sqrt(needed / self.masks)
         raise ValueError(
