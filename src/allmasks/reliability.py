@@ -35,6 +35,7 @@ __all__ = [
     "Powers",
     "Unseen",
     "Verdict",
+    "Verdicts",
     "judge",
     "judge_each",
     "matter",
@@ -180,7 +181,7 @@ class Verdict:
     note : the sentence that says why not and what would help; empty if it can.
     masks : how many masks would help, about.
     alike : the replicates are all alike, so that there is no error.
-    unseen : units are kept or dropped too seldom to be seen.
+    unseen : what is missing is what units do that are kept or dropped too seldom to be seen.
     """
 
     reliable: bool
@@ -206,9 +207,10 @@ def judge(totals: Array, blocks: Blocks, unseen: Unseen | None = None, tails: Un
     whole = means[: k // blocks.block]
     same = bool(alike(means))
     spread = 0.0 if same else float(standard_error(whole)) * math.sqrt(len(whole))
+    steady = tails is None or float(tails_matter(tails, blocks, spread)) >= FEWEST
     if unseen is not None:
         missing = float(unseen.matter(blocks.count, spread))
-        if not missing >= FEWEST:
+        if not missing >= FEWEST and steady:
             needed = _needed(k, missing)
             return Verdict(
                 False,
@@ -241,24 +243,39 @@ def judge(totals: Array, blocks: Blocks, unseen: Unseen | None = None, tails: Un
             f"A few of the {k} masks carry the loss, so the error is not to be trusted; about {about(needed)} masks "
             "can, or an exact method.",
             needed,
+            unseen=unseen is not None and bool(unseen.second > 0) and steady,
         )
     return Verdict(True)
 
 
-def judge_each(
-    means: Array, by_mask: Powers, blocks: Blocks, unseen: Unseen, tails: Unseen | None = None
-) -> tuple[NDArray[np.bool_], Any]:
-    """The same of each example: whether it is reliable, and whether its replicates (blocks, n) are all alike."""
+@dataclass(frozen=True)
+class Verdicts:
+    """The same of each example, (n,): see `Verdict`."""
+
+    reliable: NDArray[np.bool_]
+    alike: NDArray[np.bool_]
+    unseen: NDArray[np.bool_]
+
+
+def judge_each(means: Array, by_mask: Powers, blocks: Blocks, unseen: Unseen, tails: Unseen | None = None) -> Verdicts:
+    """As `judge`, of the replicates (blocks, n) of each example."""
     whole = means[: blocks.n_masks // blocks.block]
-    same = alike(means)
+    same = np.asarray(alike(means))
     if blocks.n_masks < FEWEST_MASKS:
-        return np.zeros(means.shape[1:], bool), same
+        none = np.zeros(means.shape[1:], bool)
+        return Verdicts(none, same, none)
     by_block = Powers()
     by_block.add(whole)
     spread = standard_error(whole) * math.sqrt(len(whole))
     trusted = (np.minimum(by_mask.matter(), by_block.matter()) >= FEWEST / 2) & ~same
-    trusted &= unseen.matter(blocks.count, spread) >= FEWEST
-    return trusted if tails is None else trusted & (tails_matter(tails, blocks, spread) >= FEWEST), same
+    missing = ~(unseen.matter(blocks.count, spread) >= FEWEST)
+    if tails is not None:
+        steady = tails_matter(tails, blocks, spread) >= FEWEST
+        trusted, missing = trusted & steady, missing | ~steady
+    else:
+        steady = np.ones(trusted.shape, bool)
+    trusted = trusted & ~missing
+    return Verdicts(trusted, same, ~trusted & steady & (unseen.second > 0))
 
 
 def tails_matter(tails: Unseen, blocks: Blocks, spread: Any) -> Any:

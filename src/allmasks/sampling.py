@@ -245,8 +245,8 @@ class Cap:
             )
         if wanted is None:
             raise ValueError(
-                f"{asked} would take about {about(needed)} masks for each example, over the limit of {self.masks:,}; pass "
-                "a larger atol or rtol, or a larger budget="
+                f"{asked} would take about {about(needed)} masks for each example, over the limit of {self.masks:,}; "
+                "pass a larger atol or rtol, or a larger budget="
             )
         reachable = wanted * math.sqrt(needed / self.masks)
         raise ValueError(

@@ -214,7 +214,7 @@ def _result(
         penalty_error=penalty_error,
         replicates=rows.replicates,
         replicate_masks=rows.replicate_masks,
-        reliable=rows.guarantee != "uncontrolled" if rows.verdict is None else rows.verdict.reliable,
+        reliable=rows.guarantee != "uncontrolled" if rows.verdict is None else rows.verdict.reliable or rows.covered,
         per_example_reliable=rows.trusted,
         grad=grad,
         notes=rows.notes + _beyond("mean loss", rows.value),

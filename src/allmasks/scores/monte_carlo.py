@@ -141,17 +141,21 @@ def _average(
             own_tails = tails.weighted(shared.share[rows])
             all_tails = own_tails if all_tails is None else all_tails.plus(own_tails)
         fixed[rows] = fixed_rows(contributions, shared.p, blocks)
-        reliable, same = judge_each(means, by_mask, blocks, added, tails)
-        trusted[rows] = reliable | fixed[rows]
-        allowance[rows] = np.where(trusted[rows], 0.0, watch.allowance(value[rows]))
-        unknown = same & ~(np.isfinite(allowance[rows]) & (allowance[rows] > 0))
-        error[rows] = np.where(fixed[rows], 0.0, np.where(unknown, np.nan, error[rows]))
-        error[rows] += np.where(np.isfinite(allowance[rows]), allowance[rows], 0.0)
+        each = judge_each(means, by_mask, blocks, added, tails)
+        # What unseen masks can be worth makes an error right that lacks nothing else.
+        worth = watch.allowance(value[rows])
+        covered = each.unseen & np.isfinite(worth) & ((worth > 0) | ~each.alike)
+        allowance[rows] = np.where(each.unseen, worth, 0.0)
+        trusted[rows] = each.reliable | fixed[rows] | covered
+        error[rows] = np.where(each.alike & ~covered & ~fixed[rows], np.nan, error[rows])
+        error[rows] = np.where(fixed[rows], 0.0, error[rows] + np.where(covered, worth, 0.0))
     at_mean = np.sum([loss.value(problem.mean(), y[:, c]) for c, problem in enumerate(problems)], axis=0)
     replicates = block_means(totals, blocks.block)
     verdict = Verdict(True) if fixed.all() else judge(totals, blocks, unseen, all_tails)
     value_error = 0.0 if fixed.all() else float(mean_and_error(replicates, blocks.sizes)[1])
-    value_error, notes = _with_allowance(value_error, verdict, float(shared.share @ allowance))
+    with np.errstate(invalid="ignore"):
+        worth = float(np.where(shared.share > 0, shared.share * allowance, 0.0).sum())
+    value_error, notes, covered = _with_allowance(value_error, verdict, worth)
     result = RowResults(
         value,
         error,
@@ -163,6 +167,7 @@ def _average(
         replicate_masks=blocks.sizes,
         value_error=value_error,
         verdict=verdict,
+        covered=covered,
         trusted=trusted,
         notes=notes,
     )
@@ -173,10 +178,10 @@ def _average(
     ]
 
 
-def _with_allowance(error: float, verdict: Verdict, allowance: float) -> tuple[float, tuple[str, ...]]:
-    """The error with what masks that were not drawn can be worth, where that is what cannot be trusted; and notes."""
+def _with_allowance(error: float, verdict: Verdict, worth: float) -> tuple[float, tuple[str, ...], bool]:
+    """The error, notes, and whether it is right by what masks that were hardly drawn can be worth."""
+    if verdict.unseen and np.isfinite(worth) and (worth > 0 or not verdict.alike):
+        added = f"The error includes {worth:.2g}, the most that masks hardly drawn can be worth by the loss's range."
+        return error + worth, (verdict.note, added), True
     notes = (verdict.note,) if verdict.note else ()
-    if verdict.unseen and 0 < allowance < np.inf:
-        added = f"The error includes {allowance:.2g}, the most that masks not drawn can be worth by the loss's range."
-        return error + allowance, (*notes, added)
-    return (float("nan") if verdict.alike else error), notes
+    return (float("nan") if verdict.alike else error), notes, False

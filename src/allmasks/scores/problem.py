@@ -80,6 +80,7 @@ class RowResults:
     replicate_masks: NDArray[np.int64] | None = None
     value_error: float = 0.0
     verdict: Verdict | None = None
+    covered: bool = False
     trusted: NDArray[np.bool_] | None = None
     gradient: Gradient | None = None
     notes: tuple[str, ...] = ()

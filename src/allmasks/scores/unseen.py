@@ -20,6 +20,9 @@ _SPREAD, _EXTREME = 12, 4
 """Masks in which units are flipped: evenly spaced ones, and those of the most unusual losses, which count for
 themselves alone."""
 
+_HARDLY = 3
+"""Masks with a unit in its rarer state up to which they may be far fewer than expected."""
+
 _LARGEST = 1e60
 """Changes of the loss, in units of the largest loss drawn, beyond which nothing more is told apart."""
 
@@ -114,14 +117,20 @@ class Watch:
         return np.nan_to_num(total, nan=_LARGEST)
 
     def allowance(self, value: Array) -> Array:
-        """(n,) most that masks with a unit as it never was in those drawn can change a row's mean; inf if unknown."""
+        """(n,) most that masks which were hardly drawn can change a row's mean; inf where that is unknown.
+
+        They are those with a unit in a state that it was in three times at most. One that it was in k > 3 times is in
+        the error: √k covers what made it k.
+        """
         if not len(self._units):
             return np.zeros(len(value))
         q, k = self._keep[self._units], self._blocks.n_masks
-        unseen = np.where(q < 0.5, self._kept == 0, self._kept == k)
-        unseen &= np.logical_or.reduce([a[:, self._units] != 0 for a in self._contributions])
-        rare = np.log1p(-np.minimum(q, 1.0 - q))
-        chance = -np.expm1((unseen * rare).sum(axis=1))
+        rarer = np.minimum(q, 1.0 - q)
+        if (self._blocks.block * rarer > 0.5).any():
+            return np.full(len(value), np.inf)  # a unit seldom kept once more in a block than otherwise
+        seen = np.where(q < 0.5, self._kept, k - self._kept)
+        unseen = (seen <= _HARDLY) & np.logical_or.reduce([a[:, self._units] != 0 for a in self._contributions])
+        chance = -np.expm1((unseen * np.log1p(-rarer)).sum(axis=1))
         lowest, highest = self._range()
         with np.errstate(invalid="ignore"):
             return np.where(chance > 0, chance * np.maximum(highest - value, value - lowest), 0.0)
