@@ -154,8 +154,8 @@ def _average(
     verdict = Verdict(True) if fixed.all() else judge(totals, blocks, unseen, all_tails)
     value_error = 0.0 if fixed.all() else float(mean_and_error(replicates, blocks.sizes)[1])
     with np.errstate(invalid="ignore"):
-        worth = float(np.where(shared.share > 0, shared.share * allowance, 0.0).sum())
-    value_error, notes, covered = _with_allowance(value_error, verdict, worth)
+        hardly = float(np.where(shared.share > 0, shared.share * allowance, 0.0).sum())
+    value_error, notes, held = _with_allowance(value_error, verdict, hardly)
     result = RowResults(
         value,
         error,
@@ -167,7 +167,7 @@ def _average(
         replicate_masks=blocks.sizes,
         value_error=value_error,
         verdict=verdict,
-        covered=covered,
+        covered=held,
         trusted=trusted,
         notes=notes,
     )
