@@ -66,9 +66,10 @@ def matter(n: float, second: Any, third: Any, fourth: Any) -> Any:
     >>> float(matter(256, 0.25, 0.0, 0.0625)), round(float(matter(256, 0.001, 0.001, 0.001)), 2)
     (768.0, 0.26)
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        by_skewness, by_kurtosis = n * second**3 / np.asarray(third) ** 2, 3 * n * second**2 / np.asarray(fourth)
-        return np.minimum(np.where(third == 0, math.inf, by_skewness), by_kurtosis)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
+        # Ratios before powers: those of a steep loss's moments are beyond the largest double.
+        skewness, kurtosis = third / np.asarray(second) / np.sqrt(second), fourth / np.asarray(second) / second
+        return np.minimum(np.where(third == 0, math.inf, n / skewness**2), 3 * n / kurtosis)
 
 
 class Powers:
@@ -168,8 +169,13 @@ class Unseen:
     def matter(self, blocks: float, spread: Any) -> Any:
         """Blocks that matter where the replicates seen have this standard deviation; inf where no unit is seldom."""
         # What was seen of it is in `spread` too: their sum would count it twice.
-        second = np.maximum((spread / self.size) ** 2, self.second)
-        counted = matter(blocks, second, self.third, 3.0 * second**2 + self.excess)
+        # In units of the larger of the two, so that no power of their ratio overflows.
+        with np.errstate(invalid="ignore", under="ignore"):
+            apart = np.asarray(spread, np.float64) / self.size
+            unit = np.maximum(apart, 1.0)
+            second = np.maximum((apart / unit) ** 2, self.second / unit / unit)
+            third, excess = self.third / unit / unit / unit, self.excess / unit / unit / unit / unit
+            counted = matter(blocks, second, third, 3.0 * second**2 + excess)
         return np.where(np.asarray(self.second) == 0, math.inf, counted)
 
 

@@ -110,12 +110,11 @@ def ridge_solution(X: Any, Y: Any, weight: Any, p: Any, alpha: float, intercept:
         if np.linalg.cond(scaled) > 1e7:
             return None
         coef = np.empty((d, len(my)), LONG)
+        unit = mpmath.matrix([[A[j, l] / scale[j] / scale[l] for l in range(d)] for j in range(d)])
         for k in range(len(my)):
-            right = mpmath.matrix(
-                [mpmath.fsum(s[i] * (x[i][j] - mx[j]) * (y[i][k] - my[k]) for i in range(n)) for j in range(d)]
-            )
-            solved = mpmath.lu_solve(A, right)
-            coef[:, k] = [LONG(mpmath.nstr(v, 25)) for v in solved]
+            cross = [mpmath.fsum(s[i] * (x[i][j] - mx[j]) * (y[i][k] - my[k]) for i in range(n)) for j in range(d)]
+            solved = mpmath.lu_solve(unit, mpmath.matrix([c / v for c, v in zip(cross, scale, strict=True)]))
+            coef[:, k] = [LONG(mpmath.nstr(v / scale[j], 25)) for j, v in enumerate(solved)]
         means = np.array([LONG(mpmath.nstr(mpmath.mpf(v), 25)) for v in mx])
         b = np.array([LONG(mpmath.nstr(mpmath.mpf(v), 25)) for v in my]) - means @ coef
     return coef, b

@@ -389,6 +389,9 @@ def _sampled(case: Case, result: Any, label: str, mean: Any) -> list[Fault]:
     if error <= 0 and abs(value - truth) > tiny:
         faults.append(Fault(f"{label}: error 0 and wrong", f"{value} ± 0 after {asked} masks, truth {truth}"))
     elif error > 0 and getattr(result, "reliable", None) is not None:
+        # Of a callable at a huge score nothing is known: rounding moves the score itself by more than it varies on.
+        if case.loss not in NAMED and np.abs(case.X.astype(np.float64) @ np.abs(case.weights)).max() > 1e8:
+            return faults
         limit = stats.t.isf(1e-9, max(result.n_replicates - 1, 1)) * error + tiny
         if abs(value - truth) > limit:
             faults.append(Fault(f"{label}: reliable and far away", f"{value} ± {error}, truth {truth}, K {asked}"))

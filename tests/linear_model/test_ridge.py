@@ -214,3 +214,10 @@ def test_leave_one_out_of_huge_targets_overflows_nowhere():
     assert (huge.p_, huge.alpha_) == (plain.p_, plain.alpha_)
     for name in ("mean_test_score", "se_test_score"):
         np.testing.assert_allclose(huge.cv_results_[name] / 1e198, plain.cv_results_[name], rtol=1e-12)
+
+
+def test_a_penalty_beyond_the_largest_double_is_refused():
+    X, y = np.array([[1e150], [-2e150], [3e150]]), np.array([1.0, 2.0, 3.0])
+    for fit in (DropoutRidge(p=0.99).fit, DropoutRidge(p=0.99).partial_fit):
+        with pytest.raises(ValueError, match=r"penalty of feature 0.*beyond the largest double; scale"):
+            fit(X, y, sample_weight=np.full(3, 1e6))

@@ -18,6 +18,7 @@ from allmasks.linear_model.moments import Moments
 from allmasks.linear_model.partitions import chunkwise, is_lazy, refuse_lazy
 from allmasks.linear_model.quadratic import Solution, solve_penalized
 from allmasks.linear_model.rates import feature_rates
+from allmasks.linear_model.stopping import norm
 
 __all__ = ["DropoutRidge", "RidgePrediction", "row_weights"]
 
@@ -157,7 +158,7 @@ class DropoutRidge(RidgePrediction):
             squares = (squares + second_moments(rest)) * (total / (total + rest.shape[0]))
         data = Centered.of(X, targets, weight, center=self.fit_intercept)
         self._rates = rates
-        self.equivalent_penalty_ = rates / (1.0 - rates) * squares
+        self.equivalent_penalty_ = _equivalent_penalty(rates, squares)
         penalty = self.equivalent_penalty_ + alpha
         solution = solve_penalized(data, penalty, tol=self.tol, max_iter=self.max_iter)
         residual = data.targets - data.dot(solution.coef)
@@ -224,7 +225,7 @@ class DropoutRidge(RidgePrediction):
         rates, alpha = feature_rates(self.p, len(squares)), check_number("alpha", self.alpha, lowest=0.0)
         moments = total if self.fit_intercept else total.raw()
         self._rates = rates
-        self.equivalent_penalty_ = rates / (1.0 - rates) * squares
+        self.equivalent_penalty_ = _equivalent_penalty(rates, squares)
         penalty = self.equivalent_penalty_ + alpha
         solution = moments.solve(penalty)
         gradient = -2.0 * (moments.cross - moments.gram @ solution.coef) + 2.0 * penalty[:, None] * solution.coef
@@ -249,7 +250,7 @@ class DropoutRidge(RidgePrediction):
         # Squares of sums whose parts add up to `size` at most, each product and sum rounded once.
         eps = float(np.finfo(np.float64).eps)
         self.objective_error_ = eps * ((n_rows + 2 * len(penalty) + 16) * size + 8 * self.objective_)
-        self.gradient_norm_ = float(np.linalg.norm(gradient))
+        self.gradient_norm_ = norm(gradient.ravel())
         self.coef_ = solution.coef.T.astype(dtype) if y_ndim > 1 else solution.coef[:, 0].astype(dtype)
         self.intercept_ = solution.intercept if y_ndim > 1 else float(solution.intercept[0])
         if not self.fit_intercept:
@@ -262,6 +263,19 @@ class DropoutRidge(RidgePrediction):
                 ConvergenceWarning,
                 stacklevel=3,
             )
+
+
+def _equivalent_penalty(rates: Array, squares: Array) -> Array:
+    """λⱼ = pⱼ/(1 − pⱼ) Σᵢ sᵢ xᵢⱼ², (d,)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        penalty = rates / (1.0 - rates) * squares
+    if not np.isfinite(penalty).all():
+        j = int(np.flatnonzero(~np.isfinite(penalty))[0])
+        raise ValueError(
+            f"the penalty of feature {j}, p/(1 − p) times the sum of its squares, is beyond the largest double; scale "
+            "the feature or the weights down"
+        )
+    return penalty
 
 
 def row_weights(sample_weight: Any, X: Any) -> Array:
