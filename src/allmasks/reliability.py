@@ -8,8 +8,8 @@ block by block. What others stand on:
 - `Powers`: power sums of a stream of values, in constant memory; `.matter()` counts the masks that matter.
 - `matter(n, second, third, fourth)`: that count, for n values with these central moments.
 - `varying(keep_prob, block)`, `seldom(...)`, `Unseen`: what units add that are kept or dropped too seldom to be seen.
-- `judge(...)` -> `Verdict`: reliable or not, the sentence that says why, and how many masks would help; `judge_each(...)`
-  says so of every example.
+- `judge(...)` -> `Verdict`: reliable or not, the sentence that says why, and how many masks would help; and
+  `judge_each(...)` of every example.
 
 What no mask has shown cannot be read off the masks: a unit that is kept with probability 10⁻³ leaves no trace in 256
 masks of four. `Unseen` therefore holds what each such unit would change, found by flipping it alone in some masks, and

@@ -67,8 +67,8 @@ class Gradient:
 class RowResults:
     """What a method answers: for each row the mean over masks and its error, and so for the penalty.
 
-    Where masks were sampled also replicates of the weighted mean, its standard error, and what can be trusted: `covered`
-    says that the error holds what masks hardly drawn can be worth.
+    Where masks were sampled also replicates of the weighted mean, its standard error, and what can be trusted:
+    `covered` says that the error holds what masks hardly drawn can be worth.
     """
 
     value: Array
