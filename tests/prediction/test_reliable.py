@@ -197,10 +197,14 @@ def test_n_masks_caps_what_is_listed_and_what_a_tolerance_draws():
     assert (few.guarantee, few.n_masks) == ("statistical", 1023)
     capped = am.predict(net, X, task="regression", method=MonteCarlo(atol=1e-6, n_masks=300))
     assert capped.n_masks == 300
-    assert any("n_masks=300 stopped the run before atol=1e-06, which would take about" in n for n in capped.notes)
+    assert any("n_masks=300 stopped the run at 300 masks: atol=1e-06 takes about" in n for n in capped.notes)
     met = am.predict(net, X, task="regression", method=MonteCarlo(atol=1.0, n_masks=3000))
     assert met.n_masks <= 3000
-    assert not any("stopped" in note for note in met.notes)
+    assert any(f"atol=1 stopped the run at {met.n_masks} masks, before n_masks=3000" in note for note in met.notes)
+    small = am.predict(net, X, task="regression", method=MonteCarlo(atol=1.0, n_masks=100))
+    assert any("n_masks=100 stopped the run at 100 masks; a tolerance takes 256 or more" in n for n in small.notes)
+    spent = am.predict(net, X, task="regression", method=MonteCarlo(atol=1e-6), budget=100 * len(X))
+    assert (spent.n_masks, any("budget=" in note for note in spent.notes)) == (100, True)
 
 
 def test_passes_that_cannot_be_batched_are_counted_as_they_cost():

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.utils.data import DataLoader
 
 from allmasks.diagnose.audit import all_and_alone, combine
 from allmasks.expect import Problem, Request, prepare
@@ -126,7 +125,7 @@ class Question:
     def problem(self, model: nn.Module) -> Iterator[Problem]:
         """The model looked at; when the block ends it, its generators and the loader's are as they were."""
         group = all_ranks()
-        with borrowed(model), _loader_kept(self.data), torch.no_grad():
+        with borrowed(model), torch.no_grad():
             asked = {"method": self.method, "n_masks": self.n_masks, "atol": self.atol, "seed": self.seed}
             agree_on_call(group, "a monitor's reading", model, self.loss, **asked)
             own = group.run(lambda: self.data if group is ALONE else shard(self.data, group))
@@ -239,15 +238,3 @@ def all_ranks() -> Group:
     """The processes that train together, or this one alone."""
     several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     return join("world" if several else None)
-
-
-@contextmanager
-def _loader_kept(data: Any) -> Iterator[None]:
-    """A loader's own generator as it was: the one that shuffles the training data may be the same."""
-    generator = data.generator if isinstance(data, DataLoader) else None
-    state = None if generator is None else generator.get_state()
-    try:
-        yield
-    finally:
-        if generator is not None and state is not None:
-            generator.set_state(state)

@@ -156,7 +156,7 @@ def predict(
             return choose_route(setup, request, samples=keep_samples, likelihood=likelihood)
 
         route = allotted(setup, ranks.run(chosen), request.seed, ranks)
-        masks, stopped = 0, ""
+        masks, stopped = 0, tuple[str, ...]()
         if isinstance(route.method, MonteCarlo) and route.sites:
             settled = route.method
             if settled.atol is not None or settled.rtol is not None:
@@ -182,7 +182,7 @@ def predict(
         # Asked of the first examples, which the first rank has.
         inert = ranks.gather(ranks.run(lambda: inert_sites(setup)))[0]
     doubtful = unseen(route, masks) if route.guarantee == "statistical" and rare is None else ()
-    notes = [*setup.notes, *([stopped] if stopped else [])]
+    notes = [*setup.notes, *stopped]
     if isinstance(source, SampledMasks):
         notes += [*source.blocks.notes, *_doubts(results, masks, doubtful)]
     return _assemble(

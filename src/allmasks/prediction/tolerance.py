@@ -12,7 +12,7 @@ from allmasks.methods import MonteCarlo
 from allmasks.prediction.foreseen import foreseeable
 from allmasks.prediction.run import Route, run
 from allmasks.prediction.setup import Setup
-from allmasks.sampling import MAX_MASKS, PILOT_FIRST, blocks_of, masks_drawn, masks_for, pilot_masks
+from allmasks.sampling import PILOT_FIRST, Cap, blocks_of, masks_drawn, masks_for, pilot_masks
 from allmasks.sites import DropoutSite
 
 __all__ = ["drawn", "masks_for_tolerance", "unseen"]
@@ -23,15 +23,18 @@ _RARE = 20.0
 
 def masks_for_tolerance(
     setup: Setup, route: Route, request: Request, tick: Callable[[int], None], ranks: Group = ALONE
-) -> tuple[int, str]:
-    """Masks with which every standard error of the mean is at most max(atol, rtol · |mean|), and a note where
-    `n_masks` stops it before.
+) -> tuple[int, tuple[str, ...]]:
+    """Masks with which every standard error of the mean is at most max(atol, rtol · |mean|), and what stopped the run
+    where it is capped.
 
     A pilot decides once. Where its own masks are too few to be trusted, the spread that rare masks show counts.
     """
     method = route.method
     assert isinstance(method, MonteCarlo)
     blocks = blocks_of(method.sampler, pilot_masks(method.sampler))
+    cap = Cap.of(method, request.budget, setup.n_examples)
+    if cap.masks <= blocks.n_masks:
+        return cap.before_pilot(blocks.n_masks)
     pilot = route.source(blocks.n_masks, request.seed, first=PILOT_FIRST)
     rare = ranks.run(lambda: foreseeable(setup, route, blocks.n_masks))
 
@@ -49,21 +52,7 @@ def masks_for_tolerance(
         return excess
 
     excess = max(ranks.gather(ranks.run(worst)))
-    needed = masks_for(excess, blocks.count, blocks.block, 1.0)
-    if method.n_masks is not None:
-        if needed <= method.n_masks:
-            return needed, ""
-        asked = " and ".join(f"{n}={v:g}" for n, v in (("atol", method.atol), ("rtol", method.rtol)) if v is not None)
-        return method.n_masks, (
-            f"n_masks={method.n_masks} stopped the run before {asked}, which would take about {needed:.2g} masks."
-        )
-    limit = MAX_MASKS if request.budget is None else max(request.budget // setup.n_examples, 1)
-    if needed > max(limit, blocks.n_masks):
-        raise ValueError(
-            f"that tolerance would take about {needed:.2g} masks for each example, over the limit of "
-            f"{limit:,}; pass a larger atol or rtol"
-        )
-    return needed, ""
+    return cap.stop(method, masks_for(excess, blocks.count, blocks.block, 1.0), blocks.n_masks)
 
 
 def unseen(route: Route, n_masks: int) -> tuple[str, ...]:
