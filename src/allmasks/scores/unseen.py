@@ -91,7 +91,8 @@ class Watch:
         square, cube, fourth = (np.zeros(self._kept.shape) for _ in range(3))
         for masks, weight in ((spread, (1 - apart) / len(spread)), (self._extreme, apart / len(self._extreme))):
             for kept in masks:
-                change = np.clip(self._change(kept) / size[:, None], -_LARGEST, _LARGEST)
+                with np.errstate(over="ignore"):  # what is beyond is cut off
+                    change = np.clip(self._change(kept) / size[:, None], -_LARGEST, _LARGEST)
                 power = change * change
                 square += weight * power
                 cube += weight * power * change
