@@ -193,6 +193,8 @@ def attack(
         case = room.draw(generator(seed, room.name, number))
         try:
             faults = examine(room, case)
+        except KeyboardInterrupt:  # what was found until then is still to be told
+            return tally
         except Refused as refusal:
             tally.refused += 1
             tally.refusals[str(refusal)[:70]] += 1

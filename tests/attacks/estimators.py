@@ -102,7 +102,7 @@ class Estimators:
         if rng.random() < 0.15 and shape not in ("wild", "shifted") and 1e-10 < size < 1e10:
             X = X.astype(np.float32)
         batches = int(rng.integers(2, 4)) if name == "DropoutRidge" and rng.random() < 0.25 else 0
-        plain = shape in ("plain", "scales", "constant")
+        plain = shape in ("plain", "scales", "constant") and (weight is None or not name.endswith("CV"))
         return Case(name, X, y * size, weight, options, storage, batches, plain)
 
     def _targets(self, rng: np.random.Generator, name: str, score: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 
 import mpmath
 import numpy as np
-from scipy import sparse, stats
+from scipy import sparse
 
 import allmasks as am
 from allmasks import methods
@@ -375,12 +375,13 @@ def _finite(error: Any) -> float:
 
 
 def _sampled(case: Case, result: Any, label: str, mean: Any) -> list[Fault]:
-    """K honoured; an error of 0 only for what is right; no t-score that never happens, where the result is reliable."""
+    """K honoured; an error of 0 only for what is right. Whether intervals cover is the statistical room's matter."""
     faults, asked = [], case.n_masks if case.n_masks is not None else case.method.n_masks
     if result.n_masks != asked:
         faults.append(Fault("K is not honoured", f"asked for {asked} masks, drew {result.n_masks}"))
     value, error, truth = float(result.value), float(result.error), float(mean)
-    tiny = 1e-11 * (abs(value) + abs(truth)) + 1e-300
+    reach = np.abs(case.X.astype(np.float64)) @ np.abs(case.weights).reshape(len(case.weights), -1)
+    tiny = 1e-11 * (abs(value) + abs(truth)) + 1e-13 * (1 + float(reach.max()) + float(np.max(np.abs(case.intercept))))
     if asked == 1 and not np.isnan(error) and abs(value - truth) > error + tiny:  # unless no mask matters
         faults.append(Fault("an error from one mask", f"{value} ± {error}, truth {truth}"))
     reliable = getattr(result, "reliable", True)
@@ -388,13 +389,6 @@ def _sampled(case: Case, result: Any, label: str, mean: Any) -> list[Fault]:
         return faults
     if error <= 0 and abs(value - truth) > tiny:
         faults.append(Fault(f"{label}: error 0 and wrong", f"{value} ± 0 after {asked} masks, truth {truth}"))
-    elif error > 0 and getattr(result, "reliable", None) is not None:
-        # Of a callable at a huge score nothing is known: rounding moves the score itself by more than it varies on.
-        if case.loss not in NAMED and np.abs(case.X.astype(np.float64) @ np.abs(case.weights)).max() > 1e8:
-            return faults
-        limit = stats.t.isf(1e-9, max(result.n_replicates - 1, 1)) * error + tiny
-        if abs(value - truth) > limit:
-            faults.append(Fault(f"{label}: reliable and far away", f"{value} ± {error}, truth {truth}, K {asked}"))
     return faults
 
 

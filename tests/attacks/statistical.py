@@ -18,6 +18,7 @@ import itertools
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,7 +79,7 @@ def coverage(
     only : a kind of cells, of "score", "everyday" (scores with nothing rare in them), "prediction", "model".
     """
     end, cells, failed = time.monotonic() + seconds, [], 0
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), suppress(KeyboardInterrupt):
         warnings.simplefilter("ignore")
         for cell in _cells(seed, runs, only):
             cells.append(cell)

@@ -214,7 +214,8 @@ def _line_search(
         else:
             if new_value <= value + _SUFFICIENT * size * slope:
                 return (trial, new_value, new_gradient), met_infinity
-            new_slope = float(new_gradient @ direction)
+            with np.errstate(over="ignore", invalid="ignore"):  # too steep is too steep
+                new_slope = float(new_gradient @ direction)
             if new_value <= value + noise and abs(new_slope) <= 0.9 * abs(slope):
                 return (trial, new_value, new_gradient), met_infinity
         size *= 0.5
