@@ -170,7 +170,7 @@ class Unseen:
         """Blocks that matter where the replicates seen have this standard deviation; inf where no unit is seldom."""
         # What was seen of it is in `spread` too: their sum would count it twice.
         # In units of the larger of the two, so that no power of their ratio overflows.
-        with np.errstate(invalid="ignore", under="ignore"):
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore", under="ignore"):
             apart = np.asarray(spread, np.float64) / self.size
             unit = np.maximum(apart, 1.0)
             second = np.maximum((apart / unit) ** 2, self.second / unit / unit)

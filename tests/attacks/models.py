@@ -261,7 +261,7 @@ def _stencils(values: dict[int, Any]) -> tuple[tuple[float, float], tuple[float,
 
 
 def _near(what: str, got: float, truth: float, doubt: float, size: float) -> list[Fault]:
-    if doubt > 1e-4 * (abs(truth) + size):  # a kink nearby, or too steep for differences
+    if not doubt <= 1e-4 * (abs(truth) + size):  # a kink nearby, or too steep for differences
         return []
     allowed = 3 * doubt + 1e-8 * (abs(truth) + size) + 1e-9
     if not abs(got - truth) <= allowed:

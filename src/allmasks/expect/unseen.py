@@ -90,7 +90,8 @@ def _changes(job: Job, source: SampledMasks, units: list[_Unit], together: bool)
     moved = (weighted.sum(dim=1, keepdim=True) if together else weighted).numpy().reshape(-1)
     more = np.array([unit.more for unit in units])[order]
     size = float(np.abs(moved).max(initial=0.0)) or 1.0
-    x = np.nan_to_num(moved / size, nan=1.0)
+    with np.errstate(invalid="ignore"):  # of an infinite change all that is known is that it counts
+        x = np.nan_to_num(moved / size, nan=1.0)
     # Each example saw len(numbers) of its units: those stand for all.
     each = Unseen.of(more, source.block, x**2, x**3, x**4, size)
     scale = len(units) / len(numbers)
