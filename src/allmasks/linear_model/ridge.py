@@ -162,7 +162,7 @@ class DropoutRidge(RidgePrediction):
         penalty = self.equivalent_penalty_ + alpha
         solution = solve_penalized(data, penalty, tol=self.tol, max_iter=self.max_iter)
         residual = data.targets - data.dot(solution.coef)
-        gradient = -2.0 * data.t_dot(residual) + 2.0 * penalty[:, None] * solution.coef
+        gradient = -2.0 * data.t_dot(residual) + penalty[:, None] * (2.0 * solution.coef)
         error = float(np.square(residual).sum())
         sizes = np.sqrt(squares) @ np.abs(solution.coef) + np.sqrt(np.square(data.root[:, None] * targets).sum(axis=0))
         self._finish(solution, error, penalty, gradient, float(np.square(sizes).sum()), X.shape[0], X.dtype, y.ndim)
@@ -228,7 +228,7 @@ class DropoutRidge(RidgePrediction):
         self.equivalent_penalty_ = _equivalent_penalty(rates, squares)
         penalty = self.equivalent_penalty_ + alpha
         solution = moments.solve(penalty)
-        gradient = -2.0 * (moments.cross - moments.gram @ solution.coef) + 2.0 * penalty[:, None] * solution.coef
+        gradient = -2.0 * (moments.cross - moments.gram @ solution.coef) + penalty[:, None] * (2.0 * solution.coef)
         error = moments.residual(solution.coef)
         sizes = np.sqrt(total.squares) @ np.abs(solution.coef) + np.sqrt(np.diag(moments.raw().y_gram))
         size = float(np.square(sizes).sum())
