@@ -153,3 +153,54 @@ def test_random_state_is_taken_where_nothing_is_drawn(make):
     one, two = (make(0.3, random_state=state).fit(X, LABELS) for state in (0, 7))
     np.testing.assert_array_equal(one.coef_, two.coef_)
     assert "not used; the fit is deterministic" in make.__doc__
+
+
+@pytest.mark.parametrize("form", ["dense", "csr", "dask"])
+@pytest.mark.parametrize("size", [1e200, 1e300])
+@pytest.mark.parametrize("make", [DropoutRidge, DropoutPoissonRegressor, DropoutLogisticRegression])
+def test_features_whose_squares_overflow_are_refused(make, size, form):
+    data = X / np.abs(X).max() * size, LABELS
+    data = lazily(*data) if form == "dask" else (sparse.csr_matrix(data[0]) if form == "csr" else data[0], LABELS)
+    with pytest.raises(ValueError, match=r"feature.* reach.*e\+.*scale"):
+        make().fit(*data)
+
+
+@pytest.mark.parametrize("form", ["dense", "csr"])
+@pytest.mark.parametrize(
+    ("make", "size"),
+    [
+        (DropoutRidge, 1e-200),
+        (DropoutRidge, np.array([1.0, 1e-170, 1.0])),
+        (DropoutPoissonRegressor, 1e-14),
+        (DropoutLogisticRegression, 1e-16),
+        (DropoutLogisticRegression, 1e-300),
+    ],
+)
+def test_features_too_small_for_the_one_penalty_are_refused(make, size, form):
+    """Weights of 1e200 are the answer, and 0 was given. With alpha, 0 is right to the last digit of any prediction."""
+    data = X * size if form == "dense" else sparse.csr_matrix(X * size)
+    with pytest.raises(ValueError, match=r"feature.* reach.*e-.*scale"):
+        make(alpha=0.0).fit(data, LABELS)
+    if np.ndim(size) == 0:
+        np.testing.assert_allclose(
+            make(alpha=1.0).fit(data, LABELS).predict(data), make(alpha=1.0).fit(0 * X, LABELS).predict(X), atol=1e-9
+        )
+
+
+@pytest.mark.parametrize("make", [DropoutPoissonRegressor, DropoutLogisticRegression])
+def test_small_features_are_fitted_as_large_ones(make):
+    plain = make(alpha=0.0).fit(X, LABELS)
+    np.testing.assert_allclose(make(alpha=0.0).fit(X * 1e-9, LABELS).coef_ * 1e-9, plain.coef_, rtol=1e-4)
+
+
+def test_penalty_that_overflows_alone_is_refused():
+    features, y = [[5e149], [1.9e150], [2.6e150], [-1.3e150]], [525457.0, -295558.0, -249816.0, 567213.0]
+    weight = [1787223.0, 1770868.0, 1497875.0, 155761.0]
+    with pytest.raises(ValueError, match="penalty of feature 0.*beyond the largest double"):
+        DropoutRidge(p=0.99, alpha=1e-6, fit_intercept=False).fit(features, y, weight)
+
+
+def test_targets_whose_squares_overflow_have_weights_all_the_same():
+    plain, huge = (DropoutRidge().fit(X, X[:, 0] * size) for size in (1.0, 1e200))
+    np.testing.assert_allclose(huge.coef_ / 1e200, plain.coef_, rtol=1e-12)
+    assert huge.objective_ == np.inf

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.linalg.blas import dsyrk
 
+from allmasks.linear_model.checks import check_squares
+
 __all__ = [
     "Centered",
     "canonical",
@@ -158,7 +160,19 @@ def canonical(X: Any) -> Any:
 
 
 def second_moments(X: Any, weight: Array | None = None) -> Array:
-    """Σᵢ sᵢ xᵢⱼ², (d,), of the raw columns, in float64."""
+    """Σᵢ sᵢ xᵢⱼ², (d,), of the raw columns, in float64.
+
+    Raises
+    ------
+    ValueError : a sum beyond the largest double.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = _second_moments(X, weight)
+    check_squares(total, X)
+    return total
+
+
+def _second_moments(X: Any, weight: Array | None) -> Array:
     if sparse.issparse(X):
         ones = np.ones(X.shape[0]) if weight is None else weight
         total = np.zeros(X.shape[1])
@@ -167,7 +181,8 @@ def second_moments(X: Any, weight: Array | None = None) -> Array:
         return total
     x = np.asarray(X)
     share = np.ones(len(x)) if weight is None else weight
-    return np.einsum("i,ij,ij->j", share, x, x, dtype=np.float64, casting="unsafe", optimize=False)
+    moments: Array = np.einsum("i,ij,ij->j", share, x, x, dtype=np.float64, casting="unsafe", optimize=False)
+    return moments
 
 
 def _entries(X: Any) -> Iterator[tuple[Any, Array, Any]]:

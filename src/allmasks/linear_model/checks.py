@@ -1,15 +1,20 @@
-"""Numbers that estimators take, checked."""
+"""Numbers and features that estimators take, checked."""
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
 
-__all__ = ["check_grid", "check_multi_class", "check_number", "check_settings"]
+__all__ = ["check_grid", "check_multi_class", "check_number", "check_settings", "check_squares"]
+
+_LARGEST = float(np.finfo(np.float64).max)
+_LEAST = float(np.finfo(np.float64).tiny)
 
 
 def check_number(name: str, value: Any, *, lowest: float) -> float:
@@ -65,3 +70,40 @@ def check_multi_class(value: Any) -> None:
     """Raise ValueError unless it is "ovr" or "quadratic"."""
     if value not in ("ovr", "quadratic"):
         raise ValueError(f'multi_class must be "ovr" (exact) or "quadratic" (an approximation), got {value!r}')
+
+
+def check_squares(squares: NDArray[np.float64], X: Any, *, vanishing: bool = False) -> None:
+    """Raise unless the penalty can be told from Σ s x², which may overflow, or vanish where x does not.
+
+    Parameters
+    ----------
+    squares : (d,) Σᵢ sᵢ xᵢⱼ². X : (n, d) the features. vanishing : whether sums that vanish are refused, too.
+
+    Raises
+    ------
+    ValueError : that names the feature and what to do.
+
+    >>> check_squares(np.array([np.inf]), np.array([[1e200]]))
+    Traceback (most recent call last):
+    ...
+    ValueError: feature 0 reaches 1e+200: the sum of its squares ...
+    """
+    far = ~(squares <= _LARGEST)
+    if vanishing:
+        small = np.flatnonzero(squares < _LEAST)
+        far[small] = _largest(X, small) > 0.0
+    if far.any():
+        j = int(far.argmax())
+        raise ValueError(
+            f"feature {j} reaches {_largest(X, np.array([j]))[0]:.3g}: the sum of its squares is {squares[j]:.3g}, "
+            "beyond what a double holds; scale it (dropout's penalty is the same in all units), or the sample_weight"
+        )
+
+
+def _largest(X: Any, columns: NDArray[np.intp]) -> NDArray[np.float64]:
+    """The largest |x| in each of some columns; 0 where there is no row."""
+    part = abs(X[:, columns])
+    if sparse.issparse(part):
+        part = part.tocsc()
+        return np.array([part.data[lo:hi].max(initial=0.0) for lo, hi in pairwise(part.indptr)], np.float64)
+    return np.asarray(part.max(axis=0, initial=0.0), np.float64)

@@ -375,7 +375,7 @@ def make_tasks(
         plain = label_weight - noisy
         positives = [np.concatenate([positive, np.zeros(m, bool)]) for positive in positives]
         assert len(label_weight) == n + m
-    rows, mass = Rows(X), label_weight / label_weight.sum()
+    rows, mass = Rows.to_fit(X, alpha, fit_intercept), label_weight / label_weight.sum()
     return [
         LogisticTask(
             rows,

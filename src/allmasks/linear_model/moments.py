@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from allmasks.linear_model.centered import Centered, centered_gram, exact_sum, is_constant
+from allmasks.linear_model.checks import check_squares
 from allmasks.linear_model.quadratic import LARGEST_GRAM, Solution
 
 __all__ = ["Moments"]
@@ -45,14 +46,16 @@ class Moments:
                 f"statistics that add up are a d × d matrix, kept for at most {LARGEST_GRAM} features; X has "
                 f"{X.shape[1]}. Select features, or fit all rows at once: fit needs no such matrix"
             )
-        data = Centered.of(X, y, weight, center=True)
+        with np.errstate(over="ignore", invalid="ignore"):
+            data = Centered.of(X, y, weight, center=True)
+            total = float(weight.sum())
+            squares = data.energy + total * exact_sum(data.shift, data.x_mean)[0] ** 2
+        check_squares(squares, X)
         gram = centered_gram(data)
         gram[data.energy == 0.0] = 0.0
         gram[:, data.energy == 0.0] = 0.0
-        total = float(weight.sum())
         targets = data.targets
         x_mean, x_rest = exact_sum(data.shift, data.x_mean)
-        squares = data.energy + total * x_mean**2
         cross = np.where(data.energy[:, None] > 0.0, data.t_dot(targets), 0.0)
         y_gram = targets.T @ targets
         x_rest = x_rest + data.x_rest

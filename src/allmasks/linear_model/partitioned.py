@@ -182,7 +182,9 @@ class _MakeLogistic:
             assert self.share is not None
             none = np.zeros(part.X.shape[0])
             noisy = part.weight * self.share
-            return LogisticTask(Rows(part.X), self.p, 0.0, self.fit_intercept, none, noisy, none - noisy, self.rest)
+            return LogisticTask(
+                Rows.to_fit(part.X, 1.0, False), self.p, 0.0, self.fit_intercept, none, noisy, none - noisy, self.rest
+            )
         y = _column(part.y)
         weight = part.weight * _factors(y, self.factors)
         used = Part(part.X, y, weight).used()
@@ -193,7 +195,9 @@ class _MakeLogistic:
         if self.share is not None:
             noisy = used.weight * self.share
             plain = used.weight - noisy
-        return LogisticTask(Rows(used.X), self.p, 0.0, self.fit_intercept, label, noisy, plain, self.rest)
+        return LogisticTask(
+            Rows.to_fit(used.X, 1.0, False), self.p, 0.0, self.fit_intercept, label, noisy, plain, self.rest
+        )
 
 
 @dataclass
@@ -356,7 +360,7 @@ class _MakePoisson:
         if used is None:
             return None
         y = np.asarray(_column(used.y), np.float64)
-        return ExactPoisson(Rows(used.X), y, used.weight, self.p, 0.0, self.fit_intercept, self.rest)
+        return ExactPoisson(Rows.to_fit(used.X, 1.0, False), y, used.weight, self.p, 0.0, self.fit_intercept, self.rest)
 
 
 @dataclass

@@ -128,7 +128,7 @@ class DropoutPoissonRegressor(RegressorMixin, BaseEstimator):
         share = weight / weight.max()
         intercept = bool(self.fit_intercept)
         rest = log_of(float(np.average(y, weights=share)), intercept)
-        objective = ExactPoisson(Rows(X), y, weight, rates, alpha, intercept, rest)
+        objective = ExactPoisson(Rows.to_fit(X, alpha, intercept), y, weight, rates, alpha, intercept, rest)
         return self._solve(objective, rates, dtype, alpha, tol, max_iter)
 
     def _solve(

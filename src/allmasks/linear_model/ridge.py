@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from allmasks.linear_model.centered import Centered, canonical, second_moments
-from allmasks.linear_model.checks import check_number
+from allmasks.linear_model.checks import check_number, check_squares
 from allmasks.linear_model.moments import Moments
 from allmasks.linear_model.partitions import chunkwise, is_lazy, refuse_lazy
 from allmasks.linear_model.quadratic import Solution, solve_penalized
@@ -152,6 +152,7 @@ class DropoutRidge(RidgePrediction):
         weight = row_weights(sample_weight, X)
         targets = np.asarray(y, np.float64).reshape(len(y), -1)
         squares = second_moments(X, weight)
+        check_squares(squares, X, vanishing=alpha == 0.0)
         if X_unlabeled is not None:
             rest = validate_data(self, X_unlabeled, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
             total = weight.sum()
@@ -163,9 +164,11 @@ class DropoutRidge(RidgePrediction):
         solution = solve_penalized(data, penalty, tol=self.tol, max_iter=self.max_iter)
         residual = data.targets - data.dot(solution.coef)
         gradient = -2.0 * data.t_dot(residual) + penalty[:, None] * (2.0 * solution.coef)
-        error = float(np.square(residual).sum())
-        sizes = np.sqrt(squares) @ np.abs(solution.coef) + np.sqrt(np.square(data.root[:, None] * targets).sum(axis=0))
-        self._finish(solution, error, penalty, gradient, float(np.square(sizes).sum()), X.shape[0], X.dtype, y.ndim)
+        with np.errstate(over="ignore"):  # of targets beyond 1e154: an objective that overflows is inf
+            error = float(np.square(residual).sum())
+            energy = np.square(data.root[:, None] * targets).sum(axis=0)
+            size = float(np.square(np.sqrt(squares) @ np.abs(solution.coef) + np.sqrt(energy)).sum())
+        self._finish(solution, error, penalty, gradient, size, X.shape[0], X.dtype, y.ndim)
         self._moments = None
         return self
 
@@ -245,8 +248,9 @@ class DropoutRidge(RidgePrediction):
         dtype: Any,
         y_ndim: int,
     ) -> None:
-        penalties = np.square(np.where(solution.coef != 0, np.sqrt(penalty)[:, None], 0.0) * solution.coef)
-        self.objective_ = float(error + penalties.sum())
+        with np.errstate(over="ignore"):
+            penalties = np.square(np.where(solution.coef != 0, np.sqrt(penalty)[:, None], 0.0) * solution.coef)
+            self.objective_ = float(error + penalties.sum())
         # Squares of sums whose parts add up to `size` at most, each product and sum rounded once.
         eps = float(np.finfo(np.float64).eps)
         self.objective_error_ = eps * ((n_rows + 2 * len(penalty) + 16) * size + 8 * self.objective_)

@@ -128,8 +128,8 @@ class DropoutRidgeCV(RidgePrediction):
     def _leave_one_out(
         self, X: Any, targets: Array, weight: Array, rates: Array, alphas: list[float]
     ) -> tuple[Array, Array]:
-        data = Centered.of(X, targets, weight, center=self.fit_intercept)
         squares = second_moments(X, weight)
+        data = Centered.of(X, targets, weight, center=self.fit_intercept)
         scores, errors = [], []
         total, k = weight.sum(), targets.shape[1]
         n = int(np.count_nonzero(weight))
@@ -160,8 +160,8 @@ class DropoutRidgeCV(RidgePrediction):
             if not weight[train].sum() > 0:
                 raise ValueError(f"fold {f} has no training row of positive weight; use fewer folds")
             mass[f] = weight[test].sum()
-            data = Centered.of(X[train], targets[train], weight[train], center=self.fit_intercept)
             squares = second_moments(X[train], weight[train])
+            data = Centered.of(X[train], targets[train], weight[train], center=self.fit_intercept)
             for a, alpha in enumerate(alphas):
                 path = rate_path(data, squares, alpha).coefficients(rates / (1.0 - rates))
                 for c, coef in enumerate(path):

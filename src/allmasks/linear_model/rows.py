@@ -22,6 +22,12 @@ _KEPT_SQUARES = 2**22
 
 _BLOCK = 2**18
 
+_HUGE = 1e150
+"""Features beyond this have squares, and sums of squares, that overflow."""
+
+_FAINT = 1e-11
+"""Features below this, times what rounding grows by with the rows, have no gradient beside the intercept's."""
+
 
 class Rows:
     """X (n, d) in float64, dense or canonical CSR, and X∘X.
@@ -47,12 +53,35 @@ class Rows:
             self.X: Any = csr
             binary = bool(((csr.data == 1.0) | (csr.data == 0.0)).all())
             # The same indices, and for binary features the same data.
-            self.squares: Any = csr if binary else sparse.csr_matrix((csr.data**2, csr.indices, csr.indptr), csr.shape)
+            with np.errstate(over="ignore"):
+                squares = csr.data**2
+            self.squares: Any = csr if binary else sparse.csr_matrix((squares, csr.indices, csr.indptr), csr.shape)
             self._sparse = True
         else:
             self.X = unlocked(np.ascontiguousarray(X, np.float64))
-            self.squares = np.square(self.X) if self.X.size <= _KEPT_SQUARES else None
+            with np.errstate(over="ignore"):
+                self.squares = np.square(self.X) if self.X.size <= _KEPT_SQUARES else None
             self._sparse = False
+
+    @classmethod
+    def to_fit(cls, X: Any, alpha: float, fit_intercept: bool) -> Rows:
+        """Rows that weights are fitted to: of a size at which doubles hold what the fit needs.
+
+        Raises
+        ------
+        ValueError : squares beyond the doubles; or, where dropout's penalty is the only one, features so small that
+            their gradient is lost in the rounding of the intercept's.
+        """
+        rows = cls(X)
+        values = rows.X.data if rows._sparse else rows.X
+        largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
+        least = _FAINT * (8.0 + np.sqrt(rows.n)) if fit_intercept else 1.0 / _HUGE
+        if largest > _HUGE or (alpha == 0.0 and 0.0 < largest < least):
+            raise ValueError(
+                f"the features reach {largest:.3g}, where double precision loses the fit; scale X to about 1 "
+                "(dropout's penalty is the same in all units)"
+            )
+        return rows
 
     @cached_property
     def slots(self) -> Slots | None:
