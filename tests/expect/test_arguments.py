@@ -95,6 +95,63 @@ def test_labels_inside_the_inputs():
         am.expected_loss(model, (X, CLASSES), loss="cross_entropy")
 
 
+class Causal(nn.Module):
+    """As Hugging Face's causal language models: a loss of its own that compares each output with the next label."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.drop, self.head = nn.Embedding(9, 4), nn.Dropout(0.0), nn.Linear(4, 9)
+
+    def forward(self, input_ids, labels=None):
+        logits = self.head(self.drop(self.embed(input_ids)))
+        own = (
+            None
+            if labels is None
+            else nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        )
+        return OrderedDict(loss=own, logits=logits)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", nn.CrossEntropyLoss()])
+@pytest.mark.parametrize("form", ["dict", "pair", "loader"])
+def test_labels_that_are_the_input_tokens_are_to_be_shifted(loss, form):
+    torch.manual_seed(0)
+    model, ids = Causal().double(), torch.randint(0, 9, (6, 5))
+    labels = ids.clone()
+    labels[:3, 4:] = -100
+
+    def data(labels):
+        if form == "pair":
+            return {"input_ids": ids}, labels
+        if form == "dict":
+            return {"input_ids": ids, "labels": labels}, None
+        return DataLoader([{"input_ids": a, "labels": b} for a, b in zip(ids, labels, strict=True)], batch_size=2), None
+
+    with pytest.raises(
+        ValueError, match=r"the labels are the input tokens themselves.*shift the labels first, labels = "
+    ):
+        am.expected_loss(model, *data(labels), loss)
+    # What the message says to do gives the model's own number.
+    shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    own = model(ids, labels)["loss"].item()
+    assert am.expected_loss(model, *data(shifted), nn.CrossEntropyLoss()).value.item() == pytest.approx(own, rel=1e-12)
+
+
+def test_labels_that_are_the_input_tokens_are_the_affair_of_a_callable():
+    model, ids = Causal().double(), torch.randint(0, 9, (6, 5))
+
+    def own(output, labels):
+        return nn.functional.cross_entropy(output["logits"][:, :-1].mT, labels[:, 1:], reduction="none").mean(dim=1)
+
+    found = am.expected_loss(model, {"input_ids": ids, "labels": ids}, None, own).value.item()
+    assert found == pytest.approx(model(ids, ids)["loss"].item(), rel=1e-12)
+
+
+def test_a_class_where_an_instance_is_meant(net):
+    with pytest.raises(TypeError, match=r"loss is the class MSELoss; pass an instance, MSELoss\(\)"):
+        am.expected_loss(net, X, Y, nn.MSELoss)
+
+
 @dataclass
 class Output:
     score: Tensor

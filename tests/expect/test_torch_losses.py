@@ -37,6 +37,7 @@ LABELS = torch.tensor(
 TOKENS = torch.randint(0, K, (N, 5), generator=G)
 TOKENS[0, 2:], TOKENS[3, 1:], TOKENS[5] = -100, -100, -100
 CLASS_WEIGHT = torch.tensor([0.2, 3.0, 1.0, 0.7], dtype=torch.float64)
+WITHOUT_ONE = torch.tensor([0.2, 3.0, 1.0, 0.0], dtype=torch.float64)
 ROW_SIGNS = SIGNS[:, 0]
 
 
@@ -139,7 +140,10 @@ CASES = {
     "CrossEntropyLoss": [
         *each(nn.CrossEntropyLoss, NUMBERS),
         *each(nn.CrossEntropyLoss, NUMBERS, weight=CLASS_WEIGHT, ignore_index=2, label_smoothing=0.2),
+        *each(nn.CrossEntropyLoss, NUMBERS, weight=WITHOUT_ONE, ignore_index=2, label_smoothing=0.2),
+        *each(nn.CrossEntropyLoss, NUMBERS, weight=WITHOUT_ONE),
         *each(nn.CrossEntropyLoss, TOKENS, (K, 5)),
+        *each(nn.CrossEntropyLoss, TOKENS, (K, 5), weight=WITHOUT_ONE, label_smoothing=0.1),
         *each(nn.CrossEntropyLoss, TOKENS, (K, 5), weight=CLASS_WEIGHT, label_smoothing=0.1),
         *each(nn.CrossEntropyLoss, SHARES, weight=CLASS_WEIGHT, label_smoothing=0.1),
         *each(nn.CrossEntropyLoss, torch.softmax(randn(N, K, 2), dim=1), (K, 2)),

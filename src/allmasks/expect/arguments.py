@@ -64,7 +64,8 @@ def _no_loss(x: Any) -> str:
     if isinstance(x, Mapping) and "labels" in x:
         return (
             'loss is missing: a model\'s own loss is one number for a whole batch. Pass loss="cross_entropy" (examples '
-            "count alike), nn.CrossEntropyLoss() (tokens count alike), or a callable (output, labels) -> (n,) losses"
+            "count alike), nn.CrossEntropyLoss() (tokens count alike; a causal language model's labels must be shifted "
+            "first), or a callable (output, labels) -> (n,) losses"
         )
     return f"loss is missing: pass {_LOSSES}, a torch.nn loss module, or a callable that returns one loss per example"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,9 @@ __all__ = ["ClassLoss", "CrossEntropy", "NegativeLogLikelihood", "Reduction"]
 
 Reduction = Literal["example", "mean", "sum", "none"]
 """How tokens are put together: "example" averages them within an example; the others are torch's."""
+
+_FAINT = 2.0**-100
+"""Share of the largest class weight that a class of weight 0 has where labels are smoothed: no digit of any sum."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +69,18 @@ class ClassLoss(ModelLoss):
             )
         if not bool(torch.isfinite(y).all()):
             raise ValueError("the targets contain NaN or infinite values; remove those examples")
+
+    def check_inputs(self, inputs: Mapping[str, Any], target: Any) -> None:
+        tokens = inputs.get("input_ids")
+        if not isinstance(tokens, Tensor) or not isinstance(target, Tensor) or target.ndim < 2:
+            return
+        counted = target != self.ignore_index
+        if target.shape == tokens.shape and bool(counted.any()) and bool((target == tokens)[counted].all()):
+            raise ValueError(
+                "the labels are the input tokens themselves. A causal language model's own loss compares each output "
+                "with the next token, and a loss here compares what stands in the same place: shift the labels first, "
+                f"labels = torch.nn.functional.pad(labels[:, 1:], (0, 1), value={self.ignore_index})"
+            )
 
     def per_example(self, output: Tensor, target: Tensor) -> Tensor:
         if target.is_floating_point():
@@ -146,6 +162,14 @@ class CrossEntropy(ClassLoss):
             label_smoothing=self.label_smoothing,
             reduction="none",
         )
+
+    def _mass(self, target: Tensor, losses: Tensor) -> Tensor:
+        mass = super()._mass(target, losses)
+        if target.is_floating_point() or self.weight is None or not self.label_smoothing:
+            return mass
+        # Torch adds the smoothed part of such a target's loss, and divides by none of it: no mean has weight 0 for it.
+        lost = (target != self.ignore_index).reshape(losses.shape) & (mass == 0)
+        return torch.where(lost, _FAINT * float(self.weight.abs().max()), mass)
 
     def score_terms(self, weight: Tensor, bias: Tensor | None, target: Tensor) -> list[ScoreTerm] | None:
         # Two classes: (t0 + t1) log(e^{z0} + e^{z1}) − t·z is t0 + t1 times the logistic loss of z1 − z0 with target

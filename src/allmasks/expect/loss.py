@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -52,6 +53,9 @@ class ModelLoss:
         if y.is_floating_point() and not bool(torch.isfinite(y).all()):
             raise ValueError("the targets contain NaN or infinite values; remove those examples")
         return y
+
+    def check_inputs(self, inputs: Mapping[str, Any], target: Any) -> None:
+        """Raise ValueError where the targets, beside a model's keyword inputs, cannot be meant for this loss."""
 
     def per_example(self, output: Any, target: Any) -> Tensor:
         """(n,) float64 losses of outputs (n, ...) against targets as `check` returns them."""

@@ -138,6 +138,8 @@ def model_loss(loss: Any) -> ModelLoss:
         if loss not in _NAMED:
             raise ValueError(f"unknown loss {loss!r}: use one of {', '.join(map(repr, _NAMED))}, or a callable")
         return _NAMED[loss]()
+    if isinstance(loss, type) and issubclass(loss, nn.Module):
+        raise TypeError(f"loss is the class {loss.__name__}; pass an instance, {loss.__name__}()")
     found = torch_loss(loss)
     if found is not None:
         return found

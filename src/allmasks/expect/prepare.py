@@ -95,7 +95,9 @@ def _read(
             device=device,
             targets=loss.needs_target,
         )
-        return model, data, data.first(INSPECTED_EXAMPLES)
+        first = data.first(INSPECTED_EXAMPLES)
+        loss.check_inputs(first.kwargs, first.target)
+        return model, data, first
 
 
 def _look(model: nn.Module, data: Data, the_loss: ModelLoss, batch: Batch, batch_dim: int | None) -> Problem:
