@@ -196,7 +196,7 @@ def test_small_features_are_fitted_as_large_ones(make):
 def test_penalty_that_overflows_alone_is_refused():
     features, y = [[5e149], [1.9e150], [2.6e150], [-1.3e150]], [525457.0, -295558.0, -249816.0, 567213.0]
     weight = [1787223.0, 1770868.0, 1497875.0, 155761.0]
-    with pytest.raises(ValueError, match="penalty of feature 0.*beyond the largest double"):
+    with pytest.raises(ValueError, match=r"penalty of feature 0.*beyond the largest double"):
         DropoutRidge(p=0.99, alpha=1e-6, fit_intercept=False).fit(features, y, weight)
 
 
