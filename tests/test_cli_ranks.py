@@ -17,6 +17,13 @@ def net():
     return nn.Sequential(nn.Linear(4, 30), nn.Tanh(), nn.Dropout(0.5), nn.Linear(30, 30), nn.ReLU(), nn.Dropout(0.3),
                          nn.Linear(30, 3))
 
+def unseeded():
+    torch.manual_seed(int.from_bytes(os.urandom(6), "little"))
+    model = nn.Sequential(nn.Linear(4, 30), nn.BatchNorm1d(30), nn.Dropout(0.5), nn.Linear(30, 3))
+    if os.environ.get("RANK", "0") == "0":
+        torch.save(model.state_dict(), "first.pt")
+    return model
+
 def boom():
     if os.environ.get("RANK") == "1":
         raise RuntimeError("the weights are lost")
@@ -95,3 +102,20 @@ def test_a_rank_that_fails_ends_all_with_one_error(folder, factory, options, tex
     assert text in told[0]
     assert run.stdout == ""
     assert not (folder / "out.json").exists()
+
+
+@pytest.mark.slow
+def test_a_factory_that_does_not_seed_is_audited_with_the_first_one_s_weights(folder):
+    run = audit("unseeded", "--json", "of3.json", ranks=3)
+    assert run.returncode == 0, run.stderr
+    said = [line for line in run.stderr.splitlines() if "the factory made other weights in each process" in line]
+    assert len(said) == 1, run.stderr
+    assert "(4 tensors, 0.bias first): the first one's are used in all; seed the factory" in said[0]
+    many = json.loads((folder / "of3.json").read_text())
+    (folder / "first.pt").rename(folder / "kept.pt")  # the next factory writes its own
+    alone = audit("unseeded", "--weights", "kept.pt", "--json", "one.json")
+    assert alone.returncode == 0, alone.stderr
+    assert "the factory made" not in alone.stderr
+    one = json.loads((folder / "one.json").read_text())
+    drop = ("seconds", "instruments")
+    close(*({k: v for k, v in result.items() if k not in drop} for result in (many, one)))

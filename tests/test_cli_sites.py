@@ -2,6 +2,9 @@
 
 import contextlib
 import json
+import sys
+
+import pytest
 
 from allmasks.cli import main
 
@@ -45,3 +48,41 @@ def test_modes_and_what_others_miss(tmp_path, capsys, monkeypatch):
             "rnn", "(root):dropout", "(root):bernoulli",
         }  # fmt: skip
         assert all(row["acts_in_train"] and not row["acts_in_eval"] for row in rows.values())
+
+
+LOUD = """
+import ctypes, os, sys
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+        self.add_module("a" + chr(27) + "[31m" + chr(0x9B) + "31m" + chr(0x202E), nn.Dropout(0.5))
+
+    def forward(self, x):
+        print("by print")
+        sys.__stdout__.write("by the first stdout ")
+        os.write(1, b"by number")
+        ctypes.CDLL(None).printf(b"by C")
+        return [*self.children()][1](self.head(x))
+
+def net():
+    return Net()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a library's C runtime has buffers of its own there")
+def test_stdout_is_strict_json_whatever_the_model_prints_by_whatever_way(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loud.py").write_text(LOUD)
+    assert main(["sites", "--model", "loud.py:net", "--json", "-"]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out)["sites"][0]["name"] == "a\x1b[31m\x9b31m\u202e"
+    assert all(c.isprintable() or c == "\n" for c in out)
+    for way in ("print", "the first stdout", "number", "C"):
+        assert f"by {way}" in err
+    assert main(["sites", "--model", "loud.py:net"]) == 0
+    out = capfd.readouterr().out
+    assert r"a\x1b" in out
+    assert all(c.isprintable() or c == "\n" for c in out)

@@ -1,9 +1,11 @@
 """Two functions share a fingerprint only if they would do the same."""
 
 import functools
+import random
 import subprocess
 import sys
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -38,6 +40,51 @@ def twice():
     return lambda x: x + OFFSET
 
 
+class Notes(dict):
+    def __init__(self, version):
+        self.version = version
+
+
+def carrying(value):
+    def fit(p, seed):
+        return fit.scale * p
+
+    fit.scale = value
+    return fit
+
+
+def made(value):
+    class Fit:
+        rate = value
+
+        def __call__(self, p, seed):
+            return self.rate * p
+
+    return Fit
+
+
+def holding(kind, value):
+    return type("Fit", (), {"it": kind(lambda *_: value), "__call__": lambda self, p, seed: self.it})()
+
+
+def reading(expression, **held):
+    """A function of another file, which has imported a file of its user's."""
+    helpers = types.ModuleType("helpers")
+    for name, value in held.items():
+        exec(f"{name} = {value}" if name != "f" else f"def f(p): return {value}", vars(helpers))
+    names = {"helpers": helpers, "__name__": "script"} | ({"f": helpers.f} if "f" in held else {})
+    exec(f"def fit(p, seed): return {expression}", names)
+    return names["fit"]
+
+
+def test_the_process_s_random_state_is_no_part_of_a_function():
+    """Else no second call would find what the first one kept."""
+    for draw in (random.random, random.randint, np.random.normal):
+        before = fingerprint(closed_over(draw))
+        draw(1, 2) if draw is not random.random else draw()
+        assert fingerprint(closed_over(draw)) == before
+
+
 def test_each_kind_that_a_name_does_not_tell_apart():
     net, other = nn.Linear(2, 2), nn.Linear(2, 2)
     kinds = {
@@ -60,6 +107,25 @@ def test_each_kind_that_a_name_does_not_tell_apart():
         "shared or equal": (closed_over([a := [1], a]), closed_over([[1], [2]])),
         "ufunc": (closed_over(np.sin), closed_over(np.cos)),
         "builtin": (closed_over(min), closed_over(max)),
+        "method of a builtin": (closed_over({1: 2}.get), closed_over({1: 3}.get)),
+        "operator of a number": (closed_over((5).__add__), closed_over((6).__add__)),
+        "cached": (functools.lru_cache(closed_over(1)), functools.lru_cache(closed_over(2))),
+        "attribute of a function": (carrying(1), carrying(2)),
+        "attribute of a class": (closed_over(made(1)), closed_over(made(2))),
+        "object of a class": (made(1)(), made(2)()),
+        "object of a class whose parent differs": (type("C", (made(1),), {})(), type("C", (made(2),), {})()),
+        "static method": (holding(staticmethod, 1), holding(staticmethod, 2)),
+        "class method": (holding(classmethod, 1), holding(classmethod, 2)),
+        "property": (holding(property, 1), holding(property, 2)),
+        "module of one's own": (reading("helpers.lr * p", lr=0.1), reading("helpers.lr * p", lr=0.2)),
+        "function of a module": (reading("helpers.f(p)", f="p + 1"), reading("helpers.f(p)", f="p + 2")),
+        "function from a module": (reading("f(p)", f="p + 1"), reading("f(p)", f="p + 2")),
+        "dict with a state": (closed_over(Notes(1)), closed_over(Notes(2))),
+        "masked array": (closed_over(np.ma.array([1.0, 2.0], mask=[0, 1])), closed_over(np.ma.array([1.0, 2.0]))),
+        "sparse": (closed_over(torch.eye(2).to_sparse()), closed_over((2 * torch.eye(2)).to_sparse())),
+        "conjugate": (closed_over(torch.tensor([1j])), closed_over(torch.tensor([1j]).conj())),
+        "object array": (closed_over(np.array([1, None])), closed_over(np.array([2, None]))),
+        "generator": (closed_over(np.random.default_rng(1)), closed_over(np.random.default_rng(2))),
     }
     for name, (one, two) in kinds.items():
         assert fingerprint(one) != fingerprint(two), name
@@ -107,3 +173,5 @@ def test_what_cannot_be_read_says_so(tmp_path):
         fingerprint(closed_over(file))
     with pytest.raises(NotReadable, match="a value of type lock cannot be read"):
         fingerprint(closed_over(threading.Lock()))
+    with pytest.raises(NotReadable, match="a tensor cannot be read"):
+        fingerprint(closed_over(torch.empty(2, device="meta")))

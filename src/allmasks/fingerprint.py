@@ -2,16 +2,29 @@
 
 Names do not tell functions apart: every lambda is `<lambda>`, every `functools.partial` of one function has that
 function's name, and so have the bound methods of two instances. A fingerprint follows code, defaults, closure, bound
-state and the globals that the code names; two processes compute the same one. It is taken before a call, so state that
-a function changes while it runs is not followed.
+state and the globals that the code names, through functions, classes and modules of one's own; what is installed counts
+by its name. Two processes compute the same one. It is taken before a call, so state that a function changes while it
+runs is not followed.
 """
 
 from __future__ import annotations
 
+import enum
 import functools
 import hashlib
+import sys
 from collections.abc import Iterator
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, MethodWrapperType, ModuleType
+from pathlib import Path
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    MethodType,
+    MethodWrapperType,
+    ModuleType,
+)
 from typing import Any
 
 import numpy as np
@@ -65,31 +78,34 @@ def _parts(value: Any, seen: _Seen) -> Iterator[bytes]:
 def _contents(value: Any, seen: _Seen) -> Iterator[bytes]:
     if isinstance(value, FunctionType):
         yield from _function(value, seen)
-    elif isinstance(value, MethodType):
-        yield from _parts(value.__func__, seen)
-        yield from _parts(value.__self__, seen)
+    elif isinstance(value, MethodType | BuiltinFunctionType | MethodWrapperType):
+        yield from _bound(value, seen)
     elif isinstance(value, functools.partial):
-        yield from _parts((value.func, value.args, value.keywords), seen)
+        yield from _parts((value.func, value.args, value.keywords, vars(value)), seen)
     elif isinstance(value, CodeType):
         yield from _code(value, seen)
     elif isinstance(value, ModuleType):
         yield f"{value.__name__} {getattr(value, '__version__', '')}".encode()
-    elif isinstance(value, type | BuiltinFunctionType | MethodWrapperType | np.ufunc):
-        yield f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value.__name__)}".encode()
-        if isinstance(value, type) and value.__module__ == "__main__":
-            yield from _parts({k: v for k, v in vars(value).items() if isinstance(v, FunctionType)}, seen)
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, type):
+        yield from _class(value, seen)
+    elif isinstance(value, np.ufunc):
+        yield value.__name__.encode()
+    elif isinstance(value, staticmethod | classmethod):
+        yield from _parts(value.__func__, seen)
+    elif isinstance(value, property):
+        yield from _parts((value.fget, value.fset), seen)
+    elif type(value) in (list, tuple):
         yield str(len(value)).encode()
         for item in value:
             yield from _parts(item, seen)
-    elif isinstance(value, dict):
+    elif type(value) is dict:
         yield str(len(value)).encode()
         for key, item in value.items():
             yield from _parts(key, seen)
             yield from _parts(item, seen)
     elif isinstance(value, set | frozenset):
         yield from sorted(fingerprint(item).encode() for item in value)
-    elif isinstance(value, np.ndarray) and value.dtype != object:
+    elif type(value) is np.ndarray and value.dtype != object:
         yield f"{value.dtype.str}{value.shape}".encode()
         yield np.ascontiguousarray(value).tobytes()
     elif hasattr(value, "detach") and hasattr(value, "numpy"):
@@ -99,19 +115,72 @@ def _contents(value: Any, seen: _Seen) -> Iterator[bytes]:
         yield from _reduced(value, seen)
 
 
+def _is_installed(module: str | None) -> bool:
+    """Whether a module is Python's, a package's or this library's: known by its name, and not changed by its user."""
+    root = (module or "builtins").partition(".")[0]
+    if (root in sys.stdlib_module_names and root != "__main__") or root == "allmasks":
+        return True
+    loaded = sys.modules.get(root)
+    file = getattr(loaded, "__file__", None) or next(iter(getattr(loaded, "__path__", ())), "")
+    return not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
+
+
+def _bound(value: Any, seen: _Seen) -> Iterator[bytes]:
+    """A method of an instance or class, and a built-in function, which may be one of an instance too."""
+    yield value.__name__.encode()
+    holder = value.__self__
+    home = sys.modules.get(type(holder).__module__)
+    if holder is None or isinstance(holder, ModuleType) or getattr(home, value.__name__, None) is value:
+        # A function of a module, such as random.random: its hidden state is the process's.
+        yield str(getattr(holder, "__name__", getattr(value, "__module__", ""))).encode()
+        return
+    if isinstance(value, MethodType):
+        yield from _parts(value.__func__, seen)
+    yield from _parts(holder, seen)
+
+
+def _class(value: type, seen: _Seen) -> Iterator[bytes]:
+    yield f"{value.__module__}.{value.__qualname__}".encode()
+    if issubclass(value, enum.Enum):
+        yield from _parts([(member.name, member.value) for member in value], seen)
+    if _is_installed(value.__module__) or issubclass(value, enum.Enum):
+        return
+    yield from _parts(value.__bases__, seen)
+    for name, held in vars(value).items():
+        written = isinstance(held, FunctionType | staticmethod | classmethod | property)
+        of_python = (name.startswith("__") and name.endswith("__")) or name.startswith("_abc_")
+        if written or not (of_python or isinstance(held, GetSetDescriptorType | MemberDescriptorType)):
+            yield name.encode()
+            yield from _parts(held, seen)
+
+
 def _function(value: FunctionType, seen: _Seen) -> Iterator[bytes]:
     yield from _code(value.__code__, seen)
     cells = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
     yield from _parts((value.__defaults__, value.__kwdefaults__, cells), seen)
-    for name in _global_names(value.__code__):
-        if name in value.__globals__:
-            yield name.encode()
-            found = value.__globals__[name]
-            if isinstance(found, FunctionType) and found.__module__ != value.__module__:
-                # Another module's function is a library's: its name is enough, as a version is of a module.
-                yield f"{found.__module__}.{found.__qualname__}".encode()
-            else:
-                yield from _parts(found, seen)
+    if vars(value):
+        yield from _parts(vars(value), seen)
+    names = list(dict.fromkeys(_global_names(value.__code__)))
+    yield from _named(value.__globals__, names, seen)
+
+
+def _named(
+    held: dict[str, Any], names: list[str], seen: _Seen, within: frozenset[str] = frozenset()
+) -> Iterator[bytes]:
+    """What code finds under these names in its globals, and in modules of one's own that it finds there."""
+    for name in names:
+        if name not in held:
+            continue
+        yield name.encode()
+        found = held[name]
+        if isinstance(found, FunctionType) and _is_installed(found.__module__) and "<" not in found.__qualname__:
+            yield f"{found.__module__}.{found.__qualname__}".encode()
+        elif isinstance(found, ModuleType) and not _is_installed(found.__name__):
+            yield from _parts(found, seen)
+            if found.__name__ not in within:
+                yield from _named(vars(found), names, seen, within | {found.__name__})
+        else:
+            yield from _parts(found, seen)
 
 
 def _filled(cell: Any) -> bool:
@@ -139,11 +208,14 @@ def _global_names(code: CodeType) -> Iterator[str]:
 
 
 def _as_array(tensor: Any) -> Any:
-    found = tensor.detach().cpu()
     try:
-        return found.numpy()
-    except TypeError:  # a type that NumPy does not have, such as bfloat16
-        return found.float().numpy()
+        found = tensor.detach().cpu().to_dense().resolve_conj().resolve_neg()
+        try:
+            return found.numpy()
+        except TypeError:  # a type that NumPy does not have, such as bfloat16
+            return found.float().numpy()
+    except Exception as problem:
+        raise NotReadable(f"a tensor cannot be read: {problem}") from None
 
 
 def _reduced(value: Any, seen: _Seen) -> Iterator[bytes]:
@@ -153,6 +225,10 @@ def _reduced(value: Any, seen: _Seen) -> Iterator[bytes]:
     except Exception as problem:
         raise NotReadable(f"a value of type {type(value).__qualname__} cannot be read: {problem}") from None
     if isinstance(reduced, str):
+        if hasattr(value, "__wrapped__"):  # as functools.cache makes
+            yield from _parts(value.__wrapped__, seen)
+        elif "<" in reduced:
+            raise NotReadable(f"a value of type {type(value).__qualname__} has only a name, {reduced}")
         yield f"{type(value).__module__}.{reduced}".encode()
         return
     rebuild, arguments, *rest = reduced

@@ -50,7 +50,7 @@ class Trials:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             result, whole = found["result"], found["digest"] == _digest(found["result"])
-            same = found["key"] == json.loads(_text(key))
+            same = _text(found["key"]) == _text(key)
         except (ValueError, KeyError, TypeError) as problem:
             raise _damaged(path, f"it is no finished trial ({type(problem).__name__}: {problem})") from None
         if not (whole and same):
@@ -195,8 +195,22 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
     # On Windows the number of a parent stays after it has ended; there nothing is watched.
-    if os.name == "posix" and os.getppid() == parent:
+    if os.name != "posix":
+        return
+    if os.getppid() == 1 != parent and not _alive(parent):  # it ended while this worker was starting
+        os._exit(1)
+    if os.getppid() == parent:
         threading.Thread(target=watch, daemon=True, name="allmasks-parent").start()
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @contextmanager

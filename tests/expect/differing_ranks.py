@@ -2,6 +2,7 @@
 
 import sys
 import time
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -41,6 +42,14 @@ def eights(output, y):
     return 8 * output.sum(dim=1)
 
 
+def scaled(factor):
+    return lambda output, y: factor * output.sum(dim=1)
+
+
+def smoothed(share):
+    return partial(nn.functional.cross_entropy, label_smoothing=share, reduction="none")
+
+
 def loss(model=None, data=None, loss="cross_entropy", **how):
     x, y = data or am.shard(problem())
     return am.expected_loss(model or net(), x, y, loss, group="world", **{"n_masks": 256, **how})
@@ -75,6 +84,9 @@ CASES = {
     "loss": (loss, {"loss": "squared_error"}),
     "weights of the loss": (loss, {"loss": lambda: weighted([1.0, 2.0, 1.0])}),
     "function": (loss, {"loss": lambda: eights}),
+    "number in a loss": (loss, {"loss": lambda: scaled(0.5)}),
+    "partial loss": (loss, {"loss": lambda: smoothed(0.2)}),
+    "option of a loss": (loss, {"loss": lambda: nn.CrossEntropyLoss(label_smoothing=0.2)}),
     "dtype of the data": (loss, {"data": doubles}),
     "dtype of the model": (loss, {"model": lambda: net().double(), "data": doubles}),
     "rate": (loss, {"model": lambda: rated(0.25)}),
@@ -90,7 +102,13 @@ CASES = {
     "monitor: seed": (seen, {"seed": 9}),
     "another function": (None, {}),
 }
-USUAL = {"weights of the loss": {"loss": lambda: weighted([1.0, 1.0, 1.0])}, "function": {"loss": lambda: sevens}}
+USUAL = {
+    "weights of the loss": {"loss": lambda: weighted([1.0, 1.0, 1.0])},
+    "function": {"loss": lambda: sevens},
+    "number in a loss": {"loss": lambda: scaled(0.25)},
+    "partial loss": {"loss": lambda: smoothed(0.1)},
+    "option of a loss": {"loss": lambda: nn.CrossEntropyLoss(label_smoothing=0.1)},
+}
 
 
 def run(name):

@@ -1,11 +1,14 @@
 """Ranks that differ in one thing say so, all of them, and mix nothing."""
 
+import functools
 import re
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from allmasks.expect.agreement import digest
+from allmasks.expect.agreement import _of_loss, digest
 from expect.test_distributed import torchrun
 
 SAID = {
@@ -18,6 +21,9 @@ SAID = {
     "loss": "ValueError: the loss is 'cross_entropy' on rank 0 and 'squared_error' on rank 1",
     "weights of the loss": r"ValueError: weight of the loss is \d+ on rank 0 and \d+ on rank 1",
     "function": r"ValueError: the loss is '\S+sevens \(code \w+\)' on rank 0 and '\S+eights \(code \w+\)' on rank 1",
+    "number in a loss": r"ValueError: the loss is '\S+ \(code \w+\) with factor=0\.25' on rank 0 and .*=0\.5'",
+    "partial loss": "ValueError: the loss is .partial.*label_smoothing=0.1, .* on rank 0 and .*label_smoothing=0.2, ",
+    "option of a loss": "ValueError: the loss is .CrossEntropyLoss.*ng=0.1, .* on rank 0 and .*label_smoothing=0.2, ",
     "dtype of the data": r"ValueError: the dtypes of the inputs is 'torch\.float32' on rank 0 and 'torch\.float64' ",
     "dtype of the model": r"ValueError: the shape of parameter 0\.weight is '\(8, 6\) torch\.float32' on rank 0",
     "rate": r"ValueError: the site 5 is 'p=0\.5, shape \(8,\)' on rank 0 and 'p=0\.25, shape \(8,\)' on rank 1",
@@ -49,6 +55,42 @@ def test_whatever_differs_on_one_of_three_ends_alike_on_all(tmp_path):
     assert len(set(values)) == 1
     assert set(map(tuple, names)) == {("3.weight",)}
     assert all(same)
+
+
+def made(value):
+    return lambda output, y: value * output.sum(dim=1)
+
+
+class Weighted:
+    def __init__(self, weight):
+        self.weight = weight
+
+    def __call__(self, output, y):
+        return self.weight * output.sum(dim=1)
+
+    def method(self, output, y):
+        return self.weight * output.sum(dim=1)
+
+
+def test_losses_that_differ_are_told_and_a_rank_s_own_device_is_not():
+    partial, entropy = functools.partial, torch.nn.functional.cross_entropy
+    apart = {
+        "constant": (lambda output, y: 2 * output, lambda output, y: 3 * output),
+        "name": (lambda output, y: output.min(), lambda output, y: output.max()),
+        "closure": (made(0.1), made(0.2)),
+        "tensor": (made(torch.ones(3)), made(torch.zeros(3))),
+        "array": (made(np.ones(3)), made(np.zeros(3))),
+        "inner function": (made(made(0.1)), made(made(0.2))),
+        "partial": (partial(entropy, ignore_index=1), partial(entropy, ignore_index=2)),
+        "partial of a module": [partial(nn.CrossEntropyLoss(torch.full((3,), w))) for w in (1.0, 2.0)],
+        "object": (Weighted(0.1), Weighted(0.2)),
+        "method": (Weighted(0.1).method, Weighted(0.2).method),
+        "option": (nn.CrossEntropyLoss(label_smoothing=0.1), nn.CrossEntropyLoss(label_smoothing=0.2)),
+    }
+    for name, (one, other) in apart.items():
+        assert _of_loss(one) != _of_loss(other), name
+    for one, other in [(0, 1), (torch.device("cpu"), torch.device("meta")), (Weighted(0.1), Weighted(0.1))]:
+        assert _of_loss(made(one)) == _of_loss(made(other))
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,27 @@ def same(lazy, memory, tolerance):
         np.testing.assert_allclose(getattr(lazy, name), getattr(memory, name), rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("kind", ["logistic", "classes", "poisson"])
+@pytest.mark.parametrize("storage", ["array", "csr", "frame"])
+def test_chunks_made_anew_at_each_pass_are_refused(kind, storage):
+    """Each step of such a fit would see other data; ridge reads once, and fits what it read."""
+    rng = np.random.default_rng()
+
+    def shuffled(block):
+        return block[rng.permutation(block.shape[0])]
+
+    anew = rows(storage)
+    if storage == "frame":
+        anew = anew.map_partitions(lambda part: part.sample(frac=1, random_state=int(rng.integers(2**31))))
+        y = dd.from_map(lambda k: pd.Series(TARGETS[kind][CUTS[k] : CUTS[k + 1]]), range(len(CHUNKS)))
+    else:
+        anew, y = anew.map_blocks(shuffled, dtype=float), TARGETS[kind]
+    with pytest.raises(ValueError, match=r"partition \d held other numbers than when it was read before: .*persist"):
+        fresh(kind).fit(anew, y)
+    fresh(kind).fit(anew.persist(), y)
+    fresh("ridge").fit(anew, y if kind != "classes" else y == "red")
+
+
 @pytest.mark.parametrize("storage", ["array", "csr", "frame"])
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_coefficients_are_those_in_memory(kind, storage):

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,7 +65,8 @@ def write_json(values: dict[str, Any], path: str | None, lang: str = "en") -> No
         return
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if path == "-":
-        sys.stdout.write(text)
+        # A terminal obeys more control characters than JSON escapes by itself.
+        sys.stdout.write("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
         return
     from allmasks.files import write_text
 
@@ -122,5 +123,18 @@ def output_of_models() -> Iterator[None]:
             os.dup2(2, real)
             yield
         finally:
+            # What still waits in a buffer was written by the model: it must not follow to where stdout leads again.
+            if sys.__stdout__ is not None:
+                sys.__stdout__.flush()
+            _flush_c()
             os.dup2(kept, real)
             os.close(kept)
+
+
+def _flush_c() -> None:
+    """What compiled code has printed and not yet written."""
+    import ctypes
+
+    # On Windows a library may have a C runtime, and buffers, of its own.
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).fflush(None)

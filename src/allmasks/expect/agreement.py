@@ -5,11 +5,13 @@ Contents are compared by digests: integer sums over the bits of each tensor, whi
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Mapping
-from types import FunctionType
+from collections.abc import Iterable, Mapping
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -19,10 +21,12 @@ from allmasks.expect.distributed import Group
 from allmasks.methods import Method
 from allmasks.sites import class_name, is_sharded
 
-__all__ = ["agree_on_call", "agree_on_data", "digest", "weights_of_first"]
+__all__ = ["agree_on_call", "agree_on_data", "agree_on_sites", "digest", "weights_of_first"]
 
 _PRIME = 0x5851F42D4C957F2D
 _AT_ONCE = 2**22
+_DEEPEST = 4
+_TOLD = (bool, float, complex, Tensor, np.ndarray, functools.partial, FunctionType, nn.Module)
 
 
 def agree_on_call(ranks: Group, call: str, model: Any, loss: Any, **asked: Any) -> None:
@@ -41,6 +45,12 @@ def agree_on_data(ranks: Group, args: Any, kwargs: Mapping[str, Any], target: An
     """The same, of the data's types: ranks have other examples, but examples of one kind."""
     if ranks.size > 1:
         ranks.agree(ranks.run(lambda: _kinds("inputs", (args, dict(kwargs))) | _kinds("targets", target)))
+
+
+def agree_on_sites(ranks: Group, sites: Iterable[Any]) -> None:
+    """The same, of the dropout sites that were met: names, rates and shapes."""
+    if ranks.size > 1:
+        ranks.agree({f"the site {site.name}": f"p={site.p}, shape {site.shape}" for site in sites})
 
 
 def weights_of_first(ranks: Group, model: nn.Module) -> list[str]:
@@ -98,12 +108,77 @@ def _told(value: Any) -> Any:
 def _of_loss(loss: Any) -> dict[str, Any]:
     if isinstance(loss, nn.Module):
         contents = {f"{name} of the loss": digest(t) for name, t in loss.state_dict().items()}
-        return {"the loss": repr(loss), **contents}
-    if isinstance(loss, FunctionType):
-        # What it closes over may well be the rank's own, such as a device.
-        code = hashlib.sha256(loss.__code__.co_code).hexdigest()[:8]
-        return {"the loss": f"{loss.__module__}.{loss.__qualname__} (code {code})"}
-    return {"the loss": loss if isinstance(loss, str) else type(loss).__qualname__}
+        return {"the loss": _options(loss), **contents}
+    return {"the loss": loss if isinstance(loss, str) else _spoken(loss)}
+
+
+def _spoken(value: Any, inside: int = 0) -> str:
+    """A loss in words that differ where it does: its code and the numbers it holds.
+
+    What may well be a rank's own is left out: devices, and whole numbers and words that a function closes over
+    (`y.to(rank)`).
+    """
+    if value is None or isinstance(value, bool | int | float | complex | str):
+        return repr(value)
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {value.dtype} (contents {digest(value):x})"
+    if isinstance(value, np.ndarray | np.generic):
+        raw = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()[:8]
+        return f"{np.shape(value)} {value.dtype} (contents {raw})"
+    if inside > _DEEPEST:
+        return type(value).__qualname__
+    if isinstance(value, functools.partial):
+        held = [_spoken(v, inside + 1) for v in value.args]
+        held += [f"{k}={_spoken(v, inside + 1)}" for k, v in sorted(value.keywords.items())]
+        return f"partial({', '.join([_spoken(value.func, inside + 1), *held])})"
+    if isinstance(value, MethodType):
+        return f"{_spoken(value.__func__, inside + 1)} of {_spoken(value.__self__, inside + 1)}"
+    if isinstance(value, FunctionType):
+        code = hashlib.sha256(_code(value.__code__)).hexdigest()[:8]
+        named = f"{value.__module__}.{value.__qualname__} (code {code})"
+        cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+        own = {name: cell.cell_contents for name, cell in cells if _filled(cell)}
+        return named + _held(own, inside) + _held(value.__kwdefaults__ or {}, inside) + _defaults(value, inside)
+    if isinstance(value, nn.Module):
+        contents = {name: digest(tensor) for name, tensor in value.state_dict().items()}
+        return f"{_options(value)}{contents or ''}"
+    return type(value).__qualname__ + _held(getattr(value, "__dict__", {}), inside)
+
+
+def _options(module: nn.Module) -> str:
+    """A module's text, and the options that torch does not show in it, such as label_smoothing."""
+    found = {
+        ".".join(filter(None, [where, name])): value
+        for where, part in module.named_modules()
+        for name, value in vars(part).items()
+        if not name.startswith("_") and name != "training" and isinstance(value, bool | int | float | complex | str)
+    }
+    return f"{module!r} with {', '.join(f'{k}={v!r}' for k, v in sorted(found.items()))}" if found else repr(module)
+
+
+def _held(values: Mapping[str, Any], inside: int) -> str:
+    kept = {name: _spoken(value, inside + 1) for name, value in values.items() if isinstance(value, _TOLD)}
+    return f" with {', '.join(f'{name}={text}' for name, text in sorted(kept.items()))}" if kept else ""
+
+
+def _defaults(function: FunctionType, inside: int) -> str:
+    given = function.__defaults__ or ()
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    return _held(dict(zip(names[len(names) - len(given) :], given, strict=True)), inside)
+
+
+def _code(code: CodeType) -> bytes:
+    """Instructions, names and constants; not where they stand in a file."""
+    constants = [_code(c) if isinstance(c, CodeType) else repr(c).encode() for c in code.co_consts]
+    return b"\0".join([code.co_code, repr(code.co_names).encode(), *constants])
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        _ = cell.cell_contents
+    except ValueError:  # a variable that is assigned later
+        return False
+    return True
 
 
 def _of_model(model: nn.Module) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from allmasks.errors import UncontrolledRandomness
-from allmasks.expect.agreement import agree_on_data
+from allmasks.expect.agreement import agree_on_data, agree_on_sites
 from allmasks.expect.arguments import settled
 from allmasks.expect.data import Batch, Data
 from allmasks.expect.distributed import Group, join, unwrapped
@@ -58,7 +58,7 @@ def prepare(
     sizes = ranks.gather(problem.data.n_examples)
     problem.n_examples = sum(sizes)
     problem.data.number_from(sum(sizes[: ranks.rank]))
-    ranks.agree({f"the site {site.name}": f"p={site.p}, shape {site.shape}" for site in problem.sites})
+    agree_on_sites(ranks, problem.sites)
     weight = ranks.run(lambda: _evaluate_mean_mask(problem, sample_weight))
     problem.splits = all(ranks.gather(problem.splits))
     total = float(ranks.sum(weight.sum()))

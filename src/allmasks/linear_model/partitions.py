@@ -2,7 +2,8 @@
 
 Nothing here imports Dask until it is handed something of Dask's. The rows are never gathered: what leaves a worker is
 the sum of a function's results over partitions. The tree has one shape for one number of partitions, so neither the
-number of workers nor a worker that is lost on the way changes what is added to what.
+number of workers nor a worker that is lost on the way changes what is added to what. A checksum of each partition comes
+back with the sum: one that holds other numbers at the next pass (random chunks without a seed) is no data set to fit.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import copy
 import functools
 import itertools
 import sys
+import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -76,6 +78,8 @@ class Partitions:
     y_ndim: int = 1
     y_dtype: Any = None
     checked: bool = field(default=False)
+    seen: dict[int, int] = field(default_factory=dict, compare=False)
+    """Checksum of each partition, from the first pass on."""
 
     @classmethod
     def of(
@@ -110,16 +114,20 @@ class Partitions:
                 "example dask.array.from_array(X_unlabeled)"
             )
         more = Partitions.of(estimator, X, None, reset=False, labeled=False)
-        return Partitions(self.pieces + more.pieces, self.n_features, self.dtype, self.y_ndim, self.y_dtype)
+        return replace(self, pieces=self.pieces + more.pieces)
 
     def known(self) -> Partitions:
         """The same, of which one pass has seen that every number is finite."""
-        return Partitions(self.pieces, self.n_features, self.dtype, self.y_ndim, self.y_dtype, checked=True)
+        return replace(self, checked=True)
 
     def sum(self, work: Callable[..., Any], *shared: Any) -> Any:
         """Σ over partitions of work(part, *shared); None where every one of them is None or has no rows.
 
         work : a function of this library (workers import it) that returns something with +, or a tuple of such.
+
+        Raises
+        ------
+        ValueError : a partition that holds other numbers than at an earlier pass, or what `work` cannot take.
         """
         import dask
 
@@ -132,28 +140,50 @@ class Partitions:
         ]
         while len(level) > 1:
             level = [add(level[lo : lo + _FAN_IN]) for lo in range(0, len(level), _FAN_IN)]
-        return level[0].compute()
+        total, sums = level[0].compute()
+        for number, checksum in sums.items():
+            if self.seen.setdefault(number, checksum) != checksum:
+                raise ValueError(
+                    f"partition {number} held other numbers than when it was read before: the Dask collection makes "
+                    "its chunks anew at each pass, so every step of the fit would see other data. Seed what draws "
+                    "them (dask.array.random.default_rng(0) does), or keep them: X, y = dask.persist(X, y)"
+                )
+        return total
 
 
 def _work(
     work: Callable[..., Any], shared: tuple[Any, ...], number: int, X: Any, y: Any, weight: Any, dtype: Any, check: bool
-) -> Any:
+) -> tuple[Any, dict[int, int]]:
     # Dask's own threads share out the partitions, so each takes one for itself.
     from allmasks.scores.threads import one_thread
 
     try:
         part = _read(X, y, weight, dtype, check)
         if part is None:
-            return None
+            return None, {number: 0}
         with one_thread():
-            return work(part, *shared)
+            return work(part, *shared), {number: _checksum(part)}
     except ValueError as problem:
         raise ValueError(f"partition {number}: {problem}") from None
 
 
-def _add(results: list[Any]) -> Any:
-    total = None
-    for one in results:
+def _checksum(part: Part) -> int:
+    """A number that differs, but by chance, where any entry or its place does: work of one read over the rows."""
+    X = part.X
+    arrays = [X] if isinstance(X, np.ndarray) else [X.data, X.indices, X.indptr]
+    total = part.X.shape[0]
+    for values in (*arrays, part.y, part.weight):
+        plain = np.ascontiguousarray(values)
+        raw: Any = repr(plain.tolist()).encode() if plain.dtype == object else plain.reshape(-1).view(np.uint8)
+        total = zlib.crc32(raw, total)
+    return total
+
+
+def _add(results: list[tuple[Any, dict[int, int]]]) -> tuple[Any, dict[int, int]]:
+    total: Any = None
+    sums: dict[int, int] = {}
+    for one, of_one in results:
+        sums |= of_one
         if one is None:
             continue
         if total is None:
@@ -162,7 +192,7 @@ def _add(results: list[Any]) -> Any:
             total = tuple(a + b for a, b in zip(total, one, strict=True))
         else:
             total = total + one
-    return total
+    return total, sums
 
 
 def _read(X: Any, y: Any, weight: Any, dtype: Any, check: bool) -> Part | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from allmasks.expect import progress_bar
-from allmasks.expect.agreement import agree_on_call, agree_on_data
+from allmasks.expect.agreement import agree_on_call, agree_on_data, agree_on_sites
 from allmasks.expect.distributed import join, unwrapped
 from allmasks.expect.problem import Request
 from allmasks.expect.sharded import keep_in_step, same_batch
@@ -148,7 +148,7 @@ def predict(
         sizes = ranks.gather(setup.data.n_examples)
         setup.n_examples = sum(sizes)
         setup.data.number_from(sum(sizes[: ranks.rank]))
-        ranks.agree({f"the site {site.name}": f"p={site.p}, shape {site.shape}" for site in setup.sites})
+        agree_on_sites(ranks, setup.sites)
         ranks.agree({"the task": setup.task.name})
 
         def chosen() -> Route:
