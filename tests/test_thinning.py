@@ -272,3 +272,20 @@ def test_whatever_slips_through_is_found_on_the_inputs(monkeypatch):
     monkeypatch.setattr(removal, "_HOMOGENEOUS", (nn.Sigmoid,))
     with pytest.raises(ValueError, match="the smaller network is not the thinned one"):
         am.thinned(net, X).smaller()
+
+
+@pytest.mark.parametrize("n_masks", [1, 3])
+def test_dropout_in_place_overwrites_no_input(n_masks):
+    """Each member of an ensemble gets the input, and not what the one before left of it."""
+    torch.manual_seed(0)
+    head = nn.Linear(6, 3).double()
+    in_place, plain = (nn.Sequential(nn.Dropout(0.5, inplace=flag), head) for flag in (True, False))
+    x = X.clone()
+    if n_masks == 1:
+        one, other = (am.thinned(net, x, seed=2) for net in (in_place, plain))
+        torch.testing.assert_close(one.smaller()(x), other(x))
+    else:
+        one, other = (am.thinned(net, x, seed=2, mask=range(n_masks)) for net in (in_place, plain))
+    for _ in range(2):
+        torch.testing.assert_close(one(x), other(x))
+    assert torch.equal(x, X)

@@ -24,6 +24,7 @@ from allmasks.linear_model.partitions import chunkwise, is_lazy, refuse_lazy
 from allmasks.linear_model.rates import feature_rates
 from allmasks.linear_model.rows import Rows
 from allmasks.linear_model.separation import separates
+from allmasks.linear_model.stopping import norm
 from allmasks.methods import Fourier
 from allmasks.scores.fourier import logistic_moments
 from allmasks.scores.problem import ScoreProblem
@@ -279,7 +280,7 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         self.guarantee_ = "exact"
         self.objective_ = float(sum(s.value for s in solutions))
         self.objective_error_ = float(sum(s.error for s in solutions))
-        self.gradient_norm_ = float(np.linalg.norm([s.gradient_norm for s in solutions]))
+        self.gradient_norm_ = norm(np.array([s.gradient_norm for s in solutions]))
         self.n_iter_ = np.array([s.n_iter for s in solutions], np.int32)
 
     @chunkwise
