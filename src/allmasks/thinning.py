@@ -147,9 +147,8 @@ class Thinned(nn.Module):
         }
         rates = {name: site.call_rate for name, site in self._sites.items()}
         wake = frozenset(site.wakes for site in self._sites.values() if site.wakes is not None)
-        if any(site.in_place for site in self._sites.values()):
-            # The same input gives the same output each time, and so each member of an ensemble its own.
-            args, kwargs = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, (args, kwargs))
+        # What a forward pass writes in its input, by dropout in place say, is not for the next call or member to see.
+        args, kwargs = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, (args, kwargs))
         with hold_masks(self.model, lambda call: placed.get(call.name), rates, wake=wake):
             return self.model(*args, **kwargs)
 

@@ -277,3 +277,36 @@ def test_recurrent_layers_after_a_site_fall_back_to_a_loop():
             truth += weights * nn.functional.cross_entropy(output, y, reduction="none")
     result = compute(net, x, y, "cross_entropy")
     torch.testing.assert_close(result.per_example.detach(), truth, rtol=1e-12, atol=1e-12)
+
+
+class WritesInput(nn.Module):
+    """Centers its input in place, as people do to save memory."""
+
+    def __init__(self, write) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Dropout(0.5), nn.Linear(4, 2)).double()
+        self.write = write
+
+    def forward(self, x):
+        return self.net(self.write(x))
+
+
+@pytest.mark.parametrize("write", [lambda x: x.sub_(1.0), lambda x: torch.relu_(x.sub_(0.3)), lambda x: x.mul_(0.5)])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda net, x, y: am.expected_loss(net, x, y, "cross_entropy").value.detach(),
+        lambda net, x, y: am.expected_loss(net, x, y, lambda z, t: z.square().sum(1), n_masks=16).value.detach(),
+        lambda net, x, y: am.predict(net, x, n_masks=16).std,
+        lambda net, x, y: am.diagnose.unit_penalty(net, x, y, "cross_entropy")[0].penalty,
+        lambda net, x, y: am.thinned(net, x, mask=range(3))(x).detach(),
+    ],
+)
+def test_inputs_that_forward_writes_in_are_as_they_were_for_every_pass(call, write):
+    x, y = torch.linspace(-1, 2, 12).double().reshape(4, 3), torch.tensor([0, 1, 1, 0])
+    given = x.clone()
+    found = call(WritesInput(write), x, y)
+    assert torch.equal(x, given)
+    wanted = call(WritesInput(lambda x: write(x.clone())), x, y)
+    assert abs(torch.as_tensor(found) - torch.as_tensor(wanted)).max() <= 1e-14

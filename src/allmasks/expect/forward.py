@@ -63,7 +63,6 @@ class Forward:
     observe : name of a site whose input is returned instead of the output (the exact last layer needs it); that
         site itself stays at its mean mask.
     batched : try all masks of a chunk in one pass. Falls back to a loop, for good, at the first refusal.
-    overwrites : the model has a site that works in place, which may be on the inputs: they are copied.
     group : the ranks that may have to make each pass together.
     along : name of a site whose input is returned beside the output, as a pair.
     """
@@ -73,7 +72,6 @@ class Forward:
     extract: Callable[[Any], Any] = extract_output
     observe: str | None = None
     batched: bool = True
-    overwrites: bool = False
     group: Group = ALONE
     along: str | None = None
 
@@ -112,9 +110,8 @@ class Forward:
                 seen.append(call.input)
             return masks.get(call.name)
 
-        args, kwargs = batch.args, batch.kwargs
-        if self.overwrites:
-            args, kwargs = tree_map_only(Tensor, torch.clone, (args, kwargs))
+        # Dropout, an activation or x -= 1 in place may write in the inputs, which every pass is to find as given.
+        args, kwargs = tree_map_only(Tensor, torch.clone, (batch.args, batch.kwargs))
         wake = self._wake if masks else frozenset()
         with self.group.turn(), hold_masks(self.model, provide, self._rates, wake=wake):
             output = self.model(*args, **kwargs)

@@ -160,8 +160,7 @@ class Problem:
 
     def forward(self, sites: tuple[DropoutSite, ...], observe: str | None = None) -> Forward:
         """Outputs under masks of these sites; or, with `observe`, that site's input."""
-        overwrites = any(site.in_place for site in self.sites)
-        return Forward(self.model, sites, self.extract, observe, self.batched, overwrites, self.group)
+        return Forward(self.model, sites, self.extract, observe, self.batched, self.group)
 
     def integrated(self, sites: tuple[DropoutSite, ...], method: Method | None) -> Integrated:
         """The same, the last layer's site among them integrated by formula."""

@@ -48,7 +48,6 @@ class Setup:
     dims: tuple[int | None, ...]
     last: LastLayer | None
     batched: bool
-    overwrites: bool
     spec: Any
     leaves: list[Any]
     notes: tuple[str, ...]
@@ -83,7 +82,7 @@ class Setup:
 
     def forward(self, sites: tuple[DropoutSite, ...], observe: str | None = None) -> Forward:
         """Outputs under masks of these sites, or with `observe` that site's input."""
-        return Forward(self.model, sites, self.outputs, observe, self.batched, self.overwrites, self.group)
+        return Forward(self.model, sites, self.outputs, observe, self.batched, self.group)
 
     def in_eval(self, batch: Batch) -> list[Tensor]:
         """The outputs in eval mode."""
@@ -204,7 +203,6 @@ def look(
         dims=dims,
         last=seen.last_linear if len(front) == 1 else None,
         batched=not seen.convolves_after_site,
-        overwrites=any(site.in_place for site in seen.sites),
         spec=spec,
         leaves=leaves,
         notes=tuple(notes),
