@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def run_trials(
     ValueError : a damaged trial file, by its path; n_jobs of 0. What `work` raises comes through, with a note that says
         how many trials are kept and where.
     """
-    if isinstance(n_jobs, bool) or int(n_jobs) != n_jobs or n_jobs == 0:
+    if isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral) or n_jobs == 0:
         raise ValueError(f"n_jobs must be the number of processes, or -1 for all cores, got {n_jobs!r}")
     results: dict[int, Any] = {}
     missing = []

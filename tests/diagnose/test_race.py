@@ -97,3 +97,24 @@ def test_one_rate_and_no_noise():
     exact = am.rate_curve(lambda p, seed: p, p=[0.1, 0.2], seeds=5)
     assert exact.tied == (0.1,)
     assert exact.behind_low[1] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("unit", [2.0**-1015, 2.0**-600, 2.0**600, 2.0**1015])
+def test_losses_of_any_size_are_raced_alike(unit):
+    """Their squares are no doubles: an error of 0 would tell equal rates apart."""
+
+    def fit(p, seed):
+        return 4.0 + p + float(np.random.default_rng([seed, int(10 * p)]).normal())
+
+    plain = am.rate_curve(fit, p=[0.1, 0.2, 0.4], seeds=6)
+    other = am.rate_curve(lambda p, seed: unit * fit(p, seed), p=[0.1, 0.2, 0.4], seeds=6)
+    assert other.tied == plain.tied == (0.1, 0.2, 0.4)
+    for name in ("mean", "error", "low", "high", "behind", "behind_low", "behind_high"):
+        np.testing.assert_allclose(getattr(other, name) / unit, getattr(plain, name), rtol=1e-9, err_msg=name)
+    assert (other.error > 0).all()
+
+
+@pytest.mark.parametrize("look", [2, 4.5, "4", True])
+def test_a_first_look_is_a_number_of_seeds(look):
+    with pytest.raises(ValueError, match="first_look must be a whole number of at least 3 seeds, got"):
+        am.rate_curve(lambda p, seed: p, first_look=look)

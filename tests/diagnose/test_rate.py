@@ -205,7 +205,7 @@ def test_bad_requests():
         am.rate_curve(noisy, p=[1.0])
     with pytest.raises(ValueError, match="seeds must be at least 2 different seeds"):
         am.rate_curve(noisy, seeds=1)
-    with pytest.raises(ValueError, match="first_look must be at least 3 seeds, got 1"):
+    with pytest.raises(ValueError, match="first_look must be a whole number of at least 3 seeds, got 1"):
         am.rate_curve(noisy, first_look=1)
 
 

@@ -14,13 +14,14 @@ the law of the whole race, looks on the way included, by simulation with a fixed
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-__all__ = ["Race", "chosen_quantiles", "measured", "threshold", "told_apart"]
+__all__ = ["Race", "chosen_quantiles", "measured", "threshold", "told_apart", "unit_of"]
 
 Array = NDArray[np.float64]
 
@@ -61,6 +62,16 @@ class Race:
 def told_apart(values: Array, running: NDArray[np.bool_], alpha: float) -> NDArray[np.bool_]:
     """Running rates whose paired distance to the leader has a one-sided p-value below alpha, (races, rates)."""
     return running & (_above_leader(values, running) > t.isf(alpha, values.shape[2] - 1))
+
+
+def unit_of(values: Array) -> float:
+    """The power of 2 just below the largest of them, nan left out; dividing by it changes no digit of what counts.
+
+    >>> unit_of(np.array([np.nan, -5.0])), unit_of(np.zeros(2))
+    (4.0, 1.0)
+    """
+    largest = float(np.nanmax(np.abs(values)))
+    return math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest > 0 else 1.0
 
 
 def _above_leader(values: Array, running: NDArray[np.bool_]) -> Array:

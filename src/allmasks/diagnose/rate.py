@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from allmasks.diagnose.paired import check_level, seed_numbers
-from allmasks.diagnose.race import chosen_quantiles, measured, threshold, told_apart
+from allmasks.diagnose.race import chosen_quantiles, measured, threshold, told_apart, unit_of
 from allmasks.linear_model.centered import Centered, second_moments
 from allmasks.linear_model.checks import check_number
 from allmasks.linear_model.rate_path import rate_path
@@ -232,8 +232,8 @@ def rate_curve(
         raise ValueError("p must be one or more rates in [0, 1), got none")
     numbers = seed_numbers(seeds)
     check_level(level)
-    if first_look < 3:
-        raise ValueError(f"first_look must be at least 3 seeds, got {first_look}")
+    if isinstance(first_look, bool) or not isinstance(first_look, int | np.integer) or first_look < 3:
+        raise ValueError(f"first_look must be a whole number of at least 3 seeds, got {first_look!r}")
     trials = Trials(None if cache is None else Path(cache))
     key = identity(fit, name, needed=cache is not None)
     values = np.full((len(rates), len(numbers)), np.nan)
@@ -252,7 +252,7 @@ def rate_curve(
         for (i, s), value in zip(asked, found, strict=True):
             values[i, s] = value
         done = upto
-        running &= ~told_apart(values[None, :, :done], running[None], alpha)[0]
+        running &= ~told_apart(values[None, :, :done] / unit_of(values), running[None], alpha)[0]
     return _curve(rates, values, running, alpha, look, level)
 
 
@@ -275,10 +275,13 @@ def _curve(
 ) -> RateCurve:
     """`running`: the rates that no look, the last included, told from the best."""
     n_seeds = np.isfinite(values).sum(axis=1)
-    candidates = np.where(running, values.mean(axis=1), np.inf)
+    # In a unit of their own size, losses of any size have squares.
+    unit = unit_of(values)
+    scaled = values / unit
+    candidates = np.where(running, scaled.mean(axis=1), np.inf)
     best = int(candidates.argmin())
-    mean, error, behind, behind_error = measured(values, n_seeds, best)
-    of_best, of_others = chosen_quantiles(values, n_seeds, best, alpha, look, level)
+    mean, error, behind, behind_error = (part * unit for part in measured(scaled, n_seeds, best))
+    of_best, of_others = chosen_quantiles(scaled, n_seeds, best, alpha, look, level)
     ends = np.array([[-1.0, 1.0]]) * np.array([[half_width(1.0, level, int(k))] for k in n_seeds])
     ends[best] = of_best
     return RateCurve(
