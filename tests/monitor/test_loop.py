@@ -280,3 +280,42 @@ def test_mistakes_are_told_before_training(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     with pytest.raises(ImportError, match=r"tensorboard= needs TensorBoard: pip install 'allmasks\[tensorboard\]'"):
         am.Monitor(model, data(), "cross_entropy", tensorboard=tmp_path / "board")
+
+
+class _Fails(torch.nn.Module):
+    on = False
+
+    def forward(self, x):
+        if not self.on:
+            return x
+        raise RuntimeError("long " * 50_000 + '\u2028\r\n"quoted"')
+
+
+def test_rows_stay_readable_whatever_is_in_them(tmp_path):
+    """Names that hold line ends, a reason longer than readers take, a torn row of many sites, a file that is gone."""
+    path = tmp_path / "run.csv"
+    model = torch.nn.Sequential()
+    model.add_module("a\u2028b\n,c", torch.nn.Dropout(0.5))
+    model.add_module("linear", torch.nn.Linear(3, 1))
+    model.add_module("last", _Fails())
+    question = (model, (torch.ones(4, 3), torch.zeros(4, 1)), "squared_error")
+    monitor = am.Monitor(*question, csv=path)
+    monitor.step()
+    state = monitor.state_dict()
+    model.last.on = True
+    assert monitor.step().reason.startswith("RuntimeError: long long")
+    model.last.on = False
+    again = am.Monitor(*question, csv=path)
+    again.load_state_dict(state)
+    again.step()
+    again.load_state_dict(again.state_dict())
+    again.step()
+    with path.open("ab") as file:
+        file.write(b"4," + b"0.123456789," * 50_000)
+    again.step()
+    found = rows(path)
+    assert [row["epoch"] for row in found] == ["1", "2", "3", "4"]
+    assert all(row["p/a\u2028b\n,c"] == "0.5" for row in found)
+    path.unlink()
+    again.step()
+    assert [row["epoch"] for row in rows(path)] == ["5"]

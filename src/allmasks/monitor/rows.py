@@ -14,6 +14,8 @@ from allmasks.monitor.reading import LOG, Reading
 __all__ = ["Rows"]
 
 _FIRST = ["epoch", "guarantee", "n_masks"]
+_LONGEST = 1000
+"""Characters of a reason: readers of CSV have a limit."""
 
 
 class Rows:
@@ -37,8 +39,10 @@ class Rows:
         if not self.path.exists():
             return
         with self.path.open(encoding="utf-8", newline="", errors="replace") as file:
-            lines = file.read().splitlines(keepends=True)
-        rows = [row for row in csv.reader(line for line in lines if line.endswith("\n")) if row]
+            text = file.read()
+        # Read as it was written: a site's name may hold what ends a line.
+        whole_lines = io.StringIO(text[: text.rfind("\n") + 1], newline="")
+        rows = [row for row in csv.reader(whole_lines) if row]
         if not rows or rows[0][: len(_FIRST)] != _FIRST:
             raise ValueError(f"csv {self.path} is not a monitor's file: give another name, or remove it")
         self._header = rows[0]
@@ -54,15 +58,15 @@ class Rows:
 
     def _add(self, epoch: int, reading: Reading) -> None:
         scalars = reading.scalars(prefix="")
-        if self._header is None:
-            header = [*_FIRST, *scalars, "reason"]
+        if self._header is None or not self.path.exists():
+            header = self._header or [*_FIRST, *scalars, "reason"]
             write_text(self.path, _line(header))
             self._header = header
         odd = sorted(set(scalars) - set(self._header))
         if odd:
             LOG.warning("csv %s has columns of other dropout sites; without a column: %s", self.path, ", ".join(odd))
         cells = {name: repr(value) for name, value in scalars.items() if math.isfinite(value)}
-        cells["reason"] = " ".join((reading.reason or "").split())
+        cells["reason"] = " ".join((reading.reason or "").split())[:_LONGEST]
         row = [
             epoch,
             reading.guarantee,
@@ -77,11 +81,13 @@ class Rows:
 def _end_whole(file: Any) -> None:
     """Take away a last row that was written in part, when the disk was full."""
     size = file.seek(0, io.SEEK_END)
-    back = min(size, 2**16)
-    file.seek(size - back)
-    tail = file.read(back)
-    if tail and not tail.endswith(b"\n"):
-        file.truncate(size - back + tail.rfind(b"\n") + 1)
+    back, tail = 2**10, b""
+    while len(tail) < size and b"\n" not in tail:  # many sites make long rows
+        back = min(size, 8 * back)
+        file.seek(size - back)
+        tail = file.read(back)
+    if not tail.endswith(b"\n"):
+        file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
 
 
 def _line(row: list[Any]) -> str:
