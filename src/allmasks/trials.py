@@ -151,7 +151,7 @@ def run_trials(
             done(jobs[i][0])
     except Exception as problem:
         if trials.folder is not None:
-            kept = sum(trials.path(key).is_file() for key, _ in jobs)  # type: ignore[union-attr]
+            kept = sum(trials.path(key).is_file() for key, _ in jobs)
             problem.add_note(
                 f"{kept} of these {len(jobs)} trials are kept in {trials.folder}; the same call goes on there"
             )
