@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
 from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
@@ -16,14 +15,12 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from allmasks.errors import MethodNotApplicable
 from allmasks.linear_model.checks import check_multi_class, check_settings
-from allmasks.linear_model.class_weights import class_factors
-from allmasks.linear_model.logistic_objective import LogisticTask, logit_of
-from allmasks.linear_model.logistic_solver import Solution, Task, one_sided_features, solve, warn_if_unfinished
+from allmasks.linear_model.logistic_problem import LabeledProblem, labeled_problem
+from allmasks.linear_model.logistic_solver import Solution, Task, solve, warn_if_unfinished
 from allmasks.linear_model.multinomial import QuadraticMultinomial
 from allmasks.linear_model.partitions import chunkwise, is_lazy, refuse_lazy
 from allmasks.linear_model.rates import feature_rates
 from allmasks.linear_model.rows import Rows
-from allmasks.linear_model.separation import separates
 from allmasks.linear_model.stopping import norm
 from allmasks.methods import Fourier
 from allmasks.scores.fourier import logistic_moments
@@ -150,38 +147,31 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C")
         check_classification_targets(y)
         rates = feature_rates(self.p, X.shape[1])
-        classes, codes = np.unique(y, return_inverse=True)
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        factors = class_factors(
-            self.class_weight, classes.tolist(), dict(zip(classes.tolist(), np.bincount(codes, weight), strict=True))
-        )
-        if factors is not None:
-            weight = weight * np.array(list(factors.values()))[codes]
-        present = np.unique(codes[weight > 0])
-        if len(present) < 2:
-            raise ValueError(
-                f"DropoutLogisticRegression needs samples of at least 2 classes, but the rows of positive weight "
-                f"contain only one class: {classes[present] if len(present) else 'none'}"
-            )
-        if (weight == 0).any():
-            used = weight > 0
-            X, weight, classes = X[used], weight[used], classes[present]
-            codes = np.searchsorted(present, codes[used])
         more = None
         if X_unlabeled is not None:
             more = validate_data(self, X_unlabeled, accept_sparse="csr", dtype=X.dtype, reset=False)
-        targets = [1] if len(classes) == 2 else range(len(classes))
-        tasks = make_tasks(X, [codes == k for k in targets], weight, rates, alpha, bool(self.fit_intercept), more)
-        if self.multi_class == "quadratic":
-            solutions = self._solve_quadratic(tasks, classes, codes, weight, rates, X.dtype, tol, max_iter)
-            one_sided = one_sided_features(tasks[0].rows, codes, targets, weight) if alpha == 0.0 else None
-            warn_if_unfinished(self, solutions, one_sided)
-        else:
-            one_sided = one_sided_features(tasks[0].rows, codes, targets, weight) if alpha == 0.0 else None
-            solutions = self._solve(tasks, classes, targets, rates, X.dtype, tol, max_iter, one_sided)
-            separated = one_sided is not None and not one_sided.any() and more is None and _separated(tasks, solutions)
-            warn_if_unfinished(self, solutions, one_sided, separated=separated)
+        problem = labeled_problem(self, X, np.asarray(y), weight, rates, alpha, more)
+        solutions, one_sided, separated = self._solve_labeled(problem, tol, max_iter)
+        warn_if_unfinished(self, solutions, one_sided, separated=separated)
         return self
+
+    def _solve_labeled(
+        self, problem: LabeledProblem, tol: float, max_iter: int, *, rough: bool = False
+    ) -> tuple[list[Solution], NDArray[np.bool_] | None, bool]:
+        """Solutions, features that speak for one class only, and whether never-dropped ones separate classes.
+
+        rough : for weights that are only scored, see `solve`.
+        """
+        one_sided = problem.one_sided
+        if self.multi_class == "quadratic":
+            return self._solve_quadratic(problem, tol, max_iter), one_sided, False
+        tasks, rates = problem.tasks, problem.rates
+        solutions = self._solve(
+            tasks, problem.classes, problem.targets, rates, problem.dtype, tol, max_iter, one_sided, rough=rough
+        )
+        labeled = one_sided is not None and not one_sided.any() and not problem.has_more
+        return solutions, one_sided, labeled and not rough and problem.separated(solutions)
 
     def _fit_lazy(
         self, X: Any, y: Any, sample_weight: Any, X_unlabeled: Any, alpha: float, tol: float, max_iter: int
@@ -209,6 +199,8 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         tol: float,
         max_iter: int,
         one_sided: NDArray[np.bool_] | None,
+        *,
+        rough: bool = False,
     ) -> list[Solution]:
         previous = self._previous(classes, len(rates))
         self.classes_ = classes
@@ -221,24 +213,15 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
                 name = classes[list(targets)[number]]
                 report = lambda line, name=name: print(f"[class {name}] {line}", flush=True)  # noqa: E731
             start = None if previous is None else previous[number]
-            solutions.append(solve(task, start, tol, max_iter, report, endless=endless))
+            solutions.append(solve(task, start, tol, max_iter, report, endless=endless, rough=rough))
         self._store(tasks, solutions, np.dtype(dtype))
         return solutions
 
-    def _solve_quadratic(
-        self,
-        tasks: Sequence[LogisticTask],
-        classes: NDArray[Any],
-        codes: NDArray[np.int64],
-        weight: Array,
-        rates: Array,
-        dtype: Any,
-        tol: float,
-        max_iter: int,
-    ) -> list[Solution]:
+    def _solve_quadratic(self, labeled: LabeledProblem, tol: float, max_iter: int) -> list[Solution]:
+        tasks, classes, rates = labeled.tasks, labeled.classes, labeled.rates
         rows = tasks[0].rows
         labels = np.zeros((rows.n, len(classes)))
-        labels[np.arange(len(codes)), codes] = weight
+        labels[np.arange(len(labeled.codes)), labeled.codes] = labeled.weight
         problem = QuadraticMultinomial(
             rows, rates / (1.0 - rates), tasks[0].alpha, bool(self.fit_intercept), labels, tasks[0].noisy
         )
@@ -252,8 +235,8 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         coef, intercept = problem.split(solution.w)
         self.classes_ = classes
         self._rates = rates
-        self.coef_ = coef[problem.free].astype(dtype)
-        self.intercept_ = intercept[problem.free].astype(dtype)
+        self.coef_ = coef[problem.free].astype(labeled.dtype)
+        self.intercept_ = intercept[problem.free].astype(labeled.dtype)
         self.equivalent_penalty_ = problem.equivalent_penalty(solution.w)
         self.objective_, self.objective_error_ = solution.value, solution.error
         self.gradient_norm_ = solution.gradient_norm
@@ -354,55 +337,3 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         for weights, b in zip(self.coef_.astype(np.float64), self.intercept_, strict=True):
             out.append(logistic_moments(ScoreProblem(weights, X, self._rates, float(b), share), Fourier())[0])
         return out
-
-
-def make_tasks(
-    X: Any,
-    positives: list[NDArray[np.bool_]],
-    weight: Array,
-    rates: Array,
-    alpha: float,
-    fit_intercept: bool,
-    X_unlabeled: Any = None,
-) -> list[LogisticTask]:
-    """One task for each class's rows; they share the rows."""
-    label_weight, noisy, plain = weight, weight, None
-    if X_unlabeled is not None and X_unlabeled.shape[0]:
-        n, m = X.shape[0], X_unlabeled.shape[0]
-        X = _stack(X, X_unlabeled)
-        label_weight = np.concatenate([weight, np.zeros(m)])
-        total = float(weight.sum())
-        noisy = np.concatenate([weight, np.ones(m)]) * (total / (total + m))
-        plain = label_weight - noisy
-        positives = [np.concatenate([positive, np.zeros(m, bool)]) for positive in positives]
-        assert len(label_weight) == n + m
-    rows, mass = Rows.to_fit(X, alpha, fit_intercept), label_weight / label_weight.sum()
-    return [
-        LogisticTask(
-            rows,
-            rates,
-            alpha,
-            fit_intercept,
-            label_weight * positive,
-            noisy,
-            plain,
-            logit_of(float(mass @ positive), fit_intercept),
-        )
-        for positive in positives
-    ]
-
-
-def _separated(tasks: list[LogisticTask], solutions: list[Solution]) -> bool:
-    """Whether undropped features separate some class from the rest."""
-    for task, solution in zip(tasks, solutions, strict=True):
-        weights, b = task.split(solution.w)
-        sign = np.where(task.label > 0.0, 1.0, -1.0)
-        if separates(task.rows, sign, weights, b, task.p == 0.0, task.fit_intercept):
-            return True
-    return False
-
-
-def _stack(a: Any, b: Any) -> Any:
-    if sparse.issparse(a) or sparse.issparse(b):
-        return sparse.vstack([sparse.csr_matrix(a), sparse.csr_matrix(b)], format="csr")
-    return np.concatenate([a, b])

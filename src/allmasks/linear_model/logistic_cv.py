@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import check_cv
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
-from allmasks.linear_model.checks import check_grid, check_multi_class
+from allmasks.linear_model.checks import check_grid, check_multi_class, check_settings
+from allmasks.linear_model.lattice import Axis, Point, best_of, climb, distance
 from allmasks.linear_model.logistic import DropoutLogisticRegression
+from allmasks.linear_model.logistic_problem import labeled_problem
 from allmasks.linear_model.partitions import refuse_lazy
+from allmasks.linear_model.rates import feature_rates
 from allmasks.linear_model.scoring import Scorer
 
 __all__ = ["DropoutLogisticRegressionCV"]
@@ -27,8 +31,10 @@ Array = NDArray[np.float64]
 class DropoutLogisticRegressionCV(DropoutLogisticRegression):
     """`DropoutLogisticRegression` with p and alpha chosen by k-fold cross-validation.
 
-    In each fold and for each p the path over alpha runs from the strongest penalty down, every fit starting from the
-    last; then the best pair is fitted to all rows.
+    The grid is searched from coarse to fine: a few alphas, the ends among them, at a middle rate, a few rates at the
+    best of them, then whatever lies around the best pair until nothing there is better. Where that lies at an end of a
+    grid the search goes on past it. In each fold every fit starts from the weights of a neighbor. The best pair is
+    fitted to all rows.
 
     Parameters
     ----------
@@ -38,18 +44,24 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
     scoring : a scorer or its name; None is accuracy. A class that a fold has no row of keeps its place in scores of
         probabilities; one that a fold's fit never saw has probability 0.
     refit : whether to fit the best pair to all rows; without, only the choice and its scores are there.
-    search_tol : `tol` of the fits that are only scored. Of a rough one beware: a fit of the path that meets it where
-        the last one ended does not move.
-    n_jobs : joblib's, over folds and rates. (One fit uses the processors already.)
+    search : "coarse" as above, or "full": every pair of the grid, then past its ends.
+    beyond : steps past each end of `ps` and of `alphas` that the search may go, in the ratio of the grid's last two
+        values (of 1 − p at the upper end of p, to .999 at most); 0 keeps to the grids. One value alone is no grid.
+    search_tol : `tol` of the fits that are only scored. Of a rougher one beware: a fit that meets it where the weights
+        that it starts from lie does not move.
+    n_jobs : joblib's, over folds. (One fit uses the processors already.)
     random_state : not used: folds given as a number are not shuffled. There for scikit-learn's conventions.
     fit_intercept, tol, max_iter, class_weight, multi_class, verbose : as in `DropoutLogisticRegression`.
 
     Attributes
     ----------
-    p_, alpha_ : the pair of best mean score; of equals, the smaller rate, then the larger alpha.
+    p_, alpha_ : the pair of best mean score; of equals one within the grid, then the smaller rate, then the larger
+        alpha.
     best_score_ : its score.
+    notes_ : tuple of sentences: where the choice lies past an end of a grid, or at the end of all that was tried. The
+        second is warned of too (UserWarning).
     cv_results_ : dict of (candidates,) arrays "p", "alpha", "mean_test_score", "se_test_score" (standard error over
-        folds), "rank_test_score" and "split0_test_score", ….
+        folds), "rank_test_score", "n_iter" (steps of all fits) and "split0_test_score", … of the pairs tried.
     classes_, coef_, intercept_, objective_, … : of the final fit, as in `DropoutLogisticRegression`.
 
     Example
@@ -58,9 +70,10 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
     >>> from allmasks.linear_model import DropoutLogisticRegressionCV
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(60, 5))
-    >>> model = DropoutLogisticRegressionCV(ps=(0.1, 0.5), alphas=(0.1, 1.0)).fit(X, X[:, 0] > 0)
-    >>> model.p_ in (0.1, 0.5), model.alpha_ in (0.1, 1.0), model.cv_results_["mean_test_score"].shape
-    (True, True, (4,))
+    >>> model = DropoutLogisticRegressionCV(ps=(0.1, 0.5), alphas=(0.1, 1.0), scoring="neg_log_loss")
+    >>> model = model.fit(X, X[:, 0] + 0.5 * rng.normal(size=60) > 0)
+    >>> 0.0 < model.p_ < 1.0, len(model.cv_results_["p"]) == len(model.cv_results_["alpha"])
+    (True, True)
     """
 
     def __init__(
@@ -72,8 +85,10 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
         cv: Any = 5,
         scoring: Any = None,
         refit: bool = True,
+        search: Literal["coarse", "full"] = "coarse",
+        beyond: int = 4,
         tol: float = 1e-6,
-        search_tol: float = 1e-4,
+        search_tol: float = 1e-3,
         max_iter: int = 200,
         class_weight: Any = None,
         multi_class: Literal["ovr", "quadratic"] = "ovr",
@@ -87,6 +102,8 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
         self.cv = cv
         self.scoring = scoring
         self.refit = refit
+        self.search = search
+        self.beyond = beyond
         self.tol = tol
         self.search_tol = search_tol
         self.max_iter = max_iter
@@ -106,8 +123,7 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
         """
         refuse_lazy("DropoutLogisticRegressionCV", X, y, sample_weight)
         check_multi_class(self.multi_class)
-        rates = np.unique(check_grid("ps", self.ps, below=1.0))
-        alphas = np.unique(check_grid("alphas", self.alphas))[::-1]
+        p_axis, alpha_axis = self._axes()
         X, targets = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C")
         y = np.asarray(targets)
         check_classification_targets(y)
@@ -127,39 +143,21 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
         more = None
         if X_unlabeled is not None:
             more = validate_data(self, X_unlabeled, accept_sparse="csr", dtype=X.dtype, reset=False)
-        weighted = sample_weight is not None
-
-        def path(train: Any, test: Any, p: float) -> list[float]:
-            model = self._single(p, alphas[0], self.search_tol)
-            model.warm_start = True
-            scores = []
-            for alpha in alphas:
-                with warnings.catch_warnings():
-                    # Of a fit that is only scored; the final one warns.
-                    warnings.simplefilter("ignore", ConvergenceWarning)
-                    model.set_params(alpha=float(alpha)).fit(X[train], y[train], weight[train], more)
-                scores.append(score(model, X[test], y[test], weight[test] if weighted else None))
-            return scores
-
-        jobs = [(train, test, float(p)) for p in rates for train, test in folds]
-        flat = Parallel(n_jobs=self.n_jobs, verbose=max(self.verbose - 1, 0))(delayed(path)(*job) for job in jobs)
-        # (rates, folds, alphas) -> (candidates, folds)
-        scores = np.array(flat).reshape(len(rates), len(folds), len(alphas)).transpose(0, 2, 1).reshape(-1, len(folds))
-        mean = scores.mean(axis=1)
-        se = scores.std(axis=1, ddof=1) / np.sqrt(len(folds)) if len(folds) > 1 else np.full(len(mean), np.nan)
-        best = int(np.argmax(np.where(np.isnan(mean), -np.inf, mean)))
-        self.cv_results_ = {
-            "p": np.repeat(rates, len(alphas)),
-            "alpha": np.tile(alphas, len(rates)),
-            "mean_test_score": mean,
-            "se_test_score": se,
-            "rank_test_score": rankdata(-mean, method="min").astype(int),
-        } | {f"split{k}_test_score": scores[:, k] for k in range(len(folds))}
-        self.p_ = float(self.cv_results_["p"][best])
-        self.alpha_ = float(self.cv_results_["alpha"][best])
-        self.best_score_ = float(mean[best])
+        rows = _Rows(self, p_axis, alpha_axis, X, y, weight, more, score, sample_weight is not None)
+        search = _Search(rows, folds)
+        means = climb(p_axis, alpha_axis, search.evaluate, full=self.search == "full")
+        best = best_of(means, p_axis, alpha_axis)
+        self.cv_results_ = search.table(means)
+        self.p_, self.alpha_ = float(p_axis.values[best[0]]), float(alpha_axis.values[best[1]])
+        self.best_score_ = means[best]
+        self.notes_ = (*_notes(p_axis, best[0], self.p_), *_notes(alpha_axis, best[1], self.alpha_))
         if self.verbose:
             print(f"[search] best score {self.best_score_:.6g} at p={self.p_:g}, alpha={self.alpha_:g}", flush=True)
+            for note in self.notes_:
+                print(f"[search] {note}", flush=True)
+        ends = [axis.end(place) for axis, place in ((p_axis, best[0]), (alpha_axis, best[1]))]
+        if any(ends):
+            warnings.warn("DropoutLogisticRegressionCV: " + "; ".join(self.notes_), UserWarning, stacklevel=2)
         if self.refit:
             final = self._single(self.p_, self.alpha_, self.tol)
             final.verbose = self.verbose
@@ -171,6 +169,16 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
                 setattr(self, name, getattr(final, name))
         return self
 
+    def _axes(self) -> tuple[Axis, Axis]:
+        if self.search not in ("coarse", "full"):
+            raise ValueError(f'search must be "coarse" or "full", got {self.search!r}')
+        if isinstance(self.beyond, bool) or not isinstance(self.beyond, Integral) or self.beyond < 0:
+            raise ValueError(f"beyond must be a number of steps, 0 or more, got {self.beyond!r}")
+        ps = np.unique(check_grid("ps", self.ps, below=1.0))
+        alphas = np.unique(check_grid("alphas", self.alphas))
+        steps = int(self.beyond)
+        return Axis.of("ps", ps, steps, rate=True), Axis.of("alphas", alphas, steps, rate=False)
+
     def _single(self, p: float, alpha: float, tol: float) -> DropoutLogisticRegression:
         return DropoutLogisticRegression(
             p,
@@ -181,3 +189,99 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
             class_weight=self.class_weight,
             multi_class=self.multi_class,
         )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What a fold is fitted from and scored on; it travels to workers, what they found does not."""
+
+    model: DropoutLogisticRegressionCV
+    p_axis: Axis
+    alpha_axis: Axis
+    X: Any
+    y: NDArray[Any]
+    weight: Array
+    more: Any
+    score: Scorer
+    weighted: bool
+
+    def fold(
+        self, train: Any, test: Any, points: list[Point], held: dict[Point, tuple[Array, Array]]
+    ) -> tuple[list[float], list[int], dict[Point, tuple[Array, Array]]]:
+        model = self.model._single(0.0, 1.0, self.model.search_tol)
+        model.warm_start = True
+        model.n_features_in_ = self.X.shape[1]
+        tol, limit = check_settings(model)[1:]
+        rates = feature_rates(0.0, self.X.shape[1])
+        weakest = float(self.alpha_axis.values[0])
+        problem = labeled_problem(model, self.X[train], self.y[train], self.weight[train], rates, weakest, self.more)
+        X, y, weight = self.X[test], self.y[test], self.weight[test] if self.weighted else None
+        scores, steps = [], []
+        for point in points:
+            p, alpha = float(self.p_axis.values[point[0]]), float(self.alpha_axis.values[point[1]])
+            if held:
+                # Of neighbors equally near the one of the stronger penalty.
+                nearest = min(held, key=lambda at: (distance(at, point), -at[1]))
+                model.classes_, (model.coef_, model.intercept_) = problem.classes, held[nearest]
+            model.set_params(p=p, alpha=alpha)
+            model._solve_labeled(problem.at(feature_rates(p, self.X.shape[1]), alpha), tol, limit, rough=True)
+            held[point] = model.coef_, model.intercept_
+            scores.append(self.score(model, X, y, weight))
+            steps.append(int(model.n_iter_.sum()))
+        return scores, steps, held
+
+
+@dataclass
+class _Search:
+    """Scores of candidates over all folds, every fit from the weights of a candidate nearby."""
+
+    rows: _Rows
+    folds: list[tuple[Any, Any]]
+    scores: dict[Point, list[float]] = field(default_factory=dict)
+    steps: dict[Point, int] = field(default_factory=dict)
+    starts: list[dict[Point, tuple[Array, Array]]] = field(default_factory=list)
+
+    def evaluate(self, points: list[Point], best: Point | None) -> dict[Point, float]:
+        """Mean scores of points, in the order given; `best` is the point that they lie around."""
+        # Weights of all candidates of all folds would be more than the data: those around the best are kept.
+        near = [{at: w for at, w in held.items() if best and distance(at, best) <= 2} for held in self.starts]
+        near = near or [{} for _ in self.folds]
+        one, model = delayed(self.rows.fold), self.rows.model
+        found = Parallel(n_jobs=model.n_jobs, verbose=max(model.verbose - 1, 0))(
+            one(train, test, points, held) for (train, test), held in zip(self.folds, near, strict=True)
+        )
+        self.starts = [held for _, _, held in found]
+        for k, point in enumerate(points):
+            self.scores[point] = [scores[k] for scores, _, _ in found]
+            self.steps[point] = sum(steps[k] for _, steps, _ in found)
+        return {point: float(np.mean(self.scores[point])) for point in points}
+
+    def table(self, means: dict[Point, float]) -> dict[str, NDArray[Any]]:
+        """`cv_results_`: rates in increasing order, and of each the strongest penalty first."""
+        points = sorted(self.scores, key=lambda point: (point[0], -point[1]))
+        scores = np.array([self.scores[point] for point in points])
+        k = len(self.folds)
+        mean = np.array([means[point] for point in points])
+        return {
+            "p": self.rows.p_axis.values[[i for i, _ in points]],
+            "alpha": self.rows.alpha_axis.values[[j for _, j in points]],
+            "mean_test_score": mean,
+            "se_test_score": scores.std(axis=1, ddof=1) / np.sqrt(k) if k > 1 else np.full(len(points), np.nan),
+            "rank_test_score": rankdata(-mean, method="min").astype(int),
+            "n_iter": np.array([self.steps[point] for point in points]),
+        } | {f"split{number}_test_score": scores[:, number] for number in range(k)}
+
+
+def _notes(axis: Axis, place: int, value: float) -> list[str]:
+    """What there is to say of a choice at, or past, an end."""
+    notes = []
+    past, end = axis.past(place), axis.end(place)
+    if past is not None:
+        own = axis.values[axis.first if past == "smallest" else axis.last]
+        notes.append(f"the best score lies past the {past} of {axis.name}, {own:g}, at {value:.4g}")
+    if end is not None:
+        notes.append(
+            f"{value:.4g} is the {end} of {axis.name} that was tried: the best may lie farther; widen {axis.name} or "
+            "raise beyond"
+        )
+    return notes

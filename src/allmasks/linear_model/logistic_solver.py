@@ -89,11 +89,13 @@ def solve(
     report: Callable[[str], None] | None = None,
     *,
     endless: bool = False,
+    rough: bool = False,
 ) -> Solution:
     """Minimise until ‖∇f‖₂ ≤ tol times its value at rest (weights 0, the best intercept).
 
     start : skips the Gaussian stage. endless : no finite weights are best, as is known: stop where the objective no
-    longer falls to speak of.
+    longer falls to speak of. rough : the weights are all that is wanted, the value and gradient there only as the last
+    step had them.
     """
     yard = Yardstick.of(task.at_rest())
     rest = np.zeros(task.size)
@@ -110,20 +112,29 @@ def solve(
         )
 
     w, taken = rest if start is None else start, 0
+    near = rough and start is not None
     path = _PATH if start is None and max_iter > 0 and task.dropped and yard.scale > yard.floor else ()
     for stronger in path:
-        rough = max(_ROUGH * yard.scale, target)
-        stage = minimize(task.gaussian(stronger), w, rough, max_iter, futile=futile, report=teller("Gaussian"))
+        stop = max(_ROUGH * yard.scale, target)
+        stage = minimize(task.gaussian(stronger), w, stop, max_iter, futile=futile, report=teller("Gaussian"))
         w, taken = stage.w, taken + stage.n_iter
     # Each row's loss is off by at most `accuracy` at the end, so neither the line search nor the gradient notices.
-    accuracy = min(1e-8, max(min(1e-3 * tol, 1e-2 * yard.sharp(tol)), 1e-13))
+    accuracy = max(min(1e-3 * tol, 1e-2 * yard.sharp(tol)), 1e-13)
+    if not rough:
+        accuracy = min(1e-8, accuracy)
     coarse = 1e-5 * min(1.0, 10.0 * yard.sharp(1.0))
-    exact = task.exact(accuracy, yard.scale, coarse)
-    w = finite_start(exact, w, rest)
-    best = minimize(
-        exact, w, target, max_iter, keep_below=_KEEP, futile=futile, noise=yard.noise, report=teller("exact")
-    )
-    value, error, gradient = _final(task, exact, best)
+    # From a neighbor's weights there are few steps, and none whose accuracy could be spared.
+    exact = task.exact(accuracy) if near else task.exact(accuracy, yard.scale, coarse)
+
+    def descend(w: Array) -> Minimum:
+        return minimize(
+            exact, w, target, max_iter, keep_below=_KEEP, futile=futile, noise=yard.noise, report=teller("exact")
+        )
+
+    best = descend(w if near else finite_start(exact, w, rest))
+    if near and not np.isfinite(best.value):
+        best = descend(finite_start(exact, w, rest))
+    value, error, gradient = (best.value, exact.error, best.gradient) if rough else _final(task, exact, best)
     size = norm(gradient)
     return Solution(best.w, value, error, size, yard.relative(size), taken + best.n_iter, best.converged, best.refused)
 
