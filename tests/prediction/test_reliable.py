@@ -82,18 +82,17 @@ def cells(make, task, p, sampler, masks, runs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", [LatinHypercube(), Independent()], ids=lambda s: type(s).__name__)
-@pytest.mark.parametrize("p", [0.001, 0.02, 0.1, 0.5, 0.9, 0.98, 0.999])
+@pytest.mark.parametrize("p", [0.02, 0.5, 0.98])
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_reliable_runs_cover_and_missing_ones_are_flagged(name, p, sampler):
-    runs, make, task = 600, *PROBLEMS[name]
-    for masks in (256, 1024):
-        for quantity, covered, reliable in cells(make, task, p, sampler, masks, runs):
-            where = (quantity, masks, covered.mean(), reliable.mean())
-            if reliable.sum() >= 200:
-                share, noise = covered[reliable].mean(), 3 * np.sqrt(0.92 * 0.08 / reliable.sum())
-                assert share >= 0.92 - noise, (*where, share)
-            if covered.mean() < 0.85:
-                assert (~reliable)[~covered].mean() >= 0.95, where
+    runs, make, task = 400, *PROBLEMS[name]
+    for quantity, covered, reliable in cells(make, task, p, sampler, 256, runs):
+        where = (quantity, covered.mean(), reliable.mean())
+        if reliable.sum() >= 200:
+            share, noise = covered[reliable].mean(), 3 * np.sqrt(0.92 * 0.08 / reliable.sum())
+            assert share >= 0.92 - noise, (*where, share)
+        if covered.mean() < 0.85:
+            assert (~reliable)[~covered].mean() >= 0.95, where
 
 
 def test_the_flag_is_seldom_raised_where_intervals_hold():
