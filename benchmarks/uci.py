@@ -1,7 +1,12 @@
 """Gal & Ghahramani's UCI regressions: test RMSE and log-likelihood, beside what their 2018 result files say.
 
     python benchmarks/uci.py --data DIR [--out uci.jsonl] [--sets boston concrete energy wine] [--masks 1000]
-                            [--no-refit]
+                            [--no-refit] [--setting P TAU]
+    python benchmarks/uci.py --file DATA … [--splits 20] [--out uci.jsonl]
+
+DATA is any set of columns and numbers in a format of `benchmarks/plain.py`: a tenth of the rows, drawn anew for each
+split, is tested on, and τ is chosen among 1, 2, 4, 8 and 16 over the variance of y; there is nothing published to
+hold it against. --setting leaves the choice out: one p and one τ, as an earlier run chose them.
 
 DIR holds uci/*.npz (nothing of it is shipped). Their experiment: dropout, Linear, ReLU on 50 units, dropout, Linear;
 4000 epochs of Adam in batches of 128, L2 of (1e-2)² (1 - p) / (2 N τ) on the weights; of the 12 settings of (p, τ) the
@@ -29,9 +34,11 @@ from typing import Any
 import numpy as np
 import torch
 from numba import njit
+from plain import load, stem
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from scipy import sparse
 from torch import nn
 
 import allmasks as am
@@ -51,6 +58,10 @@ PUBLISHED = {
     "energy": ((0.539, 0.013), (-1.212, 0.005)),
     "wine": ((0.622, 0.008), (-0.928, 0.013)),
 }
+ONLY: list[tuple[float, float]] = []
+"""The one (p, τ) of --setting; none for a choice."""
+PLAIN: dict[str, Path] = {}
+"""Sets given as files, by name."""
 UNITS, BATCH, EPOCHS, LENGTHSCALE = 50, 128, 4000, 1e-2
 _CHUNK = 50
 """Epochs whose masks are drawn at once."""
@@ -185,21 +196,34 @@ class Job:
         return f"{self.name}/{self.split:02d}/" + (f"{self.p:g}/{self.tau:g}" if self.p else "test")
 
 
-def parts(data: Path, name: str, split: int) -> tuple[np.ndarray, ...]:
+def _regression(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    X, y = load(path)
+    if X.dtype == object:
+        raise ValueError(f"{path.name} holds sentences; a regression needs columns: .npz or .svmlight")
+    return X.toarray() if sparse.issparse(X) else X, np.asarray(y, np.float64)
+
+
+def parts(data: Path | None, name: str, split: int) -> tuple[np.ndarray, ...]:
     """X and y of the rows to fit, to choose by, and to test on."""
-    held = np.load(data / "uci" / f"{FILES[name]}.npz")
-    X, y, test = held["X"], held["y"], held[f"test_{split}"]
+    if name in FILES:
+        held = np.load(data / "uci" / f"{FILES[name]}.npz")
+        X, y, test = held["X"], held["y"], held[f"test_{split}"]
+    else:
+        X, y = _regression(PLAIN[name])
+        test = np.random.default_rng(10_000 + split).permutation(len(y))[: max(1, len(y) // 10)]
     rest = np.random.default_rng(split).permutation(np.setdiff1d(np.arange(len(y)), test))
     cut = int(0.8 * len(rest))
     return X[rest[:cut]], y[rest[:cut]], X[rest[cut:]], y[rest[cut:]], X[test], y[test]
 
 
-def fitted(data: Path, job: Job, everything: bool = False) -> nn.Sequential:
+def fitted(data: Path | None, job: Job, everything: bool = False) -> nn.Sequential:
     """The net of a split and a setting, fitted on four fifths of the training rows or on everything."""
     X, y, X_held, y_held, *_ = parts(data, job.name, job.split)
     if everything:
         X, y = np.concatenate([X, X_held]), np.concatenate([y, y_held])
-    return fit(X, y, job.p, job.tau, seed=1000 * job.split + 10 * RATES.index(job.p))
+    return fit(
+        X, y, job.p, job.tau, seed=1000 * job.split + 10 * (RATES.index(job.p) if job.p in RATES else len(RATES))
+    )
 
 
 def predicted(
@@ -223,7 +247,7 @@ def rmse(mean: torch.Tensor, y: torch.Tensor) -> float:
     return float(((mean - y) ** 2).mean().sqrt())
 
 
-def validation(data: Path, job: Job, masks: int) -> dict[str, Any]:
+def validation(data: Path | None, job: Job, masks: int) -> dict[str, Any]:
     _, _, X, y, _, _ = parts(data, job.name, job.split)
     start = time.perf_counter()
     net = fitted(data, job)
@@ -231,9 +255,9 @@ def validation(data: Path, job: Job, masks: int) -> dict[str, Any]:
     return {**predicted(net, X, y, job.tau, masks), "p": job.p, "tau": job.tau, "fit_seconds": seconds}
 
 
-def tested(data: Path, job: Job, records: dict[str, dict[str, Any]], masks: int, refit: bool) -> dict[str, Any]:
+def tested(data: Path | None, job: Job, records: dict[str, dict[str, Any]], masks: int, refit: bool) -> dict[str, Any]:
     """The best setting, fitted on all training rows (or not again), and tested in three ways."""
-    tried = [records[Job(job.name, job.split, p, tau).key] for p in RATES for tau in PRECISIONS[job.name]]
+    tried = [records[key] for one in settings(job.name, job.split) if (key := one.key) in records]
     best = max(tried, key=lambda r: r["ll"])
     _, _, _, _, X, y = parts(data, job.name, job.split)
     net, tau = fitted(data, Job(job.name, job.split, best["p"], best["tau"]), everything=refit), best["tau"]
@@ -247,10 +271,16 @@ def tested(data: Path, job: Job, records: dict[str, dict[str, Any]], masks: int,
     return answer | {"scaled_rmse": rmse(scaled, target), "scaled_ll": log}
 
 
+def settings(name: str, split: int) -> Iterator[Job]:
+    """What a split chooses from."""
+    pairs = ONLY or [(p, tau) for p in RATES for tau in PRECISIONS[name]]
+    yield from (Job(name, split, p, tau) for p, tau in pairs)
+
+
 def jobs(names: list[str], splits: int) -> Iterator[Job]:
     for name in names:
         for split in range(splits):
-            yield from (Job(name, split, p, tau) for p in RATES for tau in PRECISIONS[name])
+            yield from settings(name, split)
             yield Job(name, split)
 
 
@@ -283,7 +313,7 @@ def summary(records: dict[str, dict[str, Any]], names: list[str]) -> Table:
                 values = np.array([r.get(f"{kind}{quantity}", np.nan) for r in rows])
                 mean, error = values.mean(), values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
                 cells.append((mean, error))
-            theirs, their_error = PUBLISHED[name][i]
+            theirs, their_error = PUBLISHED[name][i] if name in PUBLISHED else (np.nan, np.nan)
             gap = (cells[0][0] - theirs) * (-1 if quantity == "rmse" else 1)
             verdict = f"{gap / np.hypot(cells[0][1], their_error):+.1f} SE"
             shown = [f"{mean:.3f} ± {error:.3f}" for mean, error in [*cells, (theirs, their_error)]]
@@ -295,13 +325,24 @@ def summary(records: dict[str, dict[str, Any]], names: list[str]) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--file", type=Path, nargs="+", default=[], help="sets in a plain format, in place of --data")
+    parser.add_argument("--setting", type=float, nargs=2, metavar=("P", "TAU"), help="no choice: this one setting")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--sets", nargs="+", choices=list(FILES), default=list(FILES))
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--masks", type=int, default=1000, help="masks a prediction, at most 1000")
     parser.add_argument("--no-refit", action="store_true", help="test the net that was chosen, fitted on four fifths")
     args = parser.parse_args()
+    if (args.data is None) == (not args.file):
+        parser.error("give --data or --file")
+    if args.setting:
+        ONLY.append(tuple(args.setting))
+    for path in args.file:
+        PLAIN[stem(path)] = path
+        PRECISIONS[stem(path)] = tuple(k / float(np.var(_regression(path)[1])) for k in (1, 2, 4, 8, 16))
+    if args.file:
+        args.sets = list(PLAIN)
     if not 256 <= args.masks <= 1000:
         parser.error("--masks must lie between 256 and 1000")
     console, records = Console(width=140), finished(args.out)
