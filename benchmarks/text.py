@@ -156,7 +156,11 @@ def one_fold(X: Any, y: np.ndarray, X_test: Any, y_test: np.ndarray, grids: Grid
     l2 = GridSearchCV(LogisticRegression(max_iter=5000), {"C": list(grids.C)}, cv=inner, refit=False).fit(X, y)
     middle = time.perf_counter()
     search = "full" if grids.full else "coarse"
-    ours = DropoutLogisticRegressionCV(grids.ps, grids.alphas, cv=inner, refit=False, search=search, beyond=0).fit(X, y)
+    ours = DropoutLogisticRegressionCV(grids.ps, grids.alphas, cv=inner, refit=False, search=search, beyond=0)
+    with warnings.catch_warnings():
+        # Ends of a grid are in the record, and printed.
+        warnings.simplefilter("ignore", UserWarning)
+        ours.fit(X, y)
     choice = {"p": ours.p_, "alpha": ours.alpha_}
     end = time.perf_counter()
     rival, rival_seconds = timed(LogisticRegression(tol=same_tolerance(X, y), max_iter=20000, **l2.best_params_), X, y)
