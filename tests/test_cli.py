@@ -1,6 +1,7 @@
 """The command line as a user meets it: results, error lines, exit codes, and nothing half-written."""
 
 import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -401,7 +402,8 @@ def test_what_a_model_prints_stays_off_stdout(tmp_path):
 
     def run(*arguments):
         command = [sys.executable, "-m", "allmasks", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+        wide = os.environ | {"COLUMNS": "160"}
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300, env=wide)
 
     for command in (
         ("sites", "--model", "loud.py:Loud", "--shape", "3"),

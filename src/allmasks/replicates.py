@@ -88,8 +88,8 @@ def mean_and_error(values: Any, sizes: ArrayLike | None = None) -> tuple[Any, An
     >>> float(mean), round(float(error), 4)
     (2.0, 0.5774)
     >>> mean, error = mean_and_error(np.array([1.0, 4.0]), [2, 1])
-    >>> float(mean), float(error)
-    (2.0, 1.4142135623730951)
+    >>> float(mean), round(float(error), 4)
+    (2.0, 1.4142)
     """
     if sizes is None or _alike(sizes):
         mean = values.mean(axis=0)

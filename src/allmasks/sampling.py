@@ -191,7 +191,7 @@ def masks_for(pilot_error: float, blocks: int, block: int, wanted: float) -> int
     pilot_error : the pilot's standard error, of so many `blocks` of `block` masks.
 
     >>> masks_for(0.5, 32, 8, 1.0), masks_for(2.0, 32, 8, 1.0)
-    (256, 1536)
+    (256, 1488)
     """
     degrees = blocks - 1
     ratio = float(pilot_error) / wanted

@@ -166,6 +166,7 @@ def test_a_loss_near_the_smallest_double_has_shares():
     assert found.penalty_share_error > 0
 
 
+@pytest.mark.slow
 def test_of_many_sites_those_that_add_most_are_measured_unit_by_unit():
     torch.manual_seed(0)
     layers = [layer for p in np.linspace(0.01, 0.2, 34) for layer in (nn.Linear(4, 4), nn.Tanh(), nn.Dropout(p))]

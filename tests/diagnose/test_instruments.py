@@ -151,6 +151,7 @@ def z_of_mean(values, truth):
     return (np.mean(values, axis=0) - truth) / (np.std(values, axis=0, ddof=1) / math.sqrt(len(values)))
 
 
+@pytest.mark.slow
 def test_sampled_shapley_values_are_unbiased_and_their_intervals_cover():
     """60 seeds of 16 pairs of orders, 14 units: 840 intervals."""
     net, x, y, run = runner()
@@ -205,7 +206,7 @@ def test_sampled_interactions_are_those_of_the_pairs_drawn():
     for pair, value in zip(some.pairs.tolist(), some.interaction, strict=True):
         assert value == pytest.approx(table[tuple(pair)], abs=1e-12)
     low, high = exact.interval()
-    assert exact.strength - 1e-12 < low < exact.strength < high < exact.strength + 1e-12
+    assert exact.strength - 1e-10 < low < exact.strength < high < exact.strength + 1e-10  # round-off alone
     one = measure_co_adaptation(run, max_pairs=1)
     assert (one.guarantee, len(one.pairs)) == ("uncontrolled", 1)
     assert math.isnan(one.strength_error)

@@ -6,13 +6,13 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
-from ranks import net, problem
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import allmasks as am
 from allmasks.expect.agreement import weights_of_first
 from allmasks.monitor import read
+from expect.ranks import net, problem
 
 ODD = 1
 

@@ -1,5 +1,6 @@
 """n processes give what one process gives, and one that fails takes the others along."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,14 @@ import torch
 import allmasks as am
 from expect.ranks import PREDICTED, net, problem
 
+TESTS = Path(__file__).parents[1]
+
 
 def torchrun(n, *arguments, script="ranks.py"):
     script = Path(__file__).with_name(script)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), script]
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=240)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=240, env=environment)
 
 
 @pytest.mark.slow

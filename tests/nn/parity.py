@@ -69,12 +69,17 @@ def seen(action):
 
 
 def same(theirs, ours):
-    """Equal, or an exception of a narrower type with the same warnings."""
+    """Equal, or an exception of a narrower type with the same warnings, before which nothing more was written."""
     (a, a_warned), (b, b_warned) = theirs, ours
     if a_warned != b_warned:
         return False
     if isinstance(a, tuple) and a[:1] == ("raises",):
-        return isinstance(b, tuple) and b[:1] == ("raises",) and issubclass(b[1], a[1])
+        return (
+            isinstance(b, tuple)
+            and b[:1] == ("raises",)
+            and issubclass(b[1], a[1])
+            and (a[2:] == b[2:] or not any(b[2]))
+        )
     return a == b
 
 
@@ -172,7 +177,8 @@ def lawful(side, make):
     if out.ndim == 0:
         return about, len(kinds) == 1
     shared = tuple(bool((out == out.narrow(a, 0, 1)).all()) for a in range(out.ndim))
-    kept = (out == out.max()).double() if len(kinds) == 2 else torch.ones(())
+    # Equal values may differ in their last bit between a loop's vector part and its rest.
+    kept = (out > (out.max() + out.min()) / 2).double() if len(kinds) == 2 else torch.ones(())
     for axis in (a for a in range(out.ndim) if shared[a]):
         kept = kept.narrow(axis, 0, 1)
     z = (kept.mean() - 0.5) * 2 * kept.numel() ** 0.5
@@ -521,8 +527,7 @@ def reason(name, group, situation):
         if when in ("eval", "p = 0") and _one_example(name, kind):
             return "itself"
     if group == "in place":
-        kinds = {"no elements": "itself", "inference tensor": "inference"}
-        return next((why for kind, why in kinds.items() if situation.startswith(kind)), None)
+        return "itself" if situation.startswith("no elements") else None
     if (group == "rates" and situation.startswith("nan")) or (group == "layers" and situation == "p nan"):
         return "nan"
     return None

@@ -18,8 +18,8 @@ Array = NDArray[np.float64]
 def interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float, float, float]:
     """Mean of independent values, its standard error, and Student's t interval.
 
-    >>> interval([1.0, 2.0, 3.0])[:2]
-    (2.0, 0.5773502691896258)
+    >>> [round(v, 4) for v in interval([1.0, 2.0, 3.0])[:2]]
+    [2.0, 0.5774]
     """
     x = np.asarray(values, np.float64)
     mean, error = float(x.mean()), float(standard_error(x))

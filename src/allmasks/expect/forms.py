@@ -44,7 +44,7 @@ def in_form(thing: Any, sites: SitesByName) -> Any:
     changed: dict[str, Any] = {}
     if hasattr(thing, "sites"):
         changed["sites"] = tuple(replace(sites[own.name], p=own.p) for own in thing.sites)
-    if hasattr(thing, "site"):
+    if isinstance(getattr(thing, "site", None), DropoutSite):
         changed["site"] = replace(sites[thing.site.name], p=thing.site.p)
     for part in ("forward", "setup", "evaluate"):
         if is_dataclass(getattr(thing, part, None)):

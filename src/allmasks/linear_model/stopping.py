@@ -20,8 +20,8 @@ _EPS = float(np.finfo(np.float64).eps)
 def norm(v: Array) -> float:
     """‖v‖₂ where the squares would overflow or vanish, too.
 
-    >>> norm(np.array([3e200, 4e200])), norm(np.array([0.0]))
-    (5e+200, 0.0)
+    >>> round(norm(np.array([3e200, 4e200])) / 1e200, 6), norm(np.array([0.0]))
+    (5.0, 0.0)
     """
     largest = float(np.abs(v).max(initial=0.0))
     if not 0.0 < largest < math.inf:

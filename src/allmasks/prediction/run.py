@@ -381,7 +381,8 @@ def _joined(parts: list[Results]) -> Results:
         error=join([p.error for p in parts]),
         reliable=join([p.reliable for p in parts]),
         samples=[torch.cat([p.samples[i] for p in parts], dim=1) for i in range(len(first.samples))],
-        deviation=[torch.cat([p.deviation[i] for p in parts]) for i in range(len(first.deviation))],
+        # Rare masks are made for examples of the first batch's form: where others have another, nothing is foreseen.
+        deviation=[torch.cat([p.deviation[i] for p in parts]) for i in range(min(len(p.deviation) for p in parts))],
         log_likelihood=None
         if first.log_likelihood is None
         else torch.cat([p.log_likelihood for p in parts if p.log_likelihood is not None]),
