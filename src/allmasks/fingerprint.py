@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["NotReadable", "fingerprint"]
+__all__ = ["NotReadable", "filled", "fingerprint"]
 
 
 _Seen = dict[int, tuple[int, Any]]
@@ -156,7 +156,7 @@ def _class(value: type, seen: _Seen) -> Iterator[bytes]:
 
 def _function(value: FunctionType, seen: _Seen) -> Iterator[bytes]:
     yield from _code(value.__code__, seen)
-    cells = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
+    cells = [cell.cell_contents for cell in value.__closure__ or () if filled(cell)]
     yield from _parts((value.__defaults__, value.__kwdefaults__, cells), seen)
     if vars(value):
         yield from _parts(vars(value), seen)
@@ -183,7 +183,8 @@ def _named(
             yield from _parts(found, seen)
 
 
-def _filled(cell: Any) -> bool:
+def filled(cell: Any) -> bool:
+    """Whether a closure's cell holds a value yet."""
     try:
         _ = cell.cell_contents
     except ValueError:  # a variable that is assigned later

@@ -2,6 +2,8 @@
 
 import functools
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -111,3 +113,17 @@ def test_a_digest_sees_every_bit_and_every_place(dtype):
     assert digest(tensor[:0]) == 0
     assert digest(torch.tensor(-0.0)) != digest(torch.tensor(0.0))
     assert digest(torch.tensor(float("nan"))) == digest(torch.tensor(float("nan")))
+
+
+def test_a_loss_that_asks_for_words_is_one_loss_in_every_process():
+    """String hashes, and with them the order of a set's words, differ between processes."""
+    program = (
+        "from allmasks.expect.agreement import _of_loss\n"
+        "def loss(output, y):\n    return output if y in {'a', 'b', 'c', 'd'} else y\n"
+        "print(_of_loss(loss))"
+    )
+    said = {
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+        for _ in range(3)
+    }
+    assert len(said) == 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Iterable, Mapping
-from types import CodeType, FunctionType, MethodType
+from types import FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_flatten
 
 from allmasks.expect.distributed import Group
+from allmasks.fingerprint import filled, fingerprint
 from allmasks.methods import Method
 from allmasks.sites import class_name, is_sharded
 
@@ -134,10 +135,10 @@ def _spoken(value: Any, inside: int = 0) -> str:
     if isinstance(value, MethodType):
         return f"{_spoken(value.__func__, inside + 1)} of {_spoken(value.__self__, inside + 1)}"
     if isinstance(value, FunctionType):
-        code = hashlib.sha256(_code(value.__code__)).hexdigest()[:8]
+        code = fingerprint(value.__code__)[:8]
         named = f"{value.__module__}.{value.__qualname__} (code {code})"
         cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
-        own = {name: cell.cell_contents for name, cell in cells if _filled(cell)}
+        own = {name: cell.cell_contents for name, cell in cells if filled(cell)}
         return named + _held(own, inside) + _held(value.__kwdefaults__ or {}, inside) + _defaults(value, inside)
     if isinstance(value, nn.Module):
         contents = {name: digest(tensor) for name, tensor in value.state_dict().items()}
@@ -165,20 +166,6 @@ def _defaults(function: FunctionType, inside: int) -> str:
     given = function.__defaults__ or ()
     names = function.__code__.co_varnames[: function.__code__.co_argcount]
     return _held(dict(zip(names[len(names) - len(given) :], given, strict=True)), inside)
-
-
-def _code(code: CodeType) -> bytes:
-    """Instructions, names and constants; not where they stand in a file."""
-    constants = [_code(c) if isinstance(c, CodeType) else repr(c).encode() for c in code.co_consts]
-    return b"\0".join([code.co_code, repr(code.co_names).encode(), *constants])
-
-
-def _filled(cell: Any) -> bool:
-    try:
-        _ = cell.cell_contents
-    except ValueError:  # a variable that is assigned later
-        return False
-    return True
 
 
 def _of_model(model: nn.Module) -> dict[str, Any]:
