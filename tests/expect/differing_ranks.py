@@ -13,6 +13,7 @@ import allmasks as am
 from allmasks.expect.agreement import weights_of_first
 from allmasks.monitor import read
 from expect.ranks import net, problem
+from leaving import leave
 
 ODD = 1
 
@@ -148,9 +149,8 @@ def main(out):
     dist.all_gather_object(everything, (found, value, names, same))
     if dist.get_rank() == 0:
         torch.save(everything, out)
-    del normed  # its communication must end before the group that it goes over
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    leave()

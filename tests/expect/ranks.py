@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 import allmasks as am
+from leaving import leave
 
 PREDICTED = (
     *("mean", "mean_error", "std", "std_error", "weight_scaling", "gap", "entropy", "mutual_information"),
@@ -58,8 +59,8 @@ def main(out, bad_rank):
             aimed=aimed.n_masks,
             **{f"predict_{name}": getattr(forecast, name).numpy() for name in PREDICTED},
         )
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    leave()

@@ -10,6 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 import allmasks as am
+from leaving import leave
 
 N_EXAMPLES = 23
 CUTS = {2: (0, 19, 23), 3: (0, 12, 13, 23)}
@@ -169,4 +170,4 @@ if __name__ == "__main__":
         touchy()
     else:
         whole(sys.argv[1])
-    dist.destroy_process_group()
+    leave()

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 import allmasks as am
+from leaving import leave
 from monitor.nets import data, net, same, train
 
 EPOCHS, HOW = 2, {"n_masks": 256}
@@ -61,8 +62,8 @@ def main(way, folder):
     dist.all_gather_object(last, [(epoch, reading.scalars()) for epoch, reading in monitor.history])
     if dist.get_rank() == 0:
         torch.save({"state": model.state_dict(), "unchanged": unchanged, "histories": last}, folder / "found.pt")
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    leave()

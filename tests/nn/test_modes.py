@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -116,7 +117,9 @@ def test_onnx_in_eval_mode_leaves_nothing():
 def test_ranks_differ_and_agree_on_request():
     script = Path(__file__).with_name("ranks.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    tests = str(script.parents[1])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])}
+    run = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "default: differ, same_on_ranks: agree, seeded: agree, gradients: agree" in run.stdout
 
