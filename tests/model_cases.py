@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from truth import every_mask
 
 
 class FixedMask(nn.Module):
@@ -121,27 +121,19 @@ CASES = [
 """Every pair of a structure and a loss that some method treats in its own way."""
 
 
+def every_thinned(net: nn.Sequential, widths: Sequence[int]) -> Iterator[tuple[float, nn.Sequential]]:
+    """Each mask's probability and the net under it: dropout layers of these widths replaced, the others shared."""
+    sizes = iter(widths)
+    layers = [FixedMask(layer.p, next(sizes)) if isinstance(layer, nn.Dropout) else layer for layer in net]
+    fixed = [layer for layer in layers if isinstance(layer, FixedMask)]
+    rates = [layer.p for layer in fixed for _ in range(layer.units)]
+    for bits, probability in zip(*every_mask(rates), strict=True):
+        for layer, mask in zip(fixed, torch.from_numpy(bits).split(list(widths)), strict=True):
+            layer.mask = mask
+        yield float(probability), nn.Sequential(*layers)
+
+
 def brute_force(case: ModelCase, net: nn.Module) -> Tensor:
     """(n,) mean loss of each example over every mask, differentiable: the truth."""
-    clone = copy.deepcopy(net).eval()
-    # Parameters stay those of `net`, so that gradients can be compared.
-    for (name, _), (_, original) in zip(list(clone.named_parameters()), net.named_parameters(), strict=True):
-        owner, _, attribute = name.rpartition(".")
-        setattr(clone.get_submodule(owner), attribute, original)
-    fixed = []
-    widths = iter(case.widths)
-    for i, layer in enumerate(clone):  # type: ignore[arg-type]
-        if isinstance(layer, nn.Dropout):
-            fixed.append(FixedMask(layer.p, next(widths)))
-            clone[i] = fixed[-1]  # type: ignore[index]
-    total = torch.zeros(len(case.x), dtype=torch.float64)
-    for bits in itertools.product((0.0, 1.0), repeat=case.bits):
-        probability, position = 1.0, 0
-        for layer in fixed:
-            own = bits[position : position + layer.units]
-            position += layer.units
-            layer.mask = torch.tensor(own, dtype=torch.float64)
-            for bit in own:
-                probability *= 1 - layer.p if bit else layer.p
-        total = total + probability * case.reference(clone(case.x), case.y)
-    return total
+    thinned = every_thinned(net, case.widths)  # type: ignore[arg-type]
+    return sum(probability * case.reference(under(case.x), case.y) for probability, under in thinned)  # type: ignore[return-value]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from truth import every_mask
 
 
 class Multiply(nn.Module):
@@ -40,9 +41,8 @@ def opened(net: nn.Sequential, index: int) -> Callable[..., Tensor]:
 
 def shapley(value: Callable[[Tensor], float], units: int) -> list[float]:
     """From the definition: every coalition of the others, with its weight."""
-    table = {
-        bits: value(torch.tensor(bits, dtype=torch.float64)) for bits in itertools.product((0.0, 1.0), repeat=units)
-    }
+    masks, _ = every_mask([0.5] * units)
+    table = {tuple(bits): value(torch.from_numpy(bits)) for bits in masks}
     found = []
     for j in range(units):
         total = 0.0

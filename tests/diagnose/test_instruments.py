@@ -15,6 +15,7 @@ from allmasks.diagnose.multiplied import each_site
 from allmasks.replicates import half_width
 from diagnose.brute import opened, shapley
 from model_cases import CASES, cross_entropy, generator, seeded
+from truth import covered, z_of_mean
 
 PLACES = [(case, i) for case in CASES for i, layer in enumerate(case.build()) if isinstance(layer, nn.Dropout)]
 IDS = [f"{case.name}, site {i}" for case, i in PLACES]
@@ -140,15 +141,6 @@ def runner():
     net, x, y = wide()
     (run,) = each_site(net, (x, y), "cross_entropy", None)
     return net, x, y, run
-
-
-def covered(intervals, truth):
-    """Share of intervals, pairs (low, high), in which the truth lies."""
-    return float(np.mean([(low < truth) & (truth < high) for low, high in intervals]))
-
-
-def z_of_mean(values, truth):
-    return (np.mean(values, axis=0) - truth) / (np.std(values, axis=0, ddof=1) / math.sqrt(len(values)))
 
 
 @pytest.mark.slow

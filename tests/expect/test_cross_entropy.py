@@ -1,7 +1,5 @@
 """Cross-entropy in all of torch's forms, against torch's own loss averaged over every mask by hand."""
 
-import itertools
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +7,8 @@ from torch import nn
 
 import allmasks as am
 from allmasks.methods import Enumeration, MonteCarlo
+from model_cases import every_thinned
+from truth import every_mask
 
 
 def net(classes):
@@ -18,10 +18,7 @@ def net(classes):
 
 def every_output(model, x):
     """(probability, output) of each of the 2^5 masks of the one site."""
-    hidden = model[1](model[0](x))
-    for kept in itertools.product([0.0, 1.0], repeat=5):
-        mask = torch.tensor(kept, dtype=torch.float64)
-        yield 0.4 ** (5 - sum(kept)) * 0.6 ** sum(kept), model[3](hidden * mask / 0.6)
+    return ((probability, under(x)) for probability, under in every_thinned(model, (5,)))
 
 
 X = torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -96,11 +93,10 @@ def test_tokens_are_averaged_within_an_example(class_last):
     y[0, 1:] = -100
     y[4] = -100
     truth, counted = torch.zeros(5, dtype=torch.float64), (y != -100).sum(dim=1)
-    for kept in itertools.product([0.0, 1.0], repeat=6):
-        mask = torch.tensor(kept, dtype=torch.float64).reshape(3, 2)
-        scores = model.out(x * mask / 0.7)
+    for mask, probability in zip(*map(torch.from_numpy, every_mask([0.3] * 6)), strict=True):
+        scores = model.out(x * mask.reshape(3, 2) / 0.7)
         losses = F.cross_entropy(scores.transpose(1, 2), y, reduction="none").sum(dim=1)
-        truth += 0.3 ** (6 - sum(kept)) * 0.7 ** sum(kept) * losses / counted.clamp(min=1)
+        truth += probability * losses / counted.clamp(min=1)
     result = am.expected_loss(model, x, y, "cross_entropy")
     torch.testing.assert_close(result.per_example, truth, rtol=1e-12, atol=1e-12)
     # An example with nothing to predict has no say in the mean.

@@ -1,7 +1,5 @@
 """Derivatives of any order of E_m[L], against torch's own through a sum over every mask written out."""
 
-import itertools
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +7,7 @@ from torch import nn
 
 import allmasks as am
 from allmasks.methods import ClosedForm, Enumeration, MonteCarlo
+from model_cases import every_thinned
 
 P = 0.3
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -31,17 +30,8 @@ LOSSES = {
 
 def written_out(net, x, loss):
     """(n,) the loss of each example over every mask, as one graph."""
-    total = 0.0
     widths = [3, 4] if isinstance(net[0], nn.Dropout) else [4]
-    for bits in itertools.product((0.0, 1.0), repeat=sum(widths)):
-        bits = torch.tensor(bits, dtype=torch.float64)
-        weight = ((1 - P) ** bits * P ** (1 - bits)).prod()
-        masks = iter(bits.split(widths))
-        h = x
-        for layer in net:
-            h = h * next(masks) / (1 - P) if isinstance(layer, nn.Dropout) else layer(h)
-        total = total + weight * LOSSES[loss](h, Y)[:, 0]
-    return total
+    return sum(weight * LOSSES[loss](under(x), Y)[:, 0] for weight, under in every_thinned(net, widths))
 
 
 def derivatives(value, net, x):

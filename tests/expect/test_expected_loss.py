@@ -1,14 +1,13 @@
 """expected_loss against enumeration done by hand: each method in the sense of its own guarantee."""
 
-import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 import allmasks as am
 from allmasks.methods import ClosedForm, Enumeration, Fourier, MonteCarlo
 from allmasks.samplers import Antithetic, Independent, LatinHypercube
 from model_cases import CASES, ModelCase, brute_force
+from truth import Biased, covered, z_score
 
 cases = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 
@@ -62,19 +61,6 @@ def test_monte_carlo_agrees_with_the_truth(case, sampler):
             assert abs(z) < 4.5
 
 
-def z_score(value, truth, error, replicates) -> float:
-    """Student's t mapped to the normal scale."""
-    t = (float(value) - float(truth)) / float(error)
-    return float(-np.sign(t) * stats.norm.ppf(stats.t.sf(abs(t), replicates - 1)))
-
-
-class Biased(LatinHypercube):
-    """Keeps units one percent too often: what these tests must catch."""
-
-    def draw(self, seed, site, masks, examples, keep_prob):
-        return super().draw(seed, site, masks, examples, np.asarray(keep_prob) * 1.01)
-
-
 SENSITIVE = [case for case in CASES if case.name in ("last site, squared", "last site, poisson")]
 """Cases whose loss moves with the keep probability at first order."""
 
@@ -95,13 +81,9 @@ def coverage(case: ModelCase, sampler) -> float:
     net = case.build()
     truth = float(brute_force(case, net).detach().mean())
     problem = am.expect.prepare(net, case.x, case.y, case.loss)
-    covered = 0
-    for seed in range(2000):
-        method = MonteCarlo(n_masks=256, sampler=sampler)
-        result = problem.expected(am.expect.Request(method, seed=seed), grad=False)
-        low, high = result.interval(0.95)
-        covered += low <= truth <= high
-    return covered / 2000
+    method = MonteCarlo(n_masks=256, sampler=sampler)
+    requests = (am.expect.Request(method, seed=seed) for seed in range(2000))
+    return covered((problem.expected(request, grad=False).interval(0.95) for request in requests), truth)
 
 
 @pytest.mark.slow

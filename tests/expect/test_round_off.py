@@ -1,7 +1,5 @@
 """Exact errors of float32 nets contain the mean over the net's own float32 outputs, and that of exact arithmetic."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -9,6 +7,7 @@ from torch import nn
 
 import allmasks as am
 from allmasks.methods import Enumeration
+from truth import every_mask
 
 Long = np.longdouble
 N, D = 60, 6
@@ -50,11 +49,9 @@ def truths(name, net, x, y, p):
     w, b = (t.detach().double().numpy().astype(Long) for t in (head.weight, head.bias))
     h, q = x.double().numpy().astype(Long), 1 - Long(p)
     own, exact = np.zeros(N, Long), np.zeros(N, Long)
-    for bits in itertools.product((0, 1), repeat=D):
-        kept = np.array(bits)
-        share = q ** kept.sum() * Long(p) ** (D - kept.sum())
+    for kept, share in zip(*every_mask([p] * D, Long), strict=True):
         with torch.no_grad():
-            z = head(x * torch.tensor(bits) * (1.0 / (1.0 - p))).double().numpy().astype(Long)
+            z = head(x * torch.from_numpy(kept.astype(int)) * (1.0 / (1.0 - p))).double().numpy().astype(Long)
         own += share * losses(name, z, y)
         exact += share * losses(name, (h * kept / q) @ w.T + b, y)
     return own, exact

@@ -1,7 +1,6 @@
 """A torch loss module means what torch means by it: the number it gives for the whole data set, under each mask."""
 
 import copy
-import itertools
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 import allmasks as am
 from allmasks.methods import Enumeration
+from truth import every_mask
 
 N, D, K, P = 7, 3, 4, 0.3
 G = torch.Generator().manual_seed(5)
@@ -190,14 +190,14 @@ def expected_by_listing(net, loss, x, y):
         warnings.simplefilter("ignore")  # torch's word about KLDivLoss(reduction="mean")
         # The masks of all examples are equal: a number that is a (weighted) mean or sum over examples does not mind.
         total = sum(
-            (1 - P) ** sum(bits) * P ** (D - sum(bits)) * torchs_number(loss, masked(net, x, bits), y)
-            for bits in itertools.product((0, 1), repeat=D)
+            probability * torchs_number(loss, masked(net, x, bits), y)
+            for bits, probability in zip(*map(torch.from_numpy, every_mask([P] * D)), strict=True)
         )
         return total, torchs_number(loss, copy.deepcopy(net).eval()(x), y)
 
 
 def masked(net, x, bits):
-    head = net.head(x * torch.tensor(bits, dtype=x.dtype) / (1 - P))
+    head = net.head(x * bits.to(x) / (1 - P))
     return net.after(head.reshape(len(x), *net.shape))
 
 

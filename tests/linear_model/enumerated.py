@@ -1,14 +1,8 @@
 """The dropout objective of a linear model by listing every mask: the truth that estimators are held against."""
 
-import itertools
-
 import numpy as np
 
-
-def every_mask(p):
-    """Masks (2^d, d) and their probabilities under rates p (d,)."""
-    masks = np.array(list(itertools.product([0.0, 1.0], repeat=len(p))))
-    return masks, np.prod(np.where(masks == 1, 1 - p, p), axis=1)
+from truth import every_mask
 
 
 def squared_objective(X, Y, weight, p, alpha, W, b):

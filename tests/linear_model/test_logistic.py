@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from allmasks.linear_model import DropoutLogisticRegression
+from truth import every_mask
 
 
 @parametrize_with_checks([DropoutLogisticRegression()])
@@ -24,9 +25,7 @@ def enumerated(w, b, X, y, p, alpha, weight):
     """Value and gradient of Σ s E log(1 + e^−ỹS) + α/2 ‖w‖², mask by mask."""
     p = np.broadcast_to(p, len(w))
     value, gw, gb = 0.5 * alpha * w @ w, alpha * w, 0.0
-    for bits in itertools.product((0.0, 1.0), repeat=len(w)):
-        m = np.array(bits)
-        chance = np.prod(np.where(m > 0, 1 - p, p))
+    for m, chance in zip(*every_mask(p), strict=True):
         if chance == 0.0:
             continue
         thinned = X * m / (1 - p)
@@ -95,8 +94,7 @@ def test_one_against_the_rest_is_a_problem_for_each_class():
 def test_mean_over_masks_and_spread():
     X, y, _ = problem(d=6)
     model = DropoutLogisticRegression(0.4).fit(X, y)
-    masks = np.array(list(itertools.product((0.0, 1.0), repeat=6)))
-    chance = np.prod(np.where(masks > 0, 0.6, 0.4), axis=1)
+    masks, chance = every_mask([0.4] * 6)
     sigma = expit((X[:, None, :] * masks / 0.6) @ model.coef_[0] + model.intercept_[0])
     mean = sigma @ chance
     np.testing.assert_allclose(model.predict_proba(X, average="masks")[:, 1], mean, rtol=1e-11)
@@ -153,7 +151,7 @@ def test_features_of_one_class_at_alpha_zero():
 def test_bad_input_and_edges():
     X, y, _ = problem()
     for p in (1.0, -0.1, np.nan):
-        with pytest.raises(ValueError, match="p"):
+        with pytest.raises(ValueError, match=re.escape(f"must lie in [0, 1), got {p}")):
             DropoutLogisticRegression(p).fit(X, y)
     with pytest.raises(ValueError, match="one for each of the 10 features"):
         DropoutLogisticRegression([0.5, 0.5]).fit(X, y)

@@ -11,7 +11,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from allmasks import MethodNotApplicable
 from allmasks.linear_model import DropoutLogisticRegression, DropoutLogisticRegressionCV
-from linear_model.enumerated import every_mask
+from truth import every_mask
 
 QUADRATIC = {"multi_class": "quadratic"}
 

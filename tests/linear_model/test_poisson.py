@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 from scipy import sparse
@@ -14,6 +12,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from allmasks.linear_model import DropoutPoissonRegressor
 from allmasks.linear_model.poisson_objective import ExactPoisson
 from allmasks.linear_model.rows import Rows
+from truth import every_mask
 
 
 @parametrize_with_checks([DropoutPoissonRegressor(), DropoutPoissonRegressor(0.2, alpha=1.0)])
@@ -25,9 +24,7 @@ def enumerated(w, b, X, y, p, alpha, weight):
     """Value and gradient of Σ s E[e^S − yS] + α/2 ‖w‖², mask by mask."""
     p = np.broadcast_to(p, len(w))
     value, gw, gb = alpha / 2 * w @ w, alpha * w, 0.0
-    for bits in itertools.product((0.0, 1.0), repeat=len(w)):
-        m = np.array(bits)
-        chance = np.prod(np.where(m > 0, 1 - p, p))
+    for m, chance in zip(*every_mask(p), strict=True):
         thinned = X * m / (1 - p)
         score = thinned @ w + b
         value += chance * weight @ (np.exp(score) - y * score)
@@ -74,8 +71,8 @@ def test_without_dropout_it_is_poisson_regression():
 def test_mean_over_masks_and_spread():
     X = np.array([[1.0, -2.0]])
     model = DropoutPoissonRegressor(0.5, alpha=0.1).fit(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), [1, 2, 4])
-    masks = np.array(list(itertools.product((0.0, 2.0), repeat=2)))
-    values = np.exp((X * masks) @ model.coef_ + model.intercept_)
+    masks, _ = every_mask([0.5, 0.5])
+    values = np.exp((X * masks / 0.5) @ model.coef_ + model.intercept_)
     assert model.predict(X, average="masks")[0] == pytest.approx(values.mean(), rel=1e-12)
     assert model.predict_std(X)[0] == pytest.approx(values.std(), rel=1e-10)
     with pytest.raises(ValueError, match="average must be None"):
@@ -86,7 +83,7 @@ def test_bad_input_and_edges():
     X = np.array([[1.0, 0.0], [2.0, 0.0], [0.5, 0.0]])
     with pytest.raises(ValueError, match=r"y must be 0 or more for a Poisson loss, got -1 in row 1"):
         DropoutPoissonRegressor().fit(X, [1, -1, 2])
-    with pytest.raises(ValueError, match="p"):
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\), got 1\.0"):
         DropoutPoissonRegressor(1.0).fit(X, [1, 1, 2])
     with pytest.raises(ValueError, match="alpha must be finite and at least 0"):
         DropoutPoissonRegressor(alpha=-1.0).fit(X, [1, 1, 2])

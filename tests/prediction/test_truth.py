@@ -1,17 +1,15 @@
 """Mean, spread and entropies against enumeration by hand; exact paths to their own error, sampled ones by |z| < 4.5."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from torch import nn
 
 import allmasks as am
 from allmasks.methods import ClosedForm, Enumeration, Fourier, MonteCarlo
 from allmasks.samplers import Antithetic, Independent, LatinHypercube
-from model_cases import FixedMask, generator, seeded
+from model_cases import every_thinned, generator, seeded
+from truth import Biased, every_mask, z_score
 
 QUANTITIES = ("mean", "std", "entropy", "expected_entropy", "mutual_information")
 X = torch.randn(4, 3, generator=generator(4), dtype=torch.float64)
@@ -54,23 +52,8 @@ def build(name):
 
 def every_output(net, widths):
     """(masks, n, k) outputs and (masks,) probabilities, dropout layers replaced by fixed masks."""
-    import copy
-
-    clone, fixed, sizes = copy.deepcopy(net), [], iter(widths)
-    for i, layer in enumerate(clone):
-        if isinstance(layer, nn.Dropout):
-            fixed.append(FixedMask(layer.p, next(sizes)))
-            clone[i] = fixed[-1]
-    outputs, weights = [], []
     with torch.no_grad():
-        for bits in itertools.product((0.0, 1.0), repeat=sum(widths)):
-            at, weight = 0, 1.0
-            for layer in fixed:
-                layer.mask = torch.tensor(bits[at : at + layer.units], dtype=torch.float64)
-                at += layer.units
-                weight *= float(np.where(layer.mask.numpy() > 0, 1 - layer.p, layer.p).prod())
-            outputs.append(clone(X))
-            weights.append(weight)
+        weights, outputs = zip(*((weight, under(X)) for weight, under in every_thinned(net, widths)), strict=True)
     return torch.stack(outputs), torch.tensor(weights, dtype=torch.float64)
 
 
@@ -107,11 +90,6 @@ def test_exact_answers_hold_to_their_own_error(name, method):
         assert isinstance(result.method, ClosedForm if task == "regression" else Fourier)
 
 
-def z_scores(value, truth, error, replicates):
-    t = ((value - truth) / error).numpy()
-    return -np.sign(t) * stats.norm.ppf(stats.t.sf(np.abs(t), replicates - 1))
-
-
 @cases
 @pytest.mark.parametrize("sampler", [Independent(), Antithetic(), LatinHypercube()], ids=lambda s: type(s).__name__)
 def test_sampled_answers_agree_with_the_truth(name, sampler):
@@ -123,23 +101,16 @@ def test_sampled_answers_agree_with_the_truth(name, sampler):
         if float(error.max()) < 1e-11:  # a single site integrated by formula
             torch.testing.assert_close(getattr(result, quantity), value)
             continue
-        assert np.abs(z_scores(getattr(result, quantity), value, error, result.n_replicates)).max() < 4.5, quantity
-
-
-class Biased(LatinHypercube):
-    """Keeps units three percent too often: what these tests must catch."""
-
-    def draw(self, seed, site, masks, examples, keep_prob):
-        return super().draw(seed, site, masks, examples, np.asarray(keep_prob) * 1.03)
+        assert np.abs(z_score(getattr(result, quantity), value, error, result.n_replicates)).max() < 4.5, quantity
 
 
 def test_a_biased_sampler_is_caught():
     net, widths, task = build("two sites, regression")
     expected = truth(net, widths, task)
-    result = am.predict(net, X, task=task, method=MonteCarlo(n_masks=16384, sampler=Biased()))
+    result = am.predict(net, X, task=task, method=MonteCarlo(n_masks=16384, sampler=Biased(by=0.03)))
     for quantity in ("mean", "std"):
         error = getattr(result, f"{quantity}_error")
-        assert np.abs(z_scores(getattr(result, quantity), expected[quantity], error, 64)).max() > 4.5
+        assert np.abs(z_score(getattr(result, quantity), expected[quantity], error, 64)).max() > 4.5
 
 
 def test_the_likelihood_of_targets():
@@ -151,7 +122,7 @@ def test_the_likelihood_of_targets():
     exact = am.predict(net, X, task="regression", y=y, noise_precision=2.5)
     torch.testing.assert_close(exact.log_likelihood, expected, rtol=1e-10, atol=1e-10)
     sampled = am.predict(net, X, task="regression", y=y, noise_precision=2.5, method=MonteCarlo(n_masks=2048))
-    assert np.abs(z_scores(sampled.log_likelihood, expected, sampled.log_likelihood_error, 64)).max() < 4.5
+    assert np.abs(z_score(sampled.log_likelihood, expected, sampled.log_likelihood_error, 64)).max() < 4.5
     torch.testing.assert_close(exact.total_std, (exact.std**2 + 1 / 2.5).sqrt())
     net, widths, _ = build("nested, classes")
     classes = torch.tensor([0, 2, 1, 1])
@@ -160,7 +131,7 @@ def test_the_likelihood_of_targets():
     for method in (None, MonteCarlo(n_masks=2048)):
         found = am.predict(net, X, y=classes, method=method, task="multiclass")
         error = found.log_likelihood_error.clamp(min=1e-12)
-        assert np.abs(z_scores(found.log_likelihood, expected, error, 64)).max() < 4.5
+        assert np.abs(z_score(found.log_likelihood, expected, error, 64)).max() < 4.5
 
 
 @pytest.mark.parametrize("target", [0.3, -2.0, 30.0])
@@ -180,7 +151,7 @@ def test_the_likelihood_with_the_last_layer_integrated(name, target):
         assert float(found.log_likelihood_error.max()) < 1e-9
     else:
         assert found.guarantee == "statistical"
-        assert np.abs(z_scores(found.log_likelihood, expected, found.log_likelihood_error, 64)).max() < 4.5
+        assert np.abs(z_score(found.log_likelihood, expected, found.log_likelihood_error, 64)).max() < 4.5
 
 
 @pytest.mark.parametrize("p", [0.005, 0.5, 0.97])
@@ -190,10 +161,9 @@ def test_an_integrated_likelihood_keeps_its_digits(p, spread):
 
     terms = spread * torch.randn(20, 9, generator=generator(3), dtype=torch.float64)
     y = spread * torch.linspace(-12.0, 12.0, 20, dtype=torch.float64)
-    bits = torch.tensor(list(itertools.product((0.0, 1.0), repeat=9)), dtype=torch.float64)
-    weight = (bits * np.log(1 - p) + (1 - bits) * np.log(p)).sum(dim=1)
+    bits, weight = (torch.from_numpy(v) for v in every_mask([p] * 9))
     logs = 0.5 * np.log(0.7 / (2 * np.pi)) - 0.35 * (0.4 + terms @ bits.t() - y[:, None]) ** 2
-    expected = torch.logsumexp(weight + logs, dim=1)
+    expected = torch.logsumexp(weight.log() + logs, dim=1)
     found = log_gaussian_likelihood(terms, 0.4, p, y, 0.7)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-10)
 

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from scipy import sparse, stats
+from scipy import sparse
 
 import allmasks as am
 from allmasks.methods import Enumeration, MonteCarlo
 from allmasks.samplers import Antithetic, Independent, LatinHypercube
+from truth import Biased, covered, z_score
 
 rng = np.random.default_rng(0)
 W, X = rng.standard_normal(7), rng.standard_normal((5, 7))
@@ -17,19 +18,6 @@ TARGETS = {
     "poisson": np.array([0.0, 3.0, 1.0, 2.0, 0.0]),
     "exponential": np.array([-1.0, 1.0, 1.0, -1.0, 1.0]),
 }
-
-
-def z_score(value, truth, error, replicates) -> float:
-    """Student's t mapped to the normal scale."""
-    t = (float(value) - float(truth)) / float(error)
-    return float(-np.sign(t) * stats.norm.ppf(stats.t.sf(abs(t), replicates - 1)))
-
-
-class Biased(LatinHypercube):
-    """Keeps units one percent too often."""
-
-    def draw(self, seed, site, masks, examples, keep_prob):
-        return super().draw(seed, site, masks, examples, np.minimum(np.asarray(keep_prob) * 1.01, 1.0))
 
 
 def run(loss, y, method, **kwargs):
@@ -66,14 +54,9 @@ def test_a_keep_probability_off_by_one_percent_is_caught(loss):
 
 
 def coverage(sampler) -> float:
-    exact = run("squared_error", TARGETS["squared_error"], None).value
-    covered = 0
-    for seed in range(2000):
-        low, high = run(
-            "squared_error", TARGETS["squared_error"], MonteCarlo(256, sampler=sampler), seed=seed
-        ).interval()
-        covered += low <= exact <= high
-    return covered / 2000
+    y, method = TARGETS["squared_error"], MonteCarlo(256, sampler=sampler)
+    intervals = (run("squared_error", y, method, seed=seed).interval() for seed in range(2000))
+    return covered(intervals, run("squared_error", y, None).value)
 
 
 @pytest.mark.slow
