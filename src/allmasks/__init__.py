@@ -24,7 +24,7 @@ _HOME = {
     "expected_loss": "allmasks.expect",
     "plan_expected_loss": "allmasks.expect",
     "Plan": "allmasks.expect",
-    "shard": "allmasks.expect.distributed",
+    "shard": "allmasks.over_masks.shards",
     "predict": "allmasks.prediction",
     "Prediction": "allmasks.prediction.result",
     "thinned": "allmasks.thinning",

@@ -22,7 +22,7 @@ def net(below: float, last: float) -> nn.Module:
 
 
 def inner(model, batch_size=None):
-    from allmasks.expect.problem import Request
+    from allmasks.expect.expectation import Request
     from allmasks.prediction.allotment import allotted
     from allmasks.prediction.run import choose_route
     from allmasks.prediction.setup import look, read

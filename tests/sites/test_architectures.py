@@ -9,9 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import allmasks as am
-from allmasks.expect.data import Data
-from allmasks.expect.forward import Forward
-from allmasks.expect.sources import MaskChunk
+from allmasks.over_masks.data import Data
+from allmasks.over_masks.forward import Forward
+from allmasks.over_masks.sources import MaskChunk
 from architectures import ARCHITECTURES, Architecture, mlp, x
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")

@@ -89,7 +89,7 @@ def audit(
         with output_of_models():
             net, examples = ranks.run(lambda: _model_and_data(model, weights, data, ranks.rank == 0, _))
         if ranks.size > 1:
-            from allmasks.expect.agreement import weights_of_first
+            from allmasks.ranks.agreement import weights_of_first
 
             apart = weights_of_first(ranks, net)
             if apart and ranks.rank == 0:
@@ -106,7 +106,7 @@ def audit(
         from allmasks.diagnose import audit as run_audit
 
         if ranks.size > 1:
-            from allmasks.expect.distributed import shard
+            from allmasks.over_masks.shards import shard
 
             group = "world"
             examples = ranks.run(lambda: shard(examples, group))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from allmasks.expect.distributed import Group
+    from allmasks.ranks.groups import Group
 
 __all__ = ["processes"]
 
@@ -29,7 +29,7 @@ def processes(check: Callable[[], None]) -> Iterator[Group]:
     alone = int(os.environ.get("WORLD_SIZE", "1")) < 2 or not {"RANK", "MASTER_ADDR"} <= os.environ.keys()
     if alone:
         check()
-    from allmasks.expect.distributed import ALONE, join
+    from allmasks.ranks.groups import ALONE, join
 
     if alone:
         yield ALONE

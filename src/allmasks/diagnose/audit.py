@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from allmasks.diagnose.instruments import SiteInstruments, measure_sites
-from allmasks.expect import Problem, Request, prepare, progress_bar
-from allmasks.expect.agreement import agree_on_call
+from allmasks.expect import Expectation, Request, prepare, progress_bar
 from allmasks.expect.arguments import given_loss
-from allmasks.expect.distributed import join
-from allmasks.expect.plan import DEFAULT_BUDGET
 from allmasks.methods import Method, MonteCarlo
+from allmasks.over_masks.plan import DEFAULT_BUDGET
+from allmasks.ranks.agreement import agree_on_call
+from allmasks.ranks.groups import join
 from allmasks.replicates import mean_and_error
 from allmasks.results import ExpectedLoss, Guarantee, plain_numbers, weakest, with_error
 from allmasks.samplers import Independent
@@ -227,7 +227,7 @@ def _share_error(at_mean: float, value: float, penalty_error: float) -> float:
 
 
 def all_and_alone(
-    problem: Problem, request: Request, start: Any = None, tick: Any = None
+    problem: Expectation, request: Request, start: Any = None, tick: Any = None
 ) -> tuple[ExpectedLoss, Request, dict[str, ExpectedLoss]]:
     """E_m[L] over all sites, the request with its number of masks fixed, and E[L] with each random site alone.
 
@@ -256,7 +256,7 @@ def combine(terms: Sequence[tuple[float, ExpectedLoss]]) -> tuple[float, float]:
     return value, proven + math.sqrt(squared)
 
 
-def _only(problem: Problem, request: Request, names: set[str], tick: Any) -> ExpectedLoss:
+def _only(problem: Expectation, request: Request, names: set[str], tick: Any) -> ExpectedLoss:
     return problem.expected(request, frozenset(names), grad=False, tick=tick)
 
 
@@ -275,7 +275,7 @@ def _other(names: list[str], name: str) -> str:
     return next(other for other in names if other != name)
 
 
-def _convergence(problem: Problem, seed: int, tick: Any) -> tuple[ConvergencePoint, ...]:
+def _convergence(problem: Expectation, seed: int, tick: Any) -> tuple[ConvergencePoint, ...]:
     method = MonteCarlo(n_masks=_CONVERGENCE_MASKS, sampler=Independent())
     run = problem.expected(Request(method, seed=seed), grad=False, tick=tick)
     assert run.replicates is not None

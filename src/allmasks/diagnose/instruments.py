@@ -10,9 +10,9 @@ from allmasks.diagnose.concentration import Concentration, measure_concentration
 from allmasks.diagnose.multiplied import Multiplied, refusal
 from allmasks.diagnose.robustness import Robustness, measure_robustness
 from allmasks.diagnose.unit_penalty import UnitPenalty, measure_unit_penalty
-from allmasks.expect import Problem, prepare
-from allmasks.expect.distributed import EACH_THE_SAME
-from allmasks.expect.sharded import same_batch
+from allmasks.expect import Expectation, prepare
+from allmasks.ranks.groups import EACH_THE_SAME
+from allmasks.ranks.sharded import same_batch
 from allmasks.sites import DropoutSite, is_sharded
 
 __all__ = ["SiteInstruments", "measure_sites"]
@@ -37,7 +37,7 @@ class SiteInstruments:
 
 
 def measure_sites(
-    problem: Problem, dearest: Sequence[str], seed: int, tick: Callable[[int], None] = lambda done: None
+    problem: Expectation, dearest: Sequence[str], seed: int, tick: Callable[[int], None] = lambda done: None
 ) -> tuple[tuple[SiteInstruments, ...], tuple[str, ...]]:
     """The instruments at random sites of up to 512 units, on the first 128 examples; and why others have none.
 

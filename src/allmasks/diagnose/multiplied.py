@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from allmasks.expect import Problem, prepare
-from allmasks.expect.evaluate import Plain
-from allmasks.expect.forward import Forward
-from allmasks.expect.sources import MaskChunk, NoMask
+from allmasks.expect import Expectation, prepare
+from allmasks.expect.under_masks import Plain
+from allmasks.over_masks.forward import Forward
+from allmasks.over_masks.sources import MaskChunk, NoMask
 from allmasks.sites import DropoutSite, is_sharded
 
 __all__ = ["Multiplied", "each_site", "generator", "refusal"]
@@ -78,7 +78,7 @@ def generator(seed: int, site: DropoutSite, purpose: int) -> np.random.Generator
 class Multiplied:
     """Losses of every example with the site's units multiplied by each of some rows of numbers."""
 
-    problem: Problem
+    problem: Expectation
     site: DropoutSite
     _plain: Plain = field(init=False)
 

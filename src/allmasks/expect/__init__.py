@@ -12,17 +12,17 @@ from typing import Any
 
 from torch import nn
 
-from allmasks.expect.agreement import agree_on_call
 from allmasks.expect.arguments import given_loss
-from allmasks.expect.distributed import join
-from allmasks.expect.plan import Plan
+from allmasks.expect.expectation import Expectation, Request
 from allmasks.expect.prepare import prepare
-from allmasks.expect.problem import Problem, Request
 from allmasks.methods import Method
+from allmasks.over_masks.plan import Plan
+from allmasks.ranks.agreement import agree_on_call
+from allmasks.ranks.groups import join
 from allmasks.results import ExpectedLoss
 from allmasks.sites import leaves_no_trace
 
-__all__ = ["Plan", "Problem", "Request", "expected_loss", "plan_expected_loss", "prepare"]
+__all__ = ["Expectation", "Plan", "Request", "expected_loss", "plan_expected_loss", "prepare"]
 
 
 @leaves_no_trace

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from allmasks.expect.loaders import is_loader
 from allmasks.expect.loss import ModelLoss
 from allmasks.expect.model_losses import is_loss, model_loss
+from allmasks.over_masks.loaders import is_loader
 
 __all__ = ["data_and_loss", "given_loss", "settled"]
 

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from allmasks.expect.loss import ModelLoss, ScoreTerm
+from allmasks.expect.loss import ModelLoss
+from allmasks.over_masks.last_layer import ScoreTerm
 
 __all__ = ["ClassLoss", "CrossEntropy", "NegativeLogLikelihood", "Reduction"]
 

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from allmasks.expect.class_losses import CrossEntropy
-from allmasks.expect.data import Batch
-from allmasks.expect.evaluate import Losses
-from allmasks.expect.forward import Forward
-from allmasks.expect.sources import MaskChunk, SampledMasks
+from allmasks.over_masks.data import Batch
+from allmasks.over_masks.forward import Forward
+from allmasks.over_masks.passes import Losses
+from allmasks.over_masks.sources import MaskChunk, SampledMasks
 from allmasks.replicates import block_means
 from allmasks.results import Guarantee
 from allmasks.sites import DropoutSite

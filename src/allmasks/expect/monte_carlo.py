@@ -7,24 +7,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from allmasks.expect.evaluate import Evaluator
-from allmasks.expect.solve import solve
-from allmasks.expect.sources import SampledMasks
-from allmasks.expect.unseen import seldom_changes
 from allmasks.methods import MonteCarlo
+from allmasks.over_masks.passes import Evaluator, solve
+from allmasks.over_masks.seldom import seldom_changes
+from allmasks.over_masks.sources import SampledMasks
 from allmasks.reliability import judge
 from allmasks.replicates import block_means, mean_and_error
 from allmasks.sampling import PILOT_FIRST, Cap, larger_pilot, masks_for, pilot_masks, wanted_error
 from allmasks.sites import DropoutSite
 
 if TYPE_CHECKING:
-    from allmasks.expect.problem import Problem, Request
+    from allmasks.expect.expectation import Expectation, Request
 
 __all__ = ["masks_for_tolerance"]
 
 
 def masks_for_tolerance(
-    problem: Problem, method: MonteCarlo, evaluate: Evaluator, sites: tuple[DropoutSite, ...], request: Request
+    problem: Expectation, method: MonteCarlo, evaluate: Evaluator, sites: tuple[DropoutSite, ...], request: Request
 ) -> tuple[int, tuple[str, ...]]:
     """Masks with which the standard error is at most max(atol, rtol · |value|), and what stopped the run if capped.
 

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from allmasks.errors import UncontrolledRandomness
-from allmasks.expect.agreement import agree_on_data, agree_on_sites
 from allmasks.expect.arguments import settled
-from allmasks.expect.data import Batch, Data
-from allmasks.expect.distributed import Group, join, unwrapped
-from allmasks.expect.forms import Form, sites_of_form
-from allmasks.expect.forward import as_it_is, extract_output, extract_several
+from allmasks.expect.expectation import INSPECTED_EXAMPLES, Expectation
 from allmasks.expect.loss import ModelLoss
-from allmasks.expect.problem import INSPECTED_EXAMPLES, Problem
-from allmasks.expect.sharded import keep_in_step, same_batch
-from allmasks.expect.sources import NoMask
+from allmasks.over_masks.data import Batch, Data
+from allmasks.over_masks.forms import Form, sites_of_form
+from allmasks.over_masks.forward import as_it_is, extract_output, extract_several
+from allmasks.over_masks.sources import NoMask
+from allmasks.ranks.agreement import agree_on_data, agree_on_sites
+from allmasks.ranks.groups import Group, join, unwrapped
+from allmasks.ranks.sharded import keep_in_step, same_batch
 from allmasks.sites import borrowed, inspect_model
 
 __all__ = ["prepare"]
@@ -38,7 +38,7 @@ def prepare(
     batch_size: int | None = None,
     group: Any = None,
     paired: bool = False,
-) -> Problem:
+) -> Expectation:
     """Look at the model once, find its sites, and compute its loss in eval mode.
 
     Parameters
@@ -100,7 +100,7 @@ def _read(
         return model, data, first
 
 
-def _look(model: nn.Module, data: Data, the_loss: ModelLoss, batch: Batch, batch_dim: int | None) -> Problem:
+def _look(model: nn.Module, data: Data, the_loss: ModelLoss, batch: Batch, batch_dim: int | None) -> Expectation:
     extract = _extraction(the_loss)
     with borrowed(model):
         # A callable takes outputs of any kind; where the examples lie in them is its own affair.
@@ -127,7 +127,7 @@ def _look(model: nn.Module, data: Data, the_loss: ModelLoss, batch: Batch, batch
                 notes.append(
                     f"{site.name} ({site.kind}) does not keep the mean: eval mode is not the loss at its mean mask."
                 )
-        return Problem(
+        return Expectation(
             model=model,
             data=data,
             loss=the_loss,
@@ -155,7 +155,7 @@ def _tensor_output(output: Any) -> Tensor | None:
         return None
 
 
-def _evaluate_mean_mask(problem: Problem, sample_weight: Any) -> Tensor:
+def _evaluate_mean_mask(problem: Expectation, sample_weight: Any) -> Tensor:
     """The eval-mode loss of each example, kept; returns what each weighs in the mean."""
     n = problem.data.n_examples
     rows, weights = [], []
@@ -185,7 +185,7 @@ def _evaluate_mean_mask(problem: Problem, sample_weight: Any) -> Tensor:
     return weight
 
 
-def _notice_form(problem: Problem, batch: Batch, known: set[Form]) -> None:
+def _notice_form(problem: Expectation, batch: Batch, known: set[Form]) -> None:
     """Look at the model again where a batch's inputs have another shape, and so perhaps its masks."""
     if batch.form in known or not problem.sites:
         return

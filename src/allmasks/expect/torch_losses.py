@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from allmasks.expect.class_losses import CrossEntropy, NegativeLogLikelihood
-from allmasks.expect.loss import ModelLoss, ScoreTerm, log_one_plus_exp
+from allmasks.expect.loss import ModelLoss, log_one_plus_exp
+from allmasks.over_masks.last_layer import ScoreTerm
 
 __all__ = ["TorchLoss", "torch_loss"]
 

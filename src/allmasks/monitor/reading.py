@@ -14,11 +14,12 @@ import torch.distributed as dist
 from torch import nn
 
 from allmasks.diagnose.audit import all_and_alone, combine
-from allmasks.expect import Problem, Request, prepare
-from allmasks.expect.agreement import agree_on_call
+from allmasks.expect import Expectation, Request, prepare
 from allmasks.expect.arguments import data_and_loss
-from allmasks.expect.distributed import ALONE, Group, join, shard
 from allmasks.methods import Method
+from allmasks.over_masks.shards import shard
+from allmasks.ranks.agreement import agree_on_call
+from allmasks.ranks.groups import ALONE, Group, join
 from allmasks.results import ExpectedLoss, Guarantee, plain_numbers
 from allmasks.sites import borrowed, leaves_no_trace
 
@@ -122,7 +123,7 @@ class Question:
         return Request(self.method, self.n_masks, self.atol, None, None, self.seed)
 
     @contextmanager
-    def problem(self, model: nn.Module) -> Iterator[Problem]:
+    def problem(self, model: nn.Module) -> Iterator[Expectation]:
         """The model looked at; when the block ends it, its generators and the loader's are as they were."""
         group = all_ranks()
         with borrowed(model), torch.no_grad():

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from allmasks.expect import progress_bar
-from allmasks.expect.agreement import agree_on_call, agree_on_data, agree_on_sites
-from allmasks.expect.distributed import join, unwrapped
-from allmasks.expect.problem import Request
-from allmasks.expect.sharded import keep_in_step, same_batch
-from allmasks.expect.sources import SampledMasks
+from allmasks.expect.expectation import Request
 from allmasks.methods import Method, MonteCarlo
+from allmasks.over_masks.sources import SampledMasks
 from allmasks.prediction.allotment import allotted
 from allmasks.prediction.foreseen import foreseeable
 from allmasks.prediction.result import Prediction
 from allmasks.prediction.run import Results, Route, choose_route, over_ranks, run
 from allmasks.prediction.setup import Setup, inert_sites, look, read
 from allmasks.prediction.tolerance import drawn, masks_for_tolerance, unseen
+from allmasks.ranks.agreement import agree_on_call, agree_on_data, agree_on_sites
+from allmasks.ranks.groups import join, unwrapped
+from allmasks.ranks.sharded import keep_in_step, same_batch
 from allmasks.reliability import FEWEST_MASKS
 from allmasks.replicates import grouped_sizes
 from allmasks.sites import borrowed, leaves_no_trace

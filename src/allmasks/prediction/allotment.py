@@ -8,12 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from allmasks.expect.distributed import ALONE, Group
-from allmasks.expect.sources import SampledMasks
 from allmasks.methods import MonteCarlo
-from allmasks.prediction.evaluate import Nested, Wanted
+from allmasks.over_masks.sources import SampledMasks
+from allmasks.prediction.pieces import Nested, Wanted
 from allmasks.prediction.run import Route
 from allmasks.prediction.setup import Setup
+from allmasks.ranks.groups import ALONE, Group
 from allmasks.sampling import PILOT_FIRST
 from allmasks.sites import n_parameters
 

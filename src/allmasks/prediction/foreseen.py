@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from allmasks.expect.data import Batch
-from allmasks.expect.sharded import can_be_batched
-from allmasks.expect.sources import EveryMask, MaskChunk
-from allmasks.prediction.evaluate import LastOnly, Nested, Wanted, Whole
+from allmasks.over_masks.data import Batch
+from allmasks.over_masks.sources import EveryMask, MaskChunk
+from allmasks.prediction.pieces import LastOnly, Nested, Wanted, Whole
 from allmasks.prediction.setup import Setup
 from allmasks.prediction.task import Task
 from allmasks.prediction.weight import influences
@@ -209,7 +208,7 @@ def foreseeable(setup: Setup, route: Route, masks: int) -> RareMasks | None:
         return None
     sites = setup.sites if isinstance(route.evaluate, Nested) else route.sites
     alone = isinstance(route.evaluate, LastOnly)
-    return rare_masks(sites, masks, batched=alone or can_be_batched(setup.forward(sites), setup.data.first(2)))
+    return rare_masks(sites, masks, batched=alone or setup.forward(sites).can_be_batched(setup.data.first(2)))
 
 
 def _bends(task: Task, first: Tensor, weight: Tensor, center: Tensor) -> dict[str, Tensor]:

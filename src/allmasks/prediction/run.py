@@ -11,22 +11,21 @@ import torch
 from torch import Tensor
 
 from allmasks.errors import MethodNotApplicable
-from allmasks.expect.data import Batch
-from allmasks.expect.distributed import Group
-from allmasks.expect.forms import in_form
-from allmasks.expect.plan import DEFAULT_BUDGET
-from allmasks.expect.problem import Request
-from allmasks.expect.sharded import can_be_batched
-from allmasks.expect.sources import EveryMask, MaskSource, NoMask, SampledMasks
+from allmasks.expect.expectation import Request
 from allmasks.methods import ClosedForm, Enumeration, Fourier, Method, MonteCarlo
-from allmasks.prediction.evaluate import Evaluator, Integrated, LastOnly, Nested, Piece, Wanted, Whole
+from allmasks.over_masks.data import Batch
+from allmasks.over_masks.forms import in_form
+from allmasks.over_masks.plan import DEFAULT_BUDGET
+from allmasks.over_masks.sources import EveryMask, MaskSource, NoMask, SampledMasks
 from allmasks.prediction.features import DENSITIES, QUANTITIES, likelihood_features, quantities, within_bounds
 from allmasks.prediction.foreseen import Foreseen, RareMasks, foresee
+from allmasks.prediction.pieces import Evaluator, Integrated, LastOnly, Nested, Piece, Wanted, Whole
 from allmasks.prediction.round_off import at_center, of_quantity
 from allmasks.prediction.setup import Setup, magnitudes
 from allmasks.prediction.tally import Tally, jackknife
 from allmasks.prediction.task import Task
 from allmasks.prediction.weight import Weight, influences
+from allmasks.ranks.groups import Group
 from allmasks.reliability import FEWEST_MASKS
 from allmasks.replicates import grouped_sizes
 from allmasks.results import Guarantee
@@ -119,7 +118,7 @@ def affordable(setup: Setup, request: Request, wanted: int) -> int:
     if asked is not None:
         at_most = min(at_most, asked)
     one_by_one = (request.budget or DEFAULT_BUDGET) // max(setup.n_examples, _PASS)
-    if one_by_one < wanted <= at_most and not can_be_batched(setup.forward(setup.sites), setup.data.first(2)):
+    if one_by_one < wanted <= at_most and not setup.forward(setup.sites).can_be_batched(setup.data.first(2)):
         return one_by_one
     return at_most
 

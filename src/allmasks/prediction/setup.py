@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from allmasks.errors import UncontrolledRandomness
-from allmasks.expect.data import Batch, Data
-from allmasks.expect.distributed import ALONE, Group
-from allmasks.expect.forms import Form, SitesByName, sites_of_form
-from allmasks.expect.forward import Forward
-from allmasks.expect.sources import MaskChunk, NoMask
+from allmasks.over_masks.data import Batch, Data
+from allmasks.over_masks.forms import Form, SitesByName, sites_of_form
+from allmasks.over_masks.forward import Forward
+from allmasks.over_masks.sources import MaskChunk, NoMask
 from allmasks.prediction.task import Task, main_output, settle_task
+from allmasks.ranks.groups import ALONE, Group
 from allmasks.sites import DropoutSite, LastLayer, borrowed, inspect_model
 from allmasks.sites.trace import output_tensors
 

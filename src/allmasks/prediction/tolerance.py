@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import torch
 
-from allmasks.expect.distributed import ALONE, Group
-from allmasks.expect.problem import Request
+from allmasks.expect.expectation import Request
 from allmasks.methods import MonteCarlo
 from allmasks.prediction.foreseen import foreseeable
 from allmasks.prediction.run import Route, run
 from allmasks.prediction.setup import Setup
+from allmasks.ranks.groups import ALONE, Group
 from allmasks.sampling import PILOT_FIRST, Cap, blocks_of, masks_drawn, masks_for, pilot_masks
 from allmasks.sites import DropoutSite
 

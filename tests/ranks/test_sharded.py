@@ -8,8 +8,8 @@ import torch
 
 import allmasks as am
 from allmasks.sites.sharding import class_name, known_path, n_parameters
-from expect.sharded_ranks import CUTS, N_EXAMPLES, measured, net, problem, units
-from expect.test_distributed import torchrun
+from ranks.sharded_ranks import CUTS, N_EXAMPLES, measured, net, problem, units
+from ranks.test_groups import torchrun
 
 FLAVORS = ("wrapped", "fully")
 

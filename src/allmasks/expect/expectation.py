@@ -14,27 +14,26 @@ from torch.utils._pytree import tree_flatten
 
 from allmasks.errors import MethodNotApplicable, UncontrolledRandomness
 from allmasks.expect.class_losses import CrossEntropy
-from allmasks.expect.data import Batch, Data
-from allmasks.expect.distributed import ALONE, Group
-from allmasks.expect.evaluate import Evaluator, Integrated, Plain
-from allmasks.expect.forms import Form, SitesByName
-from allmasks.expect.forward import Forward
-from allmasks.expect.last_layer import score_terms
-from allmasks.expect.loss import ModelLoss
+from allmasks.expect.loss import ModelLoss, score_terms
 from allmasks.expect.monte_carlo import masks_for_tolerance
-from allmasks.expect.plan import Option, Plan, choose
-from allmasks.expect.sharded import without_gradient
-from allmasks.expect.solve import Job, Solution, solve
-from allmasks.expect.sources import EveryMask, MaskSource, NoMask, SampledMasks
-from allmasks.expect.unseen import seldom_changes
+from allmasks.expect.under_masks import Integrated, Plain
 from allmasks.methods import ClosedForm, Delta, Enumeration, Fourier, GaussianMoments, Method, MonteCarlo
+from allmasks.over_masks.data import Batch, Data
+from allmasks.over_masks.forms import Form, SitesByName
+from allmasks.over_masks.forward import Forward
+from allmasks.over_masks.passes import Evaluator, Job, Solution, solve
+from allmasks.over_masks.plan import Option, Plan, choose
+from allmasks.over_masks.seldom import seldom_changes
+from allmasks.over_masks.sources import EveryMask, MaskSource, NoMask, SampledMasks
+from allmasks.ranks.groups import ALONE, Group
+from allmasks.ranks.sharded import without_gradient
 from allmasks.reliability import Unseen, judge
 from allmasks.replicates import block_means, mean_and_error
 from allmasks.results import ExpectedLoss
 from allmasks.sampling import asked_for, blocks_of, masks_drawn, pilot_masks
 from allmasks.sites import DropoutSite, LastLayer, borrowed, is_sharded
 
-__all__ = ["INSPECTED_EXAMPLES", "Problem", "Request"]
+__all__ = ["INSPECTED_EXAMPLES", "Expectation", "Request"]
 
 _CHUNK_BYTES = 64 * 2**20
 """Activations of one chunk of masks are kept near this, about what a core's share of the cache can feed."""
@@ -75,7 +74,7 @@ class Request:
 
 
 @dataclass
-class Problem:
+class Expectation:
     """See `prepare`. `weight_scaling` is the loss of each example in eval mode.
 
     `share` is what each example is of all, and sums to 1; `weight` what its loss is multiplied by: its share, or, for a

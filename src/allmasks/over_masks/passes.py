@@ -4,25 +4,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from allmasks.expect.data import Batch, Data
-from allmasks.expect.derivatives import mean_with_gradients
-from allmasks.expect.distributed import ALONE, Group
-from allmasks.expect.evaluate import Evaluator
-from allmasks.expect.forms import Form, SitesByName, in_form
-from allmasks.expect.sources import MaskChunk, MaskSource, SampledMasks
+from allmasks.over_masks.data import Batch, Data
+from allmasks.over_masks.derivatives import mean_with_gradients
+from allmasks.over_masks.forms import Form, SitesByName, in_form
+from allmasks.over_masks.sources import MaskChunk, MaskSource, SampledMasks
+from allmasks.ranks.groups import ALONE, Group
 from allmasks.replicates import RunningMean
 from allmasks.results import Guarantee, weakest
 from allmasks.sampling import Blocks
 
-__all__ = ["Job", "Solution", "solve"]
+__all__ = ["Evaluator", "Job", "Losses", "Solution", "solve"]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses under some masks of a chunk: (masks, n) float64, and a round-off or integration error of each.
+
+    weight : (n,) what each example weighs by itself, where that is not the same for all; the same under every mask.
+    """
+
+    where: slice
+    loss: Tensor
+    error: Tensor
+    weight: Tensor | None = None
+
+
+class Evaluator(Protocol):
+    """Losses of a batch under the masks of a chunk."""
+
+    guarantee: Guarantee
+
+    def __call__(self, batch: Batch, chunk: MaskChunk, *, with_error: bool = True) -> Iterator[Losses]: ...
 
 
 @dataclass
@@ -194,9 +214,3 @@ def _losses(job: Job, batch: Batch, *, with_error: bool = True) -> Iterator[tupl
                 )
             yield chunk, losses
             job.tick(losses.loss.numel())
-
-
-@contextmanager
-def nothing() -> Iterator[None]:
-    """A context that prepares nothing."""
-    yield

@@ -10,10 +10,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import allmasks as am
-from allmasks.expect.agreement import weights_of_first
 from allmasks.monitor import read
-from expect.ranks import net, problem
+from allmasks.ranks import groups
+from allmasks.ranks.agreement import weights_of_first
 from leaving import leave
+from ranks.plain_ranks import net, problem
 
 ODD = 1
 
@@ -143,7 +144,7 @@ def main(out):
         normed, x, y, lambda o, t: o.sum(dim=1) + 0 * rank, n_masks=256, group="world"
     ).value.item()
     mended = nudged() if rank == ODD else net()
-    names = weights_of_first(am.expect.distributed.join("world"), mended)
+    names = weights_of_first(groups.join("world"), mended)
     everything = [None] * dist.get_world_size()
     same = all(torch.equal(a, b) for a, b in zip(mended.parameters(), net().parameters(), strict=True))
     dist.all_gather_object(everything, (found, value, names, same))

@@ -7,18 +7,19 @@ While a model is looked at, all ranks look at the first rank's examples, and so 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from allmasks.expect.data import Batch, Data
-from allmasks.expect.distributed import Group
-from allmasks.expect.forward import Forward
-from allmasks.expect.sources import MaskChunk
-from allmasks.sites import DropoutSite, borrowed, hold_masks, is_sharded
+from allmasks.ranks.groups import Group
+from allmasks.sites import borrowed, hold_masks, is_sharded
 from allmasks.sites.sharding import reshard
+
+if TYPE_CHECKING:
+    from allmasks.over_masks.data import Batch, Data
+    from allmasks.over_masks.forward import Forward
 
 __all__ = ["keep_in_step", "same_batch", "without_gradient"]
 
@@ -51,27 +52,11 @@ def keep_in_step(group: Group, forward: Forward, batch: Batch) -> bool:
         with torch.no_grad(), borrowed(model), hold_masks(model, lambda call: None):
             model(*args, **kwargs)
 
-    batched = forward.batched and group.run(lambda: can_be_batched(forward, batch))
+    batched = forward.batched and group.run(lambda: forward.can_be_batched(batch))
     device = next((t.device for t in model.parameters()), None)
     # The outermost part would stay gathered, and so not be gathered again, on the ranks that go on but not on others.
     group.keep_in_step(idle, lambda: reshard(model), device)
     return batched
-
-
-def can_be_batched(forward: Forward, batch: Batch) -> bool:
-    """Whether vmap has a rule for everything in the model: tried, by all ranks of a sharded model at once."""
-    sites = tuple(site for site in forward.sites if site.controllable)
-    if not sites:
-        return False
-    forward = replace(forward, sites=sites)
-    kept = {site.name: _all_kept(site, batch) for site in sites}
-    with torch.no_grad(), borrowed(forward.model):
-        list(forward(batch, MaskChunk(kept, torch.ones(2), 0)))
-    return forward.batched
-
-
-def _all_kept(site: DropoutSite, batch: Batch) -> Any:
-    return torch.ones(2, 1 if site.batch_dim is None else len(batch), site.units, dtype=torch.bool)
 
 
 class _WithoutGradient(torch.autograd.Function):

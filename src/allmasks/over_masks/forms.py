@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from allmasks.expect.data import Batch
+from allmasks.over_masks.data import Batch
 from allmasks.sites import DropoutSite, inspect_model, is_sharded
 
 __all__ = ["Form", "SitesByName", "in_form", "sites_of_form"]

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_flatten
 
-from allmasks.expect.distributed import Group
 from allmasks.fingerprint import filled, fingerprint
-from allmasks.methods import Method
+from allmasks.ranks.groups import Group
 from allmasks.sites import class_name, is_sharded
 
 __all__ = ["agree_on_call", "agree_on_data", "agree_on_sites", "digest", "weights_of_first"]
@@ -101,8 +100,6 @@ def _call(call: str, model: Any, loss: Any, asked: Mapping[str, Any]) -> dict[st
 def _told(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, Method):
-        return repr(value)
     return "given" if isinstance(value, Tensor) or hasattr(value, "__array__") else repr(value)
 
 

@@ -23,9 +23,9 @@ from torch.utils.data import (
 )
 
 import allmasks as am
-from allmasks.expect import loaders
-from allmasks.expect.distributed import Group
 from allmasks.methods import MonteCarlo
+from allmasks.over_masks import loaders
+from allmasks.ranks.groups import Group
 
 N = 23
 G = torch.Generator().manual_seed(1)

@@ -10,12 +10,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from allmasks.expect.loss import ModelLoss, ScoreTerm
 from allmasks.methods import ClosedForm, Method
 from allmasks.results import Guarantee, weakest
 from allmasks.scores import expected_score_loss
 
-__all__ = ["TermsResult", "expected_score_terms", "score_terms"]
+__all__ = ["ScoreTerm", "TermsResult", "expected_score_terms"]
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTerm:
+    """One scalar score S = weight · h + bias whose loss is `loss(S, target)`, a name of `allmasks.losses`.
+
+    mass : (n,) what each row's loss is multiplied by; None for 1.
+    size, bias_size : magnitudes of the weights and bias that the model itself computes with, where the score is a
+        difference of its outputs; None where they are those of `weight` and `bias`.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    target: Tensor
+    loss: str
+    mass: Tensor | None = None
+    size: Tensor | None = None
+    bias_size: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -26,13 +43,6 @@ class TermsResult:
     error: Tensor
     guarantee: Guarantee
     method: Method
-
-
-def score_terms(loss: ModelLoss, weight: Tensor, bias: Tensor | None, target: Any, n: int) -> list[ScoreTerm] | None:
-    """The loss of n rows of a last Linear's outputs as a sum of score losses, or None where it is not one."""
-    squeezed = not loss.broadcasts and len(weight) == 1 and getattr(target, "ndim", 2) == 1
-    like = weight.new_zeros(n) if squeezed else weight.new_zeros(n, len(weight))
-    return loss.score_terms(weight, bias, loss.check(like, target))
 
 
 def expected_score_terms(

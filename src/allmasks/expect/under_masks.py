@@ -4,43 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
-from allmasks.expect.data import Batch
-from allmasks.expect.forward import Forward
-from allmasks.expect.last_layer import expected_score_terms, score_terms
-from allmasks.expect.loss import ModelLoss
-from allmasks.expect.sources import MaskChunk
+from allmasks.expect.loss import ModelLoss, score_terms
 from allmasks.methods import Method
+from allmasks.over_masks.data import Batch
+from allmasks.over_masks.forward import Forward
+from allmasks.over_masks.last_layer import expected_score_terms
+from allmasks.over_masks.passes import Losses
+from allmasks.over_masks.sources import MaskChunk
 from allmasks.results import Guarantee
 from allmasks.sites import DropoutSite, LastLayer
 
-__all__ = ["Evaluator", "Integrated", "Losses", "Plain"]
-
-
-@dataclass(frozen=True)
-class Losses:
-    """Losses under some masks of a chunk: (masks, n) float64, and a round-off or integration error of each.
-
-    weight : (n,) what each example weighs by itself, where that is not the same for all; the same under every mask.
-    """
-
-    where: slice
-    loss: Tensor
-    error: Tensor
-    weight: Tensor | None = None
-
-
-class Evaluator(Protocol):
-    """Losses of a batch under the masks of a chunk."""
-
-    guarantee: Guarantee
-
-    def __call__(self, batch: Batch, chunk: MaskChunk, *, with_error: bool = True) -> Iterator[Losses]: ...
+__all__ = ["Integrated", "Plain"]
 
 
 @dataclass

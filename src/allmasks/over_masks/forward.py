@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map, tree_map_only
 
-from allmasks.expect.data import Batch
-from allmasks.expect.distributed import ALONE, Group
-from allmasks.expect.sources import MaskChunk
-from allmasks.sites import DropoutSite, begin_pass, hold_masks
+from allmasks.over_masks.data import Batch
+from allmasks.over_masks.sources import MaskChunk
+from allmasks.ranks.groups import ALONE, Group
+from allmasks.sites import DropoutSite, begin_pass, borrowed, hold_masks
 from allmasks.sites.trace import output_tensors
 
 __all__ = ["Forward", "as_it_is", "extract_output", "extract_several"]
@@ -102,6 +102,17 @@ class Forward:
             begin_pass(self.model)
             yield slice(m, m + 1), _stack([self._once(batch, {k: v[m] for k, v in placed.items()})])
 
+    def can_be_batched(self, batch: Batch) -> bool:
+        """Whether vmap has a rule for everything in the model: tried, by all ranks of a sharded model at once."""
+        sites = tuple(site for site in self.sites if site.controllable)
+        if not sites:
+            return False
+        tried = replace(self, sites=sites)
+        kept = {site.name: _all_kept(site, batch) for site in sites}
+        with torch.no_grad(), borrowed(self.model):
+            list(tried(batch, MaskChunk(kept, torch.ones(2), 0)))
+        return tried.batched
+
     def _once(self, batch: Batch, masks: Mapping[str, Tensor]) -> Any:
         seen: list[Tensor] = []
 
@@ -123,6 +134,10 @@ class Forward:
         # What inference_mode made inside forward cannot be saved for a derivative: a copy can.
         output = self.extract(tree_map_only(Tensor, lambda t: t.clone() if t.is_inference() else t, output))
         return output if self.along is None else (output, seen[0])
+
+
+def _all_kept(site: DropoutSite, batch: Batch) -> Tensor:
+    return torch.ones(2, 1 if site.batch_dim is None else len(batch), site.units, dtype=torch.bool)
 
 
 def _stack(outputs: list[Any]) -> Any:

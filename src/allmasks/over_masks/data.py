@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.data.distributed import DistributedSampler
 
-from allmasks.expect.loaders import Reader, is_loader
+from allmasks.over_masks.loaders import Reader, is_loader
 
 __all__ = ["Batch", "Data"]
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from allmasks.expect.data import Batch
-from allmasks.expect.sources import MaskChunk, MaskSource, SampledMasks
 from allmasks.methods import ClosedForm, Fourier
+from allmasks.over_masks.data import Batch
+from allmasks.over_masks.sources import MaskChunk, MaskSource, SampledMasks
 from allmasks.prediction.density import gaussian_fit
 from allmasks.prediction.features import features
 from allmasks.prediction.round_off import ULPS, Fit, carried, fit

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import allmasks as am
-from expect.ranks import PREDICTED, net, problem
+from ranks.plain_ranks import PREDICTED, net, problem
 
 TESTS = Path(__file__).parents[1]
 
 
-def torchrun(n, *arguments, script="ranks.py"):
+def torchrun(n, *arguments, script="plain_ranks.py"):
     script = Path(__file__).with_name(script)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), script]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}

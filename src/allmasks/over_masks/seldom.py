@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from allmasks.expect.data import Batch
-from allmasks.expect.solve import Job
-from allmasks.expect.sources import MaskChunk, SampledMasks
+from allmasks.over_masks.data import Batch
+from allmasks.over_masks.passes import Job
+from allmasks.over_masks.sources import MaskChunk, SampledMasks
 from allmasks.reliability import FEWEST_MASKS, Unseen, seldom, varying
 from allmasks.sites import DropoutSite
 

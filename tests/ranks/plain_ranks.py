@@ -1,4 +1,4 @@
-"""What each rank of `test_distributed.py` runs: its shard, through DDP, and the results written down."""
+"""What each rank of `test_groups.py` runs: its shard, through DDP, and the results written down."""
 
 import sys
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from allmasks.expect.agreement import _of_loss, digest
-from expect.test_distributed import torchrun
+from allmasks.ranks.agreement import _of_loss, digest
+from ranks.test_groups import torchrun
 
 SAID = {
     "nothing": "no error",
@@ -118,7 +118,7 @@ def test_a_digest_sees_every_bit_and_every_place(dtype):
 def test_a_loss_that_asks_for_words_is_one_loss_in_every_process():
     """String hashes, and with them the order of a set's words, differ between processes."""
     program = (
-        "from allmasks.expect.agreement import _of_loss\n"
+        "from allmasks.ranks.agreement import _of_loss\n"
         "def loss(output, y):\n    return output if y in {'a', 'b', 'c', 'd'} else y\n"
         "print(_of_loss(loss))"
     )
