@@ -1,5 +1,7 @@
 """Derivatives of any order of E_m[L], against torch's own through a sum over every mask written out."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -106,6 +108,21 @@ def test_a_gradient_penalty_trains():
     assert all(g.requires_grad for g in grads)
     sum((g**2).sum() for g in grads).backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in net.parameters())
+
+
+@pytest.mark.parametrize("score", [-800.0, -300.0, 0.5, 300.0])
+def test_curvature_where_a_unit_all_but_decides_the_poisson_mean(score):
+    p = 0.999
+    net = nn.Sequential(nn.Dropout(p), nn.Linear(1, 1)).double()
+    with torch.no_grad():
+        net[1].weight.fill_(score * (1 - p))
+        net[1].bias.fill_(0.25)
+    x, y = torch.ones(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    first = torch.autograd.grad(am.expected_loss(net, x, y, "poisson").value, net[1].weight, create_graph=True)
+    (second,) = torch.autograd.grad(first[0].sum(), net[1].weight)
+    kept = math.exp(score + 0.25)  # E[e^S] = p e^b + (1 − p) e^(w/(1−p) + b)
+    torch.testing.assert_close(first[0].item(), kept - 1, rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(second.item(), kept / (1 - p), rtol=1e-11, atol=1e-300)
 
 
 def test_a_formula_without_second_derivative_says_so():

@@ -181,9 +181,11 @@ def _twice_differentiable(
     if run.loss == "squared_error" and isinstance(run.method, ClosedForm):
         value = (score - target) ** 2 + p / (1 - p) * (h**2 @ w**2)
     elif run.loss == "poisson" and isinstance(run.method, ClosedForm):
-        # log E exp(a m / (1 − p)) of one unit, m being 1 with probability 1 − p.
+        # log E exp(a m / (1 − p)) of one unit, m being 1 with probability 1 − p; below 0 and above it from powers of at
+        # most 1. logaddexp has no second derivative where one of its terms is nothing beside the other.
         raised = h * w / (1 - p)
-        log_moments = torch.logaddexp(raised + math.log1p(-p), torch.full_like(raised, math.log(p) if p else -math.inf))
+        below, above = raised.where(raised < 0, 0.0), raised.where(raised >= 0, 0.0)
+        log_moments = (p + (1 - p) * below.exp()).log() + above + (p * (-above).exp() + (1 - p)).log() if p else raised
         value = (log_moments.sum(dim=-1) + b).exp() - target * score
     else:
         raise RuntimeError(
