@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from allmasks.results import plain_numbers
+from allmasks.results import Result
 
 __all__ = ["Check", "Doctor", "doctor"]
 
@@ -32,7 +32,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Doctor:
+class Doctor(Result):
     """Versions, machine and self checks.
 
     Attributes
@@ -68,8 +68,7 @@ class Doctor:
 
     def to_dict(self) -> dict[str, Any]:
         """Every field in plain numbers and strings, ready for json.dump."""
-        plain: dict[str, Any] = plain_numbers(self)
-        return plain | {"healthy": self.healthy}
+        return super().to_dict() | {"healthy": self.healthy}
 
     def lines(self) -> list[tuple[str, str]]:
         """Label and text of each line to show."""

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from allmasks.replicates import alike, block_means, largest, standard_error
+from allmasks.results import Note
 from allmasks.sampling import Blocks, about
 
 __all__ = [
@@ -221,20 +222,29 @@ def judge(totals: Array, blocks: Blocks, unseen: Unseen | None = None, tails: Un
             needed = _needed(k, missing)
             return Verdict(
                 False,
-                f"Units that are kept or dropped too seldom for {k} masks to show it would change the loss, so the "
-                f"error is not to be trusted; about {about(needed)} masks can, or an exact method.",
+                Note(
+                    "Units that are kept or dropped too seldom for {k} masks to show it would change the loss, so the "
+                    "error is not to be trusted; about {more} masks can, or an exact method.",
+                    k=k,
+                    more=about(needed),
+                ),
                 needed,
                 same,
                 True,
             )
     if same:
-        sentence = (
-            f"All {k} masks gave the same loss, which proves nothing, so the error is nan; an exact method can tell."
+        note = Note(
+            "All {k} masks gave the same loss, which proves nothing, so the error is nan; an exact method can tell.",
+            k=k,
         )
-        return Verdict(False, sentence, 4 * k, same)
+        return Verdict(False, note, 4 * k, same)
     if k < FEWEST_MASKS:
-        sentence = f"{k} masks cannot show the loss's tails, so the error is not to be trusted; {FEWEST_MASKS} can."
-        return Verdict(False, sentence, FEWEST_MASKS)
+        note = Note(
+            "{k} masks cannot show the loss's tails, so the error is not to be trusted; {more} can.",
+            k=k,
+            more=FEWEST_MASKS,
+        )
+        return Verdict(False, note, FEWEST_MASKS)
     by_mask, by_block = Powers(), Powers()
     by_mask.add(totals)
     by_block.add(whole)
@@ -247,8 +257,12 @@ def judge(totals: Array, blocks: Blocks, unseen: Unseen | None = None, tails: Un
         needed = _needed(k, counted * FEWEST / fewest)
         return Verdict(
             False,
-            f"A few of the {k} masks carry the loss, so the error is not to be trusted; about {about(needed)} masks "
-            "can, or an exact method.",
+            Note(
+                "A few of the {k} masks carry the loss, so the error is not to be trusted; about {more} masks can, or "
+                "an exact method.",
+                k=k,
+                more=about(needed),
+            ),
             needed,
             unseen=unseen is not None and bool(unseen.second > 0) and steady,
         )

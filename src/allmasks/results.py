@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import html
+import importlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from allmasks.methods import Method
+from allmasks.replicates import check_level, half_width
 
-__all__ = ["GUARANTEES", "ExpectedLoss", "Guarantee", "ScoreMoments", "plain_numbers", "weakest", "with_error"]
+if TYPE_CHECKING:
+    from allmasks.methods import Method
+
+__all__ = [
+    "GUARANTEES",
+    "ExpectedLoss",
+    "Guarantee",
+    "Note",
+    "Reported",
+    "Result",
+    "ScoreMoments",
+    "how_computed",
+    "plain_numbers",
+    "weakest",
+    "with_error",
+]
 
 Guarantee = Literal["exact", "bounded", "estimated", "statistical", "uncontrolled"]
 
@@ -35,6 +53,39 @@ def weakest(*guarantees: Guarantee) -> Guarantee:
     return max(guarantees, key=order.index)
 
 
+class Note(str):
+    """A sentence that a reader should know: a string that also knows its template, which a report translates whole.
+
+    Parameters
+    ----------
+    template : the sentence with its fields in braces, a message of the report's catalogs.
+    fields : what stands in them; notes among them are translated too.
+
+    >>> note = Note("{site} was not measured: {why}.", site="drop", why=Note("it has a single unit"))
+    >>> note
+    'drop was not measured: it has a single unit.'
+    >>> german = {"{site} was not measured: {why}.": "{site}: {why}.", "it has a single unit": "nur eine Einheit"}
+    >>> note.said(german.get)
+    'drop: nur eine Einheit.'
+    """
+
+    template: str
+    fields: dict[str, Any]
+
+    def __new__(cls, template: str, /, **fields: Any) -> Note:
+        note = super().__new__(cls, template.format(**fields))
+        note.template, note.fields = template, fields
+        return note
+
+    def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
+        return (self.template,), self.fields
+
+    def said(self, translate: Callable[[str], str]) -> str:
+        """The sentence in another language, of which `translate` knows the templates."""
+        told = {k: v.said(translate) if isinstance(v, Note) else v for k, v in self.fields.items()}
+        return translate(self.template).format(**told)
+
+
 def _number(value: Any) -> float:
     """A scalar as float, also where it is a tensor that carries gradients."""
     return float(value.detach() if hasattr(value, "detach") else value)
@@ -54,28 +105,96 @@ def with_error(value: float, error: float) -> str:
     return f"{value:.{decimals}f} ± {error:.2g}"
 
 
+def how_computed(guarantee: Guarantee, method: Method, n_masks: int) -> list[tuple[str, str]]:
+    """Two rows: what the error means, and what computed it."""
+    masks = f", {n_masks} masks" if n_masks else ""
+    return [("guarantee", f"{guarantee} ({GUARANTEES[guarantee]})"), ("method", f"{method!r}{masks}")]
+
+
 def plain_numbers(value: Any) -> Any:
     """A result, tensor, array or scalar as JSON-ready numbers and strings; NaN and infinities become None."""
-    if value is None or isinstance(value, str | bool | int):
+    if isinstance(value, str):
+        return str(value)
+    if value is None or isinstance(value, bool | int):
         return value
-    if isinstance(value, Method):
-        return repr(value)
     if is_dataclass(value):
-        return {f.name: plain_numbers(getattr(value, f.name)) for f in fields(value)}
+        left_out = getattr(value, "_left_out", ())
+        return {f.name: _plain_field(f.name, getattr(value, f.name)) for f in fields(value) if f.name not in left_out}
     if hasattr(value, "detach"):
         value = value.detach().cpu().double().numpy()
     if isinstance(value, dict):
         return {k: plain_numbers(v) for k, v in value.items()}
-    if isinstance(value, tuple | list):
-        return [plain_numbers(v) for v in value]
-    if isinstance(value, np.ndarray) and value.ndim:
+    if isinstance(value, tuple | list) or (isinstance(value, np.ndarray) and value.ndim):
         return [plain_numbers(v) for v in value]
     number = float(value)
     return number if math.isfinite(number) else None
 
 
+def _plain_field(name: str, value: Any) -> Any:
+    # Of a method its repr is all that is known here.
+    return repr(value) if name == "method" and is_dataclass(value) else plain_numbers(value)
+
+
+class Result:
+    """Base of every result, a frozen dataclass: what it holds in plain numbers, and how it shows itself.
+
+    A class whose repr is to be read, and not that of a dataclass, gives `_rows()`, and a `_title()` where its name says
+    too little.
+    """
+
+    _left_out: ClassVar[tuple[str, ...]] = ()
+    """Fields that `to_dict` does not hold."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field in plain numbers and strings, ready for json.dump; NaN becomes None."""
+        plain: dict[str, Any] = plain_numbers(self)
+        return plain
+
+    def _title(self) -> str:
+        return type(self).__name__
+
+    def _rows(self) -> list[tuple[str, str]]:
+        """What there is to read beside `notes`: names and texts."""
+        return []
+
+    def _all_rows(self) -> list[tuple[str, str]]:
+        notes: tuple[str, ...] = getattr(self, "notes", ())
+        return [*self._rows(), *(("note", note) for note in notes)]
+
+    def __repr__(self) -> str:
+        rows = self._all_rows()
+        width = max((len(name) for name, _ in rows), default=0)
+        return "\n".join([self._title(), *(f"  {name:<{width}}  {text}" for name, text in rows)])
+
+    def _repr_html_(self) -> str | None:
+        if not self._rows():
+            return None
+        title = self._title()
+        caption = "" if title == type(self).__name__ else f"<caption>{html.escape(title)}</caption>"
+        body = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>"
+            for name, text in self._all_rows()
+        )
+        return f"<table>{caption}{body}</table>"
+
+
+class Reported(Result):
+    """A result with a page in `allmasks.report`: a room below that knows results, and is loaded here by its name."""
+
+    def to_html(self, path: str | Path, lang: str = "en") -> Path:
+        """Write one self-contained HTML report ("en" or "ko") that opens offline."""
+        written: Path = importlib.import_module(_REPORT).write(self, path, lang=lang)
+        return written
+
+    def __repr__(self) -> str:
+        return str(importlib.import_module(_REPORT).render_text(self))
+
+
+_REPORT = "allmasks.report"
+
+
 @dataclass(frozen=True, repr=False)
-class ExpectedLoss:
+class ExpectedLoss(Result):
     """E_m[L], the mean of a loss over all dropout masks, with its error.
 
     Attributes
@@ -129,45 +248,26 @@ class ExpectedLoss:
         level : coverage of the statistical interval, in (0, 1). Other guarantees do not use it: "exact" and
             "bounded" always hold, "estimated" carries no level, "uncontrolled" gives (nan, nan).
         """
-        if not 0 < level < 1:
-            raise ValueError(f"level must lie between 0 and 1, got {level}")
+        check_level(level)
         half = _number(self.error)
         if self.guarantee == "statistical":
-            from allmasks.replicates import half_width
-
             half = half_width(half, level, self.n_replicates)
         return _number(self.value) - half, _number(self.value) + half
 
-    def to_dict(self) -> dict[str, Any]:
-        """Every field in plain numbers, ready for json.dump; NaN becomes None."""
-        return {f.name: plain_numbers(getattr(self, f.name)) for f in fields(self)}
-
     def _rows(self) -> list[tuple[str, str]]:
+        guarantee, method = how_computed(self.guarantee, self.method, self.n_masks)
         return [
             ("expected loss", with_error(_number(self.value), _number(self.error))),
-            ("guarantee", f"{self.guarantee} ({GUARANTEES[self.guarantee]})"),
+            guarantee,
             ("weight-scaling loss", f"{_number(self.weight_scaling_loss):.8g}"),
             ("penalty", with_error(_number(self.penalty), _number(self.penalty_error))),
-            ("method", f"{self.method!r}" + (f", {self.n_masks} masks" if self.n_masks else "")),
+            method,
             ("examples", f"{len(self.per_example)}"),
-            *(("note", note) for note in self.notes),
         ]
-
-    def __repr__(self) -> str:
-        rows = self._rows()
-        width = max(len(name) for name, _ in rows)
-        return "ExpectedLoss\n" + "\n".join(f"  {name:<{width}}  {text}" for name, text in rows)
-
-    def _repr_html_(self) -> str:
-        body = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>"
-            for name, text in self._rows()
-        )
-        return f"<table>{body}</table>"
 
 
 @dataclass(frozen=True)
-class ScoreMoments:
+class ScoreMoments(Result):
     """Mean and variance over masks of σ(S) (or of S itself), for each row.
 
     Attributes
@@ -193,7 +293,3 @@ class ScoreMoments:
     def std(self) -> Any:
         """Standard deviation over masks, (n,)."""
         return np.sqrt(self.variance) if self.deviation is None else self.deviation
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every field in plain numbers, ready for json.dump; NaN becomes None."""
-        return {f.name: plain_numbers(getattr(self, f.name)) for f in fields(self)}

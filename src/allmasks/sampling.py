@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from scipy.special import chdtri
 
 from allmasks.methods import Method, MonteCarlo
+from allmasks.results import Note
 from allmasks.samplers import Sampler
 
 __all__ = [
@@ -96,8 +97,15 @@ class Blocks:
         """What a reader should know of an error from these blocks."""
         if self.count > 1:
             return ()
-        masks = "One mask" if self.n_masks == 1 else f"{self.n_masks} masks drawn together"
-        return (f"{masks} cannot show an error, so it is nan; draw {self.n_masks + 1} or more.",)
+        if self.n_masks == 1:
+            return (Note("One mask cannot show an error, so it is nan; draw 2 or more."),)
+        return (
+            Note(
+                "{k} masks drawn together cannot show an error, so it is nan; draw {more} or more.",
+                k=self.n_masks,
+                more=self.n_masks + 1,
+            ),
+        )
 
     def parts(self, at_most: int) -> Iterator[slice]:
         """Consecutive ranges of mask numbers 0 … K − 1, of whole blocks, about `at_most` masks each."""
@@ -224,7 +232,14 @@ class Cap:
 
     def before_pilot(self, least: int) -> tuple[int, tuple[str, ...]]:
         """Masks to draw, and the note, where no more are allowed than any tolerance run draws."""
-        return self.masks, (f"{self.name} stopped the run at {self.masks} masks; a tolerance takes {least} or more.",)
+        return self.masks, (
+            Note(
+                "{cap} stopped the run at {k} masks; a tolerance takes {more} or more.",
+                cap=self.name,
+                k=self.masks,
+                more=least,
+            ),
+        )
 
     def stop(
         self, method: MonteCarlo, needed: int, pilot: int, wanted: float | None = None
@@ -237,12 +252,20 @@ class Cap:
         """
         needed, asked = max(needed, pilot), _asked(method)
         if needed <= self.masks:
-            return needed, (f"{asked} stopped the run at {needed} masks, before {self.name}.",) * bool(self.name)
-        if self.name:
-            return self.masks, (
-                f"{self.name} stopped the run at {self.masks} masks: {asked} takes about {about(needed)}, so the error "
-                "may be larger than asked for.",
+            note = Note(
+                "{tolerance} stopped the run at {k} masks, before {cap}.", tolerance=asked, k=needed, cap=self.name
             )
+            return needed, (note,) * bool(self.name)
+        if self.name:
+            note = Note(
+                "{cap} stopped the run at {k} masks: {tolerance} takes about {more}, so the error may be larger than "
+                "asked for.",
+                cap=self.name,
+                k=self.masks,
+                tolerance=asked,
+                more=about(needed),
+            )
+            return self.masks, (note,)
         if wanted is None:
             raise ValueError(
                 f"{asked} would take about {about(needed)} masks for each example, over the limit of {self.masks:,}; "
@@ -263,7 +286,13 @@ class Cap:
         """
         asked = _asked(method)
         if self.name:
-            return self.masks, (f"{self.name} stopped the run at {self.masks} masks; {asked} may take more.",)
+            note = Note(
+                "{cap} stopped the run at {k} masks; {tolerance} may take more.",
+                cap=self.name,
+                k=self.masks,
+                tolerance=asked,
+            )
+            return self.masks, (note,)
         raise ValueError(
             f"{asked} cannot be promised. After a pilot of {pilot:,} masks: {why} Pass n_masks= to sample without it"
         )

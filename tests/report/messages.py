@@ -1,27 +1,26 @@
-"""Every message that the report can say, read from its source."""
+"""Every message that a catalog must hold, read from the source."""
 
 import ast
 from pathlib import Path
 
 from jinja2 import Environment
 
-import allmasks.report
+import allmasks
 
-ROOM = Path(allmasks.report.__file__).parent
+ROOM = Path(allmasks.__file__).parent
 CATALOG = ROOM / "locale" / "ko" / "LC_MESSAGES" / "allmasks.po"
+SPEAK = ("_", "N_", "Note")
 
 
 def source_messages():
-    """The msgids of the room's Python files and its template, and of the command line, which speaks through it."""
+    """The msgids of all Python files and of the report's templates."""
     found = set()
-    others = [*sorted((ROOM.parent / "cli").glob("*.py")), ROOM.parent / "evidence" / "runner.py"]
-    for path in [*sorted(ROOM.glob("*.py")), *others]:
+    for path in sorted(ROOM.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("_", "N_"):
-                argument = node.args[0]
-                if isinstance(argument, ast.Constant):
-                    found.add(argument.value)
+            called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in SPEAK
+            if called and node.args and isinstance(node.args[0], ast.Constant):
+                found.add(node.args[0].value)
     environment = Environment(extensions=["jinja2.ext.i18n"])
-    for path in sorted(ROOM.glob("*.j2")):
+    for path in sorted(ROOM.rglob("*.j2")):
         found |= {text for _line, _name, text in environment.extract_translations(path.read_text(encoding="utf-8"))}
     return found

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from allmasks.evidence import CLAIMS
+from allmasks.language import translator
+from allmasks.report import render_html, render_text
 from allmasks.report.diagrams import ANALOGIES, DIAGRAMS, drawing
-from allmasks.report.evidence import evidence_text, render_evidence, verdict_table
 from allmasks.report.evidence_charts import effects, picture_chart
-from allmasks.report.text import translator
+from allmasks.report.evidence_terminal import verdict_table
 from report.evidence_cases import make_evidence
 from report.test_html import Page
 
@@ -21,7 +22,7 @@ def found():
 
 @pytest.mark.parametrize("lang", ["en", "ko"])
 def test_every_claim_is_there_with_its_verdict(found, lang):
-    page, _ = Page(render_evidence(found, lang)), translator(lang)
+    page, _ = Page(render_html(found, lang)), translator(lang)
     for finding in found.findings:
         for text in (finding.title, finding.sentence, finding.note, *(c.text for c in finding.criteria)):
             assert " ".join(text[lang].split()) in page.text, finding.key
@@ -36,7 +37,7 @@ def test_every_claim_is_there_with_its_verdict(found, lang):
 
 
 def test_nothing_is_fetched_and_names_are_escaped(found):
-    text = render_evidence(found)
+    text = render_html(found)
     page = Page(text)
     for tag, attributes in page.tags:
         assert tag not in ("iframe", "object", "embed", "img", "base"), tag
@@ -70,14 +71,14 @@ def test_a_diagram_carries_the_verdicts():
 
 
 def test_a_null_run_and_a_quick_one_say_so():
-    text = evidence_text(make_evidence(CLAIMS[:2], null=True, quick=True))
+    text = render_text(make_evidence(CLAIMS[:2], null=True, quick=True))
     assert "A null run: every treatment is switched off." in text
     assert "A quick run" in text
 
 
 @pytest.mark.parametrize("lang", ["en", "ko"])
 def test_the_table_on_the_terminal(found, lang):
-    text = evidence_text(found, lang, width=140)
+    text = render_text(found, lang, width=140)
     for finding in found.findings:
         assert finding.title[lang] in text
     assert translator(lang)("contradicted") in text
@@ -94,9 +95,9 @@ def test_the_table_for_the_documentation(found):
 def test_numbers_leave_as_json(found, tmp_path):
     numbers = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert numbers["findings"][0]["title"] == {"en": found.findings[0].title.en, "ko": found.findings[0].title.ko}
-    assert found.to_html(tmp_path / "e.html", lang="ko").read_text(encoding="utf-8") == render_evidence(found, "ko")
+    assert found.to_html(tmp_path / "e.html", lang="ko").read_text(encoding="utf-8") == render_html(found, "ko")
     with pytest.raises(ValueError, match="lang must be one of en, ko, got 'fr'"):
-        render_evidence(found, "fr")
+        render_html(found, "fr")
 
 
 def test_kinds_stand_side_by_side_with_nothing_between_them():

@@ -10,10 +10,9 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
-from allmasks.report import write
-from allmasks.report.charts import all_charts
-from allmasks.report.html import render_html
-from allmasks.report.text import translator
+from allmasks.language import translator
+from allmasks.report import render_html, write
+from allmasks.report.audit_charts import all_charts
 from report.cases import EVIL_MODEL, EVIL_SITE, make_audit, make_site
 
 

@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import allmasks as am
-from allmasks.report.evidence import evidence_text, render_evidence
-from allmasks.report.html import render_html
-from allmasks.report.notes import notes, translated
-from allmasks.report.terminal import render_text
-from allmasks.report.text import translator
+from allmasks.language import translator
+from allmasks.report import render_html, render_text
+from allmasks.report.text import said
+from allmasks.results import Note
 from report.cases import make_audit
 from report.evidence_cases import make_evidence
 from report.test_html import Page
@@ -78,8 +77,8 @@ def test_no_english_is_left_in_an_audit(name):
     data = torch.linspace(-1, 1, 30).reshape(10, 3), torch.arange(10) % 2
     audit = am.audit(MODELS[name](), data, "cross_entropy", progress=False)
     assert len(audit.notes) == EXPECTED_NOTES[name]
-    for note in notes(audit, translator("ko")):
-        assert re.search("[가-힣]", note), note
+    for note in audit.notes:
+        assert re.search("[가-힣]", said(note, translator("ko"))), note
     assert left(render_html(audit, "ko")) == []
     assert english(render_text(audit, "ko").splitlines()) == []
 
@@ -94,21 +93,18 @@ def test_english_would_be_seen():
 @pytest.mark.parametrize("options", [{}, {"quick": True, "null": True}], ids=["whole", "quick"])
 def test_no_english_is_left_in_the_evidence(options):
     found = make_evidence(**options)
-    assert left(render_evidence(found, "ko")) == []
-    assert english(evidence_text(found, "ko", width=140).splitlines()) == []
+    assert left(render_html(found, "ko")) == []
+    assert english(render_text(found, "ko", width=140).splitlines()) == []
 
 
-def test_generators_and_attention_are_said_too():
-    said = translator("ko")
-    for note in (
-        "In training mode the model draws from numpy.random; its output was the same in 3 passes, so this was taken to "
-        "have no effect.",
-        "attn was not measured unit by unit: its units are attention weights, of which every query has its own.",
-        "rnn was not measured unit by unit: its examples do not lie along an axis of their own.",
-    ):
-        assert translated(note, said) != note
-        assert english([translated(note, said)]) == []
-        assert translated(note, str) == note
+def test_a_note_is_said_whole():
+    """Template, fields and the reason within it, which is a note of its own."""
+    why = Note("it has a single unit")
+    note = Note("{site} was not measured unit by unit: {why}.", site="drop{x}", why=why)
+    assert note == "drop{x} was not measured unit by unit: it has a single unit."
+    assert said(note, str) == note
+    assert said(note, translator("ko")) == "drop{x}: 유닛별로 측정하지 않았습니다(유닛이 하나뿐입니다)."
+    assert said(str(note), translator("ko")) == note
 
 
 def test_figures_hold_text_that_is_read():

@@ -7,7 +7,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from allmasks.report.terminal import render_text, show
+from allmasks.report import render_text, show
 from report.cases import make_audit, make_site
 
 

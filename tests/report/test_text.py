@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allmasks.report.notes import notes
-from allmasks.report.text import clean, explanation, glossary, number, translator, with_error
-from allmasks.results import GUARANTEES
-from report.cases import make_audit, make_site
+from allmasks.language import translator
+from allmasks.report.text import clean, explanation, glossary, number, said, with_error
+from allmasks.results import GUARANTEES, Note
+from report.cases import make_audit
 from report.messages import CATALOG, source_messages
 
 
@@ -107,14 +107,13 @@ def test_the_explanation_is_built_from_the_numbers():
     assert "변하는 마스크가 없으므로" in explanation(make_audit(per_site=()), "ko")
 
 
-def test_known_notes_are_translated_and_others_kept():
-    site = make_site("drop{x}", kind="alpha_dropout", mean_preserving=False)
-    note = "drop{x} (alpha_dropout) does not keep the mean: eval mode is not the loss at its mean mask."
-    audit = make_audit(sites=(site,), notes=(note, "something else"))
-    assert notes(audit, translator("en")) == [note, "something else"]
-    korean, other = notes(audit, translator("ko"))
-    assert korean.startswith("drop{x} (alpha_dropout): 평균을 보존하지 않으므로")
-    assert other == "something else"
+def test_notes_are_translated_and_plain_sentences_kept():
+    template = "{site} ({kind}) does not keep the mean: eval mode is not the loss at its mean mask."
+    note = Note(template, site="drop{x}", kind="alpha_dropout")
+    assert said(note, translator("en")) == note
+    assert said(note, translator("ko")).startswith("drop{x} (alpha_dropout): 평균을 보존하지 않으므로")
+    assert said("something else", translator("ko")) == "something else"
+    assert said(Note("{site} is random", site="a\x1b[2Jb"), translator("ko")) == "a\\x1b[2Jb is random"
 
 
 @pytest.mark.parametrize("lang", ["en", "ko"])

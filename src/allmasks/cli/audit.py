@@ -128,7 +128,7 @@ def audit(
 
 def _tell(found: Audit, out: str | None, json_file: str | None, lang: str) -> None:
     if json_file != "-":
-        from allmasks.report.terminal import show
+        from allmasks.report import show
 
         show(found, console(), lang=lang)
     with ExitStack() as files:

@@ -84,10 +84,10 @@ def translator(lang: str) -> Callable[[str], str]:
     """What turns the command line's English into the language asked for; English where there is no such language."""
     if lang == "en":
         return str
-    from allmasks.report.text import LANGUAGES
-    from allmasks.report.text import translator as of_report
+    from allmasks.language import LANGUAGES
+    from allmasks.language import translator as catalog
 
-    return of_report(lang) if lang in LANGUAGES else str
+    return catalog(lang) if lang in LANGUAGES else str
 
 
 def check_language(lang: str) -> None:

@@ -59,16 +59,17 @@ def evidence(
         lang=lang,
     )
     if json_file != "-":
-        from allmasks.report.evidence import show_evidence
+        from allmasks.report import show
 
-        show_evidence(found, console(), lang=lang)
+        show(found, console(), lang=lang)
     with ExitStack() as files:
         # Both are complete before either appears under its name.
         if out is not None:
             from allmasks.files import atomic_path, write_text
-            from allmasks.report.evidence import verdict_table, write_evidence
+            from allmasks.report import write
+            from allmasks.report.evidence_terminal import verdict_table
 
-            write_evidence(found, files.enter_context(atomic_path(folder / "evidence.html")), lang=lang)
+            write(found, files.enter_context(atomic_path(folder / "evidence.html")), lang=lang)
             write_json(found.to_dict(), str(folder / "evidence.json"), lang)
             write_text(folder / "verdicts.md", verdict_table(found, lang))
         write_json(found.to_dict(), json_file, lang)

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from allmasks.over_masks.plan import DEFAULT_BUDGET
 from allmasks.ranks.agreement import agree_on_call
 from allmasks.ranks.groups import join
 from allmasks.replicates import mean_and_error
-from allmasks.results import ExpectedLoss, Guarantee, plain_numbers, weakest, with_error
+from allmasks.results import ExpectedLoss, Guarantee, Reported, weakest, with_error
 from allmasks.samplers import Independent
 from allmasks.sites import DropoutSite, class_name, leaves_no_trace
 
@@ -62,7 +61,7 @@ class ConvergencePoint:
 
 
 @dataclass(frozen=True, repr=False)
-class Audit:
+class Audit(Reported):
     """Everything an audit found; every number with its error. See `audit`."""
 
     model_name: str
@@ -89,21 +88,6 @@ class Audit:
     instruments: tuple[SiteInstruments, ...] = ()
     reliable: bool = True
     """Whether the errors of the expected loss, of every site's penalty and of the interaction can be trusted."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every field in plain numbers and strings, ready for json.dump; NaN becomes None."""
-        return plain_numbers(self)
-
-    def to_html(self, path: str | Path, lang: str = "en") -> Path:
-        """Write one self-contained HTML report ("en" or "ko") that opens offline."""
-        from allmasks.report import write
-
-        return write(self, path, lang=lang)
-
-    def __repr__(self) -> str:
-        from allmasks.report.terminal import render_text
-
-        return render_text(self)
 
 
 @leaves_no_trace

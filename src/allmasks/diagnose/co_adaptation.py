@@ -18,7 +18,7 @@ from allmasks.diagnose.multiplied import Multiplied, each_site, generator
 from allmasks.expect.arguments import data_and_loss
 from allmasks.reliability import FEWEST_SEEN
 from allmasks.replicates import half_width
-from allmasks.results import Guarantee, plain_numbers
+from allmasks.results import Guarantee, Result
 from allmasks.sites import DropoutSite, leaves_no_trace
 
 __all__ = ["CoAdaptation", "co_adaptation", "measure_co_adaptation"]
@@ -30,7 +30,7 @@ DUPLICATE = 0.95
 
 
 @dataclass(frozen=True)
-class CoAdaptation:
+class CoAdaptation(Result):
     """How far the units of a site do together what none does alone.
 
     Attributes
@@ -79,10 +79,6 @@ class CoAdaptation:
     def order(self) -> list[int]:
         """Positions in `pairs`, the strongest interactions first."""
         return np.argsort(-np.abs(self.interaction), kind="stable").tolist()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every field in plain numbers, ready for json.dump."""
-        return plain_numbers(self)
 
 
 @leaves_no_trace

@@ -19,7 +19,7 @@ from allmasks.diagnose.multiplied import Multiplied
 from allmasks.diagnose.paired import check_level, holm, interval, p_value, seed_numbers
 from allmasks.diagnose.unit_penalty import measure_unit_penalty
 from allmasks.expect import prepare
-from allmasks.results import plain_numbers
+from allmasks.results import Result, with_error
 from allmasks.sites import leaves_no_trace
 from allmasks.trials import Trials, identity, run_trials, where_raised
 
@@ -100,7 +100,7 @@ class Difference:
 
 
 @dataclass(frozen=True, repr=False)
-class Comparison:
+class Comparison(Result):
     """Arms at their best, every pair compared on the same seeds. See `compare`.
 
     `winner` is the arm that is better than every other one beyond doubt (two-sided paired t, Holm's correction over
@@ -120,24 +120,18 @@ class Comparison:
     def __getitem__(self, name: str) -> Arm:
         return next(arm for arm in self.arms if arm.name == name)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Every field in plain numbers, ready for json.dump; NaN becomes None."""
-        return plain_numbers(self)
+    def _title(self) -> str:
+        return f"Comparison over {len(self.seeds)} seeds; winner: {self.winner or 'none beyond doubt'}"
 
-    def __repr__(self) -> str:
-        from allmasks.results import with_error
-
-        width = max(len(arm.name) for arm in self.arms)
-        lines = [f"Comparison over {len(self.seeds)} seeds; winner: {self.winner or 'none beyond doubt'}"]
+    def _rows(self) -> list[tuple[str, str]]:
+        rows = []
         for arm in sorted(self.arms, key=lambda a: a.test.mean()):
             mean, error, *_ = interval(arm.test)
             setting = ", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in arm.setting.items())
             accuracy = "" if arm.accuracy is None else f"  accuracy {100 * arm.accuracy.mean():.1f} %"
-            lines.append(
-                f"  {arm.name:<{width}}  test loss {with_error(mean, error)}{accuracy}  {np.median(arm.seconds):.2g} s"
-                + (f"  ({setting})" if setting else "")
-            )
-        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+            told = f"test loss {with_error(mean, error)}{accuracy}  {np.median(arm.seconds):.2g} s"
+            rows.append((arm.name, f"{told}  ({setting})" if setting else told))
+        return rows
 
 
 def compare(

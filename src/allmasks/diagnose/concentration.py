@@ -17,7 +17,7 @@ from allmasks.diagnose.multiplied import Multiplied, each_site, generator
 from allmasks.expect.arguments import data_and_loss
 from allmasks.reliability import FEWEST_SEEN
 from allmasks.replicates import half_width, standard_error
-from allmasks.results import Guarantee, plain_numbers
+from allmasks.results import Guarantee, Result
 from allmasks.sites import DropoutSite, leaves_no_trace
 
 __all__ = ["Concentration", "concentration", "entropy", "gini", "measure_concentration", "units_for"]
@@ -62,7 +62,7 @@ def units_for(importance: Array, share: float = 0.9) -> float:
 
 
 @dataclass(frozen=True)
-class Concentration:
+class Concentration(Result):
     """How the function is spread over the units of a site.
 
     Attributes
@@ -109,10 +109,6 @@ class Concentration:
     def order(self) -> list[int]:
         """Units, the most important first."""
         return np.argsort(-np.abs(self.shapley), kind="stable").tolist()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every field in plain numbers, ready for json.dump."""
-        return plain_numbers(self)
 
 
 @leaves_no_trace

@@ -13,6 +13,7 @@ from allmasks.diagnose.unit_penalty import UnitPenalty, measure_unit_penalty
 from allmasks.expect import Expectation, prepare
 from allmasks.ranks.groups import EACH_THE_SAME
 from allmasks.ranks.sharded import same_batch
+from allmasks.results import Note
 from allmasks.sites import DropoutSite, is_sharded
 
 __all__ = ["SiteInstruments", "measure_sites"]
@@ -48,11 +49,12 @@ def measure_sites(
     dearest : the sites' names, those that add most first; of those that can be measured, the first 32 are.
     """
     batch, group = problem.data.first(EXAMPLES), None
-    found, notes = [], []
+    found: list[SiteInstruments] = []
+    notes: list[str] = []
     if is_sharded(problem.model):
         # Its ranks can only look together, and so at the same examples.
         batch, group = same_batch(problem.model, problem.group, batch, problem.data), EACH_THE_SAME
-        notes.append("No curvature was measured: a model sharded by FSDP is not differentiated.")
+        notes.append(Note("No curvature was measured: a model sharded by FSDP is not differentiated."))
     few = prepare(
         problem.model,
         batch.args or batch.kwargs,
@@ -65,19 +67,26 @@ def measure_sites(
     left = set(sorted(measurable, key=list(dearest).index)[MAX_SITES:])
     if left:
         notes.append(
-            f"Of {len(measurable)} sites, the {MAX_SITES} that add most were measured unit by unit; am.diagnose takes "
-            "any."
+            Note(
+                "Of {count} sites, the {most} that add most were measured unit by unit; am.diagnose takes any.",
+                count=len(measurable),
+                most=MAX_SITES,
+            )
         )
     for site in few.random_sites:
         if site.name in left:
             continue
         why = refusal(site)
         if why is None and site.units > MAX_UNITS:
-            why = f"it has {site.units:,} units, more than {MAX_UNITS}; call one instrument of am.diagnose at a time"
+            why = Note(
+                "it has {units} units, more than {limit}; call one instrument of am.diagnose at a time",
+                units=f"{site.units:,}",
+                limit=MAX_UNITS,
+            )
         if why is None and site.units < 2:
-            why = "it has a single unit"
+            why = Note("it has a single unit")
         if why is not None:
-            notes.append(f"{site.name} was not measured unit by unit: {why}.")
+            notes.append(Note("{site} was not measured unit by unit: {why}.", site=site.name, why=why))
             continue
         run = Multiplied(few, site)
         found.append(

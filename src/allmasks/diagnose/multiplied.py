@@ -17,6 +17,7 @@ from allmasks.expect import Expectation, prepare
 from allmasks.expect.under_masks import Plain
 from allmasks.over_masks.forward import Forward
 from allmasks.over_masks.sources import MaskChunk, NoMask
+from allmasks.results import Note
 from allmasks.sites import DropoutSite, is_sharded
 
 __all__ = ["Multiplied", "each_site", "generator", "refusal"]
@@ -25,15 +26,15 @@ __all__ = ["Multiplied", "each_site", "generator", "refusal"]
 def refusal(site: DropoutSite) -> str | None:
     """Why the units of this site cannot be removed one by one, or None where they can."""
     if not site.controllable:
-        return site.reason or "its masks cannot be set"
+        return site.reason or Note("its masks cannot be set")
     if not site.mean_preserving:
-        return "alpha dropout puts a constant in a dropped unit's place, so a unit is never removed"
+        return Note("alpha dropout puts a constant in a dropped unit's place, so a unit is never removed")
     if site.batch_dim is None or site.merged:
-        return "its examples do not lie along an axis of their own"
+        return Note("its examples do not lie along an axis of their own")
     if site.kind == "attention":
-        return "its units are attention weights, of which every query has its own"
+        return Note("its units are attention weights, of which every query has its own")
     if site.wakes is not None:
-        return "it acts in training mode only, so what enters it is not to be seen outside"
+        return Note("it acts in training mode only, so what enters it is not to be seen outside")
     return None
 
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,7 +17,7 @@ from allmasks.linear_model.checks import check_number
 from allmasks.linear_model.rate_path import rate_path
 from allmasks.masks import check_p
 from allmasks.replicates import half_width, standard_error
-from allmasks.results import plain_numbers
+from allmasks.results import Result, with_error
 from allmasks.trials import Trials, identity, run_trials, where_raised
 
 __all__ = ["LinearRateCurve", "RateCurve", "linear_rate_curve", "rate_curve"]
@@ -34,7 +33,7 @@ _REFITS = 1e9
 
 
 @dataclass(frozen=True)
-class LinearRateCurve:
+class LinearRateCurve(Result):
     """Leave-one-out error of dropout ridge over p; arrays are (rates,).
 
     Attributes
@@ -54,10 +53,6 @@ class LinearRateCurve:
     best_p: float
     one_se_p: float
     degrees_of_freedom: Array
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every field in plain numbers, ready for json.dump."""
-        return plain_numbers(self)
 
 
 def linear_rate_curve(X: ArrayLike, y: ArrayLike, *, p: ArrayLike = RATES, alpha: float = 0.0) -> LinearRateCurve:
@@ -137,8 +132,8 @@ def _really_left_out(X: Array, y: Array, moments: Array, example: int) -> float:
     return float((y[example] - level - ((X[example] - center) * scale) @ w) ** 2)
 
 
-@dataclass(frozen=True)
-class RateCurve:
+@dataclass(frozen=True, repr=False)
+class RateCurve(Result):
     """Validation loss over p, on paired seeds; arrays are (rates,).
 
     The best rate is picked after looking, and its intervals, the distances to it and `tied` allow for that (see
@@ -173,18 +168,15 @@ class RateCurve:
     guarantee: str = "statistical"
     threshold: float = math.nan
 
-    def to_dict(self) -> dict[str, Any]:
-        """Every field in plain numbers, ready for json.dump; NaN becomes None."""
-        return plain_numbers(self)
+    def _title(self) -> str:
+        return f"RateCurve: best p = {self.best_p:g}; not told from it: {', '.join(f'{p:g}' for p in self.tied)}"
 
-    def __repr__(self) -> str:
-        from allmasks.results import with_error
-
-        lines = [f"RateCurve: best p = {self.best_p:g}; not told from it: {', '.join(f'{p:g}' for p in self.tied)}"]
-        for i, p in enumerate(self.p):
-            stopped = "" if self.n_seeds[i] == self.values.shape[1] else "  stopped early"
-            lines.append(f"  p {p:<5g} {with_error(self.mean[i], self.error[i])}  ({self.n_seeds[i]} seeds){stopped}")
-        return "\n".join(lines)
+    def _rows(self) -> list[tuple[str, str]]:
+        rows = []
+        for p, mean, error, n in zip(self.p, self.mean, self.error, self.n_seeds, strict=True):
+            stopped = "" if n == self.values.shape[1] else "  stopped early"
+            rows.append((f"p {p:<4g}", f"{with_error(mean, error)}  ({n} seeds){stopped}"))
+        return rows
 
 
 def rate_curve(

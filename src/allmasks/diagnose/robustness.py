@@ -15,7 +15,7 @@ from allmasks.diagnose.multiplied import Multiplied, each_site, generator
 from allmasks.expect.arguments import data_and_loss
 from allmasks.reliability import FEWEST_SEEN
 from allmasks.replicates import standard_error
-from allmasks.results import plain_numbers
+from allmasks.results import Result
 from allmasks.sites import DropoutSite, leaves_no_trace
 
 __all__ = ["Robustness", "measure_robustness", "robustness"]
@@ -26,7 +26,7 @@ FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True)
-class Robustness:
+class Robustness(Result):
     """Loss and accuracy as units are removed (set to 0); arrays are (fractions,).
 
     Attributes
@@ -63,10 +63,6 @@ class Robustness:
     n_examples: int
     reliable: NDArray[np.bool_]
     rescale: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every field in plain numbers, ready for json.dump."""
-        return plain_numbers(self)
 
 
 @leaves_no_trace

@@ -13,7 +13,7 @@ from torch import nn
 
 from allmasks.diagnose.multiplied import Multiplied, each_site
 from allmasks.expect.arguments import data_and_loss
-from allmasks.results import Guarantee, plain_numbers
+from allmasks.results import Guarantee, Result, plain_numbers
 from allmasks.sites import DropoutSite, leaves_no_trace
 
 __all__ = ["UnitPenalty", "measure_unit_penalty", "unit_penalty"]
@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class UnitPenalty:
+class UnitPenalty(Result):
     """What each unit's mask alone costs; all arrays are (units,).
 
     Attributes
@@ -64,7 +64,7 @@ class UnitPenalty:
 
     def to_dict(self) -> dict[str, Any]:
         """Every field in plain numbers, ready for json.dump."""
-        return plain_numbers(self) | {"agreement": plain_numbers(self.agreement), "dead": self.dead}
+        return super().to_dict() | {"agreement": plain_numbers(self.agreement), "dead": self.dead}
 
 
 @leaves_no_trace

@@ -17,7 +17,7 @@ from allmasks.evidence.claims import CLAIMS
 from allmasks.evidence.data import find_datasets, load
 from allmasks.evidence.judge import judge, verdict
 from allmasks.evidence.lab import Lab, Settings, Task, run_task
-from allmasks.results import plain_numbers
+from allmasks.results import Reported
 from allmasks.trials import Trials, run_trials
 
 __all__ = ["Evidence", "Finding", "choose", "run"]
@@ -41,7 +41,7 @@ class Finding:
 
 
 @dataclass(frozen=True, repr=False)
-class Evidence:
+class Evidence(Reported):
     """The notes' claims, each measured. Equal settings give equal findings, bit for bit; only `seconds` differ."""
 
     findings: tuple[Finding, ...]
@@ -56,21 +56,6 @@ class Evidence:
 
     def __getitem__(self, key: str) -> Finding:
         return next(finding for finding in self.findings if finding.key == key)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every field in plain numbers and strings, ready for json.dump; NaN becomes None."""
-        return plain_numbers(self)
-
-    def to_html(self, path: str | Path, lang: str = "en") -> Path:
-        """Write one self-contained HTML report ("en" or "ko") that opens offline."""
-        from allmasks.report.evidence import write_evidence
-
-        return write_evidence(self, path, lang=lang)
-
-    def __repr__(self) -> str:
-        from allmasks.report.evidence import evidence_text
-
-        return evidence_text(self)
 
 
 def choose(names: Sequence[str] | None) -> tuple[Claim, ...]:
@@ -238,7 +223,7 @@ def _progress(show: bool, lang: str, total: float) -> Iterator[Callable[[float],
     if not show:
         yield lambda cost: None
         return
-    from allmasks.report.text import translator
+    from allmasks.language import translator
 
     _ = translator(lang)
     if sys.stderr.isatty():

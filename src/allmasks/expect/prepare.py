@@ -21,6 +21,7 @@ from allmasks.over_masks.sources import NoMask
 from allmasks.ranks.agreement import agree_on_data, agree_on_sites
 from allmasks.ranks.groups import Group, join, unwrapped
 from allmasks.ranks.sharded import keep_in_step, same_batch
+from allmasks.results import Note
 from allmasks.sites import borrowed, inspect_model
 
 __all__ = ["prepare"]
@@ -119,13 +120,19 @@ def _look(model: nn.Module, data: Data, the_loss: ModelLoss, batch: Batch, batch
         notes = [*data.notes, *seen.notes]
         if not seen.sites:
             notes.append(
-                "No dropout was found, so E_m[L] is the loss in eval mode. Hand-written dropout is seen once it is "
-                "registered with am.register_dropout."
+                Note(
+                    "No dropout was found, so E_m[L] is the loss in eval mode. Hand-written dropout is seen once it is "
+                    "registered with am.register_dropout."
+                )
             )
         for site in seen.sites:
             if not site.mean_preserving and site.p > 0:
                 notes.append(
-                    f"{site.name} ({site.kind}) does not keep the mean: eval mode is not the loss at its mean mask."
+                    Note(
+                        "{site} ({kind}) does not keep the mean: eval mode is not the loss at its mean mask.",
+                        site=site.name,
+                        kind=site.kind,
+                    )
                 )
         return Expectation(
             model=model,

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from allmasks.explain.moments import check_size, mask_probabilities
-from allmasks.explain.page import Page, number, numbers
+from allmasks.explain.page import Page, Topic, number, numbers
 from allmasks.masks import MaskLaw
-from allmasks.results import plain_numbers
 
 __all__ = ["Ensemble", "Reading", "ensemble"]
 
@@ -36,7 +35,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class Ensemble(Topic):
     """Every thinned network of a small net.
 
     `readings`: the ReLU net whose mask is followed by another ReLU layer; the ReLU net whose mask is followed by
@@ -57,11 +56,9 @@ class Ensemble:
 
     def to_dict(self) -> dict[str, Any]:
         """Every field in plain numbers, ready for json.dump."""
-        plain: dict[str, Any] = plain_numbers(self)
-        return plain | {"masks": self.masks.astype(int).tolist()}
+        return super().to_dict() | {"masks": self.masks.astype(int).tolist()}
 
     def page(self) -> Page:
-        """The result as a page to read."""
         deep, _, linear = self.readings
         page = Page("One network with dropout is an ensemble of thinned networks").say(
             f"3 inputs – 4 hidden units (ReLU, dropout p = {number(self.p)}) – 2 units (ReLU) – 1 output;"

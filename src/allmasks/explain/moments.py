@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from allmasks.explain.page import Page, number, numbers
+from allmasks.explain.page import Page, Topic, number, numbers
 from allmasks.masks import MaskLaw, check_p, dropout_moments
-from allmasks.results import plain_numbers
 
 __all__ = ["LARGEST", "MAX_UNITS", "Moments", "check_size", "law_and_values", "mask_probabilities", "moments"]
 
@@ -58,7 +57,7 @@ def mask_probabilities(law: MaskLaw, masks: NDArray[np.bool_]) -> NDArray[np.flo
 
 
 @dataclass(frozen=True)
-class Moments:
+class Moments(Topic):
     """Mean, variance and standard deviation of m * h / (1 - p), each (d,), by formula and over all masks.
 
     `masks` (n, d), `outputs` (n, d) and `probabilities` (n,) list every mask.
@@ -80,11 +79,9 @@ class Moments:
 
     def to_dict(self) -> dict[str, Any]:
         """Every field in plain numbers, ready for json.dump."""
-        listed = {"masks": self.masks.astype(int).tolist()}
-        return {k: plain_numbers(v) for k, v in vars(self).items()} | listed
+        return super().to_dict() | {"masks": self.masks.astype(int).tolist()}
 
     def page(self) -> Page:
-        """The result as a page to read."""
         rates = number(self.p[0]) if np.all(self.p == self.p[0]) else numbers(self.p)
         page = Page("Inverted dropout keeps the mean and adds variance").say(
             f"h = {numbers(self.h)}   p = {rates}",

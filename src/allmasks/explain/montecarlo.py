@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from allmasks.explain.moments import mask_probabilities
-from allmasks.explain.page import Page, number
+from allmasks.explain.page import Page, Topic, number
 from allmasks.masks import MaskLaw, check_p
-from allmasks.results import plain_numbers
 from allmasks.samplers import Independent
 
 __all__ = ["Check", "MonteCarloStudy", "Point", "Survey", "montecarlo"]
@@ -56,7 +54,7 @@ class Survey:
 
 
 @dataclass(frozen=True)
-class MonteCarloStudy:
+class MonteCarloStudy(Topic):
     """E_m[L] of one example of a linear model with `n_features` dropped inputs: exact, and by K masks.
 
     `slope` : of log observed error against log K over K = 4 …; -1/2 by the law.
@@ -82,13 +80,7 @@ class MonteCarloStudy:
     check: Check
     survey: Survey
 
-    def to_dict(self) -> dict[str, Any]:
-        """Every field in plain numbers, ready for json.dump."""
-        plain: dict[str, Any] = plain_numbers(self)
-        return plain
-
     def page(self) -> Page:
-        """The result as a page to read."""
         page = Page("The mean over K random masks, against the mean over all of them").say(
             f"One example of a linear model with {self.n_features} inputs, each dropped with p = {number(self.p)};"
             f" {self.loss.replace('_', ' ')} loss.",

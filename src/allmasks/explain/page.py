@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from allmasks.results import Result
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,13 +81,9 @@ class Page:
             console.print(table)
 
 
-class Topic(Protocol):
-    """What every topic's result offers."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every field in plain numbers, ready for json.dump."""
-        ...
+class Topic(Result):
+    """Base of every topic's result."""
 
     def page(self) -> Page:
         """The result as a page to read."""
-        ...
+        raise NotImplementedError

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from allmasks.explain.moments import check_size, law_and_values, mask_probabilities
-from allmasks.explain.page import Page, number, numbers
-from allmasks.results import plain_numbers
+from allmasks.explain.page import Page, Topic, number, numbers
 
 __all__ = ["Ridge", "RidgeFit", "ridge"]
 
@@ -33,7 +31,7 @@ class RidgeFit:
 
 
 @dataclass(frozen=True)
-class Ridge:
+class Ridge(Topic):
     """E_m[(w·x̃ - y)²] of one example: its two terms, the library's value, and the mean over all masks."""
 
     w: NDArray[np.float64]
@@ -49,13 +47,7 @@ class Ridge:
     n_masks: int
     fit: RidgeFit
 
-    def to_dict(self) -> dict[str, Any]:
-        """Every field in plain numbers, ready for json.dump."""
-        plain: dict[str, Any] = plain_numbers(self)
-        return plain
-
     def page(self) -> Page:
-        """The result as a page to read."""
         score = float(self.w @ self.x)
         page = Page("Input dropout + squared loss + linear model = ridge").say(
             f"w = {numbers(self.w)}   x = {numbers(self.x)}   y = {number(self.y)}   p = {_rates(self.p)}",

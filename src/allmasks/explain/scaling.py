@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from allmasks.explain.moments import law_and_values, mask_probabilities
-from allmasks.explain.page import Page, number, numbers
-from allmasks.results import plain_numbers
+from allmasks.explain.page import Page, Topic, number, numbers
 
 __all__ = ["Scaling", "Scheme", "scaling"]
 
@@ -28,7 +26,7 @@ class Scheme:
 
 
 @dataclass(frozen=True)
-class Scaling:
+class Scaling(Topic):
     """The schemes compared on the same activations; `n_masks` were enumerated for each mean."""
 
     h: NDArray[np.float64]
@@ -36,13 +34,7 @@ class Scaling:
     n_masks: int
     schemes: tuple[Scheme, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Every field in plain numbers, ready for json.dump."""
-        plain: dict[str, Any] = plain_numbers(self)
-        return plain
-
     def page(self) -> Page:
-        """The result as a page to read."""
         page = Page("Where the scale goes: training or inference").say(
             f"h = {numbers(self.h)}   p = {_one(self.p)}   means over all {self.n_masks} masks",
         )

@@ -20,7 +20,7 @@ from allmasks.methods import Method
 from allmasks.over_masks.shards import shard
 from allmasks.ranks.agreement import agree_on_call
 from allmasks.ranks.groups import ALONE, Group, join
-from allmasks.results import ExpectedLoss, Guarantee, plain_numbers
+from allmasks.results import ExpectedLoss, Guarantee, Result
 from allmasks.sites import borrowed, leaves_no_trace
 
 __all__ = ["LOG", "PREFIX", "Question", "Reading", "SiteShare", "all_ranks", "check_every", "read", "unstopped"]
@@ -59,7 +59,7 @@ class SiteShare:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Reading(Result):
     """A model's loss over all masks at one moment of its training.
 
     Attributes
@@ -98,11 +98,6 @@ class Reading:
     def finite(self, prefix: str = PREFIX) -> dict[str, float]:
         """The same without what is unknown (nan), which charts and JSON have no place for."""
         return {name: value for name, value in self.scalars(prefix).items() if math.isfinite(value)}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every field in plain numbers and strings, ready for json.dump; NaN becomes None."""
-        plain: dict[str, Any] = plain_numbers(self)
-        return plain
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import html
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from allmasks.methods import Method
-from allmasks.replicates import half_width
-from allmasks.results import GUARANTEES, Guarantee, plain_numbers, with_error
+from allmasks.replicates import check_level, half_width
+from allmasks.results import Guarantee, Result, how_computed, with_error
 
 __all__ = ["Prediction"]
 
@@ -20,7 +19,7 @@ QUANTITIES = ("mean", "std", "entropy", "expected_entropy", "mutual_information"
 
 
 @dataclass(frozen=True, repr=False)
-class Prediction:
+class Prediction(Result):
     """Predictions over all dropout masks. Tensors, float64, in the layout of the model's output.
 
     Where the model returns several tensors, every such field holds the same structure of tensors.
@@ -80,8 +79,7 @@ class Prediction:
         level : coverage of each statistical interval, in (0, 1).
         quantity : "mean", "std", "entropy", "expected_entropy", "mutual_information" or "log_likelihood".
         """
-        if not 0 < level < 1:
-            raise ValueError(f"level must lie between 0 and 1, got {level}")
+        check_level(level)
         value = getattr(self, quantity, None) if quantity in QUANTITIES else None
         if value is None:
             there = ", ".join(repr(q) for q in QUANTITIES if getattr(self, q) is not None)
@@ -118,13 +116,8 @@ class Prediction:
             raise ValueError(f"{what} needs the observation noise: call predict(..., noise_precision=τ)")
         return self.noise_precision
 
-    def to_dict(self) -> dict[str, Any]:
-        """Every field in plain numbers, ready for json.dump; NaN becomes None."""
-        return {f.name: plain_numbers(getattr(self, f.name)) for f in fields(self)}
-
     def _rows(self) -> list[tuple[str, str]]:
-        rows = [("task", self.task), ("guarantee", f"{self.guarantee} ({GUARANTEES[self.guarantee]})")]
-        rows.append(("method", f"{self.method!r}" + (f", {self.n_masks} masks" if self.n_masks else "")))
+        rows = [("task", self.task), *how_computed(self.guarantee, self.method, self.n_masks)]
         shapes = ", ".join(str(tuple(leaf.shape)) for leaf in _leaves(self.mean))
         rows.append(("predictions", shapes))
         for name in QUANTITIES:
@@ -144,20 +137,7 @@ class Prediction:
             worst = int(gap.argmax())
             text = with_error(float(gap.flatten()[worst]), float(error.flatten()[worst]))
             rows.append(("largest gap to eval mode", text))
-        rows += [("site without effect", name) for name in self.inert]
-        return rows + [("note", note) for note in self.notes]
-
-    def __repr__(self) -> str:
-        rows = self._rows()
-        width = max(len(name) for name, _ in rows)
-        return "Prediction\n" + "\n".join(f"  {name:<{width}}  {text}" for name, text in rows)
-
-    def _repr_html_(self) -> str:
-        body = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>"
-            for name, text in self._rows()
-        )
-        return f"<table>{body}</table>"
+        return rows + [("site without effect", name) for name in self.inert]
 
 
 def _leaves(tree: Any) -> list[Any]:

@@ -8,7 +8,7 @@ from html import escape
 
 from markupsafe import Markup
 
-from allmasks.report.text import N_, Translate
+from allmasks.language import N_, Translate
 
 __all__ = ["ANALOGIES", "DIAGRAMS", "Diagram", "drawing"]
 

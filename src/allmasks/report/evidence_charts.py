@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from allmasks.report.charts import Chart, _layout
-from allmasks.report.text import Translate, number
+from allmasks.language import Translate
+from allmasks.report.figures import Chart, finite, layout, name_axis
+from allmasks.report.text import number
 
 if TYPE_CHECKING:
     from allmasks.evidence import Finding
@@ -31,94 +32,46 @@ def effects(finding: Finding, _: Translate) -> dict[str, Any]:
     """Every reading with its interval, in units of its threshold."""
     letter = letters(finding)
     criteria = {criterion.key: criterion for criterion in finding.criteria}
-    names, rows = [], {says: _Rows() for says in _SAYS}
-    for i, reading in enumerate(finding.readings):
-        minimum = criteria[reading.criterion].minimum
-        names.append(f"{letter[reading.criterion]} · {reading.dataset}")
-        place = max(-_EDGE, min(_EDGE, reading.mean / minimum))
-        ends = [max(-_EDGE - 0.5, min(_EDGE + 0.5, end / minimum)) for end in (reading.low, reading.high)]
+    names = [f"{letter[reading.criterion]} · {reading.dataset}" for reading in finding.readings]
+    rows: dict[str, list[tuple[Any, ...]]] = {says: [] for says in _SAYS}
+    for i, (reading, name) in enumerate(zip(finding.readings, names, strict=True)):
+        criterion = criteria[reading.criterion]
+        place = max(-_EDGE, min(_EDGE, reading.mean / criterion.minimum))
+        low, high = (max(-_EDGE - 0.5, min(_EDGE + 0.5, v / criterion.minimum)) for v in (reading.low, reading.high))
         text = f"{number(reading.mean, 3)} [{number(reading.low, 3)}, {number(reading.high, 3)}]"
-        rows[reading.says].add(
-            place, i, max(place - ends[0], 0), max(ends[1] - place, 0), f"<b>{escape(names[-1])}</b><br>{escape(text)}",
-            "diamond" if criteria[reading.criterion].kind == "agreement" else "circle",
-        )  # fmt: skip
-    words = {"for": _("for"), "against": _("against"), "nothing": _("nothing")}
-    data = [rows[says].trace(words[says], color) for says, color in _SAYS.items() if rows[says].x]
+        numbers = [0.0 if math.isnan(v) else v for v in (place, max(place - low, 0), max(high - place, 0))]
+        symbol = "diamond" if criterion.kind == "agreement" else "circle"
+        rows[reading.says].append((i, *numbers, f"<b>{escape(name)}</b><br>{escape(text)}", symbol))
+    data = [_points(_(says), color, rows[says]) for says, color in _SAYS.items() if rows[says]]
     reach = max([1.6, *(abs(v) for trace in data for v in trace["x"])]) + 0.8
+    band = {"type": "rect", "xref": "x", "yref": "paper", "x0": -1, "x1": 1, "y0": 0, "y1": 1, "layer": "below"}
     return {
         "data": data,
-        "layout": _layout(
+        "layout": layout(
             height=120 + 26 * len(names),
             legend=True,
-            xaxis={
-                "title": {"text": _("effect / threshold")},
-                "range": [-reach, reach],
-                "zeroline": True,
-            },
-            yaxis={
-                "tickvals": list(range(len(names))),
-                "ticktext": [escape(name) for name in names],
-                "range": [len(names) - 0.5, -0.5],
-                "showgrid": False,
-                "zeroline": False,
-            },
-            shapes=[
-                {
-                    "type": "rect",
-                    "xref": "x",
-                    "yref": "paper",
-                    "x0": -1,
-                    "x1": 1,
-                    "y0": 0,
-                    "y1": 1,
-                    "layer": "below",
-                    "line": {"width": 0},
-                    "fillcolor": "@shade",
-                }
-            ],
+            xaxis={"title": {"text": _("effect / threshold")}, "range": [-reach, reach], "zeroline": True},
+            yaxis=name_axis(names),
+            shapes=[band | {"line": {"width": 0}, "fillcolor": "@shade"}],
         ),
     }
 
 
-class _Rows:
-    """Points of one color."""
-
-    def __init__(self) -> None:
-        self.x: list[float] = []
-        self.y: list[int] = []
-        self.minus: list[float] = []
-        self.plus: list[float] = []
-        self.text: list[str] = []
-        self.symbol: list[str] = []
-
-    def add(self, x: float, y: int, minus: float, plus: float, text: str, symbol: str) -> None:
-        self.x.append(0.0 if math.isnan(x) else x)
-        self.y.append(y)
-        self.minus.append(0.0 if math.isnan(minus) else minus)
-        self.plus.append(0.0 if math.isnan(plus) else plus)
-        self.text.append(text)
-        self.symbol.append(symbol)
-
-    def trace(self, name: str, color: str) -> dict[str, Any]:
-        return {
-            "type": "scatter",
-            "mode": "markers",
-            "name": name,
-            "x": self.x,
-            "y": self.y,
-            "error_x": {
-                "type": "data",
-                "symmetric": False,
-                "array": self.plus,
-                "arrayminus": self.minus,
-                "thickness": 1.5,
-                "width": 4,
-                "color": color,
-            },
-            "marker": {"color": color, "size": 10, "symbol": self.symbol},
-            "hovertext": self.text,
-            "hoverinfo": "text",
-        }
+def _points(name: str, color: str, rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+    """Readings of one color."""
+    y, x, minus, plus, text, symbol = (list(column) for column in zip(*rows, strict=True))
+    ends = {"type": "data", "symmetric": False, "array": plus, "arrayminus": minus}
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": x,
+        "y": y,
+        "error_x": ends | {"thickness": 1.5, "width": 4, "color": color},
+        "marker": {"color": color, "size": 10, "symbol": symbol},
+        "hovertext": text,
+        "hoverinfo": "text",
+    }
 
 
 def picture_chart(key: str, picture: Picture, lang: str, _: Translate) -> Chart:
@@ -146,7 +99,7 @@ def picture_chart(key: str, picture: Picture, lang: str, _: Translate) -> Chart:
         key,
         picture.title[lang],
         caption,
-        {"data": data, "layout": _layout(height=340, legend=len(picture.series) > 1, **axes)},
+        {"data": data, "layout": layout(height=340, legend=len(picture.series) > 1, **axes)},
         (picture.x[lang], *(series.name[lang] for series in picture.series)),
         _numbers(picture.series, names),
     )
@@ -162,7 +115,7 @@ def _side_by_side(picture: Picture, lang: str) -> list[dict[str, Any]]:
             "mode": "markers",
             "name": escape(series.name[lang]),
             "x": [x + (k - (len(picture.series) - 1) / 2) * step for x in series.x],
-            "y": [None if not math.isfinite(v) else v for v in series.y],
+            "y": finite(series.y),
             "hovertext": [f"{escape(series.name[lang])}: {number(v, 4)}" for v in series.y],
             "hoverinfo": "text",
             "marker": {"color": color, "size": 9},
@@ -193,7 +146,7 @@ def _traces(series: Series, color: str, lang: str) -> list[dict[str, Any]]:
         "name": name,
         "legendgroup": name,
         "x": series.x,
-        "y": [None if not math.isfinite(v) else v for v in series.y],
+        "y": finite(series.y),
         "line": {"color": color, "width": 2},
         "marker": {"color": color, "size": 6 if series.points else 4},
     }
@@ -206,7 +159,7 @@ def _traces(series: Series, color: str, lang: str) -> list[dict[str, Any]]:
         "type": "scatter",
         "mode": "lines",
         "x": [*series.x, *reversed(series.x)],
-        "y": [None if not math.isfinite(v) else v for v in edge],
+        "y": finite(edge),
         "fill": "toself",
         "fillcolor": color,
         "line": {"color": color, "width": 0},

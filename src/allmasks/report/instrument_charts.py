@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from allmasks.report.charts import Chart, _bars, _finite, _layout, _line
-from allmasks.report.text import Translate, clean, number, with_error
+from allmasks.language import Translate
+from allmasks.report.figures import Chart, bars, layout, line, name_axis
+from allmasks.report.text import clean, number, with_error
 
 if TYPE_CHECKING:
     from allmasks.diagnose import SiteInstruments
@@ -74,14 +76,14 @@ def _penalty(one: SiteInstruments, i: int, units: str, _: Translate) -> Chart:
     exact, second = found.penalty[top], found.second_order[top]
     figure: dict[str, Any] = {
         "data": [
-            _hbars(_("penalty"), "@accent", exact.tolist(), found.penalty_error[top].tolist()),
-            _hbars(_("second order"), "@second", second.tolist(), [0.0] * len(top)),
+            _bars(_("penalty"), "@accent", exact, found.penalty_error[top]),
+            _bars(_("second order"), "@second", second, [0.0] * len(top)),
         ],
-        "layout": _layout(
+        "layout": layout(
             height=130 + 24 * len(top),
             barmode="group",
             xaxis={"title": {"text": f"{_('penalty')} ({_(units)})"}},
-            yaxis=_axis(names),
+            yaxis=name_axis(names),
             legend=True,
         ),
     }
@@ -117,11 +119,11 @@ def _pairs(one: SiteInstruments, i: int, units: str, _: Translate) -> Chart:
     names = [f"{found.pairs[k][0]} + {found.pairs[k][1]}" for k in top]
     values = found.interaction[top]
     figure: dict[str, Any] = {
-        "data": [_hbars(_("interaction"), "@accent", values.tolist(), found.interaction_error[top].tolist())],
-        "layout": _layout(
+        "data": [_bars(_("interaction"), "@accent", values, found.interaction_error[top])],
+        "layout": layout(
             height=110 + 22 * len(top),
             xaxis={"title": {"text": f"{_('interaction')} ({_(units)})"}},
-            yaxis=_axis(names),
+            yaxis=name_axis(names),
         ),
     }
     caption = _(
@@ -154,13 +156,13 @@ def _shares(one: SiteInstruments, i: int, _: Translate) -> Chart:
     share = np.cumsum(np.abs(found.shapley[order]))
     share = 100 * share / max(share[-1], 1e-300)
     places = list(range(1, len(order) + 1))
+    this_site = f"{_('this site')}: {_('share of importance (%)')}"
     figure: dict[str, Any] = {
         "data": [
-            _line([0, *places], [0.0, *share.tolist()], "@accent")
-            | {"name": f"{_('this site')}: {_('share of importance (%)')}"},
-            _line([0, places[-1]], [0.0, 100.0], "@muted", dash="dash") | {"name": _("all units alike")},
+            line([0, *places], [0.0, *share.tolist()], "@accent", name=this_site),
+            line([0, places[-1]], [0.0, 100.0], "@muted", dash="dash", name=_("all units alike")),
         ],
-        "layout": _layout(
+        "layout": layout(
             height=320,
             xaxis={
                 "title": {"text": _("number of units, most important first")},
@@ -205,15 +207,15 @@ def _removal(one: SiteInstruments, i: int, units: str, _: Translate) -> Chart:
     else:
         mean, low, high, worst = found.loss, found.loss_low, found.loss_high, found.worst_loss
         label = f"{_('loss')} ({_(units)})"
+    most = _("90 % of random orders")
     figure: dict[str, Any] = {
         "data": [
-            _line(x, high.tolist(), "@accent", width=0) | {"hoverinfo": "skip", "showlegend": False},
-            _line(x, low.tolist(), "@accent", width=0)
-            | {"fill": "tonexty", "fillcolor": "@band", "hoverinfo": "skip", "name": _("90 % of random orders")},
-            _line(x, mean.tolist(), "@accent") | {"name": _("random, mean")},
-            _line(x, worst.tolist(), "@second") | {"name": _("most important first")},
+            line(x, high, "@accent", width=0, hoverinfo="skip", showlegend=False),
+            line(x, low, "@accent", width=0, fill="tonexty", fillcolor="@band", hoverinfo="skip", name=most),
+            line(x, mean, "@accent", name=_("random, mean")),
+            line(x, worst, "@second", name=_("most important first")),
         ],
-        "layout": _layout(
+        "layout": layout(
             height=340,
             xaxis={"title": {"text": _("units removed (%)")}},
             yaxis={"title": {"text": label}} | ({} if found.accuracy is None else {"range": [0, 104]}),
@@ -230,25 +232,5 @@ def _removal(one: SiteInstruments, i: int, units: str, _: Translate) -> Chart:
     )
 
 
-def _hbars(name: str, color: str, values: list[float], errors: list[float]) -> dict[str, Any]:
-    return {
-        "type": "bar",
-        "orientation": "h",
-        "name": name,
-        "x": _finite(values),
-        "y": list(range(len(values))),
-        "marker": {"color": color},
-        "error_x": _bars(errors),
-        "hovertext": [f"{escape(name)}: {number(v, 4)}" for v in values],
-        "hoverinfo": "text",
-    }
-
-
-def _axis(names: list[str]) -> dict[str, Any]:
-    return {
-        "tickvals": list(range(len(names))),
-        "ticktext": [escape(name) for name in names],
-        "range": [len(names) - 0.5, -0.5],
-        "showgrid": False,
-        "zeroline": False,
-    }
+def _bars(name: str, color: str, values: Collection[float], errors: Iterable[float]) -> dict[str, Any]:
+    return bars(color, values, errors, [f"{escape(name)}: {number(v, 4)}" for v in values], name=name)

@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import gettext
 import math
-from collections.abc import Callable
 from dataclasses import fields
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from allmasks.language import N_, Translate, translator
 from allmasks.methods import Method
+from allmasks.results import Note
 
 if TYPE_CHECKING:
     from allmasks.diagnose import Audit
 
 __all__ = [
-    "LANGUAGES",
-    "Translate",
     "clean",
     "explanation",
     "glossary",
     "guarantee_words",
     "method_words",
     "number",
-    "translator",
+    "said",
     "with_error",
 ]
-
-LANGUAGES = ("en", "ko")
-Translate = Callable[[str], str]
-
-
-def N_(message: str) -> str:
-    """Mark a message for translation where it is looked up later."""
-    return message
-
 
 # The same words as `allmasks.results.GUARANTEES`; a test keeps them equal.
 _GUARANTEE_WORDS = {
@@ -46,28 +34,6 @@ _GUARANTEE_WORDS = {
 }
 _UNITS = (N_("nats"), N_("target units squared"), N_("loss"))
 _GUARANTEE_NAMES = (N_("exact"), N_("bounded"), N_("estimated"), N_("statistical"), N_("uncontrolled"))
-
-
-def translator(lang: str) -> Translate:
-    """The function that turns an English message into `lang`.
-
-    Raises
-    ------
-    ValueError : a language that the report does not speak.
-
-    Examples
-    --------
-    >>> translator("ko")("penalty")
-    '페널티'
-    """
-    if lang not in LANGUAGES:
-        raise ValueError(f"lang must be one of {', '.join(LANGUAGES)}, got {lang!r}")
-    if lang == "en":
-        return str
-    with (resources.files(__package__) / "locale" / lang / "LC_MESSAGES" / "allmasks.mo").open("rb") as file:
-        catalog = gettext.GNUTranslations(file)
-    # gettext keeps the catalog's header under the empty message.
-    return lambda message: catalog.gettext(message) if message else ""
 
 
 def guarantee_words(guarantee: str, _: Translate) -> str:
@@ -152,6 +118,11 @@ def explanation(audit: Audit, lang: str) -> str:
             "eval mode: here the masks lower the loss by {gap}, which happens where the model is confident and wrong."
         )
     return message.format(train=train, eval=number(audit.eval_mode_loss, 4), gap=number(abs(penalty), 2))
+
+
+def said(note: str, _: Translate) -> str:
+    """A note in the report's language; a sentence that is no `Note` stays as it is."""
+    return clean(note.said(_) if isinstance(note, Note) else note)
 
 
 def clean(name: Any) -> str:

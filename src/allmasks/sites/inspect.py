@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from allmasks.results import Note
 from allmasks.sites.axes import find_axes
 from allmasks.sites.borrow import borrowed, written_by_pass
 from allmasks.sites.calls import Call
@@ -126,7 +127,10 @@ def inspect_model(
         last_linear = _last_linear(model, given, in_eval, sites, extract, training.awake, written)
     sites = tuple(site for site in sites if site.kind != "attention" or site.p > 0)
     notes += [
-        f"{site.name} drops units in eval mode too; here eval mode means that it is held at its mean mask."
+        Note(
+            "{site} drops units in eval mode too; here eval mode means that it is held at its mean mask.",
+            site=site.name,
+        )
         for site in sites
         if site.always_on
     ]
@@ -165,8 +169,11 @@ def _train_pass(model: nn.Module, given: Inputs, notes: list[str]) -> Trace | No
             return trace(model, given, train=True)
     except Exception as error:
         notes.append(
-            f"The model could not be run in training mode on these inputs ({type(error).__name__}: {error}), so "
-            "dropout that only acts there was not looked for."
+            Note(
+                "The model could not be run in training mode on these inputs ({error}), so dropout that only acts "
+                "there was not looked for.",
+                error=f"{type(error).__name__}: {error}",
+            )
         )
         return None
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from allmasks.results import Note
 from allmasks.sites.borrow import borrowed
 from allmasks.sites.draws import HIGHEST
 from allmasks.sites.naming import modules_at, parent_of, path_of
@@ -175,8 +176,12 @@ def _other_generators(
 ) -> None:
     if all(_same_as_eval(model, given, in_eval, None) for _ in range(_GENERATOR_PASSES)):
         notes.append(
-            f"In training mode the model draws from {names}; its output was the same in {_GENERATOR_PASSES} "
-            "passes, so this was taken to have no effect."
+            Note(
+                "In training mode the model draws from {generators}; its output was the same in {n} passes, so this "
+                "was taken to have no effect.",
+                generators=names,
+                n=_GENERATOR_PASSES,
+            )
         )
         return
     reason = f"in training mode the model draws from {names}, which no mask can stand for"

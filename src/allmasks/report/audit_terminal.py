@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from typing import TYPE_CHECKING
 
@@ -12,31 +11,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from allmasks.language import Translate, translator
 from allmasks.report.instrument_charts import summary_rows
-from allmasks.report.notes import notes
-from allmasks.report.text import (
-    Translate,
-    clean,
-    explanation,
-    guarantee_words,
-    method_words,
-    number,
-    translator,
-    with_error,
-)
+from allmasks.report.text import clean, explanation, guarantee_words, method_words, number, said, with_error
 
 if TYPE_CHECKING:
     from allmasks.diagnose import Audit
 
-__all__ = ["render_text", "show"]
-
-
-def render_text(audit: Audit, lang: str = "en", *, width: int = 100) -> str:
-    """The whole page as one string of at most `width` columns, without color codes."""
-    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False, legacy_windows=False)
-    show(audit, console, lang)
-    assert isinstance(console.file, io.StringIO)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+__all__ = ["show"]
 
 
 def show(audit: Audit, console: Console, lang: str = "en") -> None:
@@ -66,8 +48,8 @@ def show(audit: Audit, console: Console, lang: str = "en") -> None:
         console.print(Text(_("co-adaptation: mean |interaction| of two ablations / mean |ablation|"), style="dim"))
     console.print()
     console.print(Text(explanation(audit, lang)))
-    for note in notes(audit, _):
-        console.print(Text(_("Note: {note}").format(note=note)))
+    for note in audit.notes:
+        console.print(Text(_("Note: {note}").format(note=said(note, _))))
     console.print(Text(_("{seconds:.1f} s, seed {seed}").format(seconds=audit.seconds, seed=audit.seed), style="dim"))
 
 

@@ -1,0 +1,39 @@
+"""The languages that allmasks speaks: messages are English, and a catalog beside this file holds the others."""
+
+from __future__ import annotations
+
+import gettext
+from collections.abc import Callable
+from importlib import resources
+
+__all__ = ["LANGUAGES", "N_", "Translate", "translator"]
+
+LANGUAGES = ("en", "ko")
+Translate = Callable[[str], str]
+
+
+def N_(message: str) -> str:
+    """Mark a message for translation where it is looked up later."""
+    return message
+
+
+def translator(lang: str) -> Translate:
+    """The function that turns an English message into `lang`.
+
+    Raises
+    ------
+    ValueError : a language that the catalogs do not hold.
+
+    Examples
+    --------
+    >>> translator("ko")("penalty")
+    '페널티'
+    """
+    if lang not in LANGUAGES:
+        raise ValueError(f"lang must be one of {', '.join(LANGUAGES)}, got {lang!r}")
+    if lang == "en":
+        return str
+    with (resources.files(__package__) / "locale" / lang / "LC_MESSAGES" / "allmasks.mo").open("rb") as file:
+        catalog = gettext.GNUTranslations(file)
+    # gettext keeps the catalog's header under the empty message.
+    return lambda message: catalog.gettext(message) if message else ""
