@@ -27,7 +27,6 @@ LONG_FILES = {
     "expectation.py",
     "ops.py",
     "run.py",
-    "charts.py",
     "test_cli.py",
     "architectures.py",
     "parity.py",
@@ -43,17 +42,6 @@ PRIVATE_IMPORTS = {
     "_thinned",
     "_fill",
     "_no_masks",
-    "_digest",
-    "_environment",
-    "_icon",
-    "_library",
-    "_own",
-    "_safe_json",
-    "_version",
-    "_layout",
-    "_bars",
-    "_finite",
-    "_line",
     "_sub_gaussian",
     "_units",
     "_powers",
@@ -69,7 +57,6 @@ SHARED_WORDS = {
     "moments",
     "rows",
     "schedule",
-    "evidence",
 }
 
 NAMED_AFTER_COMMANDS = ("cli/", "explain/")
