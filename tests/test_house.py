@@ -34,7 +34,7 @@ LONG_FILES = {
     "test_loaders.py",
     "scores.py",
 }
-LONG_FUNCTIONS = {"predict", "audit", "train", "_average"}
+LONG_FUNCTIONS = {"predict", "audit", "train"}
 MANY_PARAMETERS = {"tabulated_rows"}
 PRIVATE_IMPORTS = {
     "_FRACTIONS",
@@ -43,19 +43,12 @@ PRIVATE_IMPORTS = {
     "_thinned",
     "_fill",
     "_no_masks",
-    "_sub_gaussian",
-    "_units",
-    "_powers",
-    "_sigmoid",
-    "_softplus",
 }
 SHARED_WORDS = {
     "sites",
-    "kernels",
     "data",
     "probe",
     "monte_carlo",
-    "moments",
     "rows",
     "schedule",
 }

@@ -11,9 +11,10 @@ from torch import nn
 
 import allmasks as am
 from allmasks.methods import MonteCarlo
+from allmasks.methods.monte_carlo import asked_for
 from allmasks.replicates import mean_and_error
 from allmasks.samplers import Antithetic, Independent, LatinHypercube
-from allmasks.sampling import MIN_BLOCKS, asked_for, blocks_of, masks_for
+from allmasks.sampling import MIN_BLOCKS, blocks_of, masks_for
 
 SAMPLERS = [LatinHypercube(), Antithetic(), Independent()]
 each = pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
@@ -48,7 +49,7 @@ def test_blocks_hold_exactly_the_masks_asked_for(n, which):
 def test_scores_average_exactly_k_masks(sampler, k):
     result = am.expected_score_loss(W, X, Y, 0.3, method=MonteCarlo(n_masks=k, sampler=sampler), seed=5)
     blocks = blocks_of(sampler, k)
-    from allmasks.scores.monte_carlo import _SITE
+    from allmasks.scores.sampled import _SITE
 
     kept = blocks.sampler.draw(5, _SITE, range(k), [0, 1], np.full(4, 0.7))
     s = (kept * W * X / 0.7).sum(axis=-1)

@@ -174,8 +174,8 @@ def _threefry() -> Check:
 
 
 def _exactness() -> Check:
+    from allmasks.dropped_scores import expected_score_loss
     from allmasks.masks import MaskLaw
-    from allmasks.scores import expected_score_loss
 
     weights, inputs, target = np.array([1.5, -2.0, 0.5, 1.0, -0.75]), np.array([1.0, 0.5, -2.0, 1.0, 3.0]), 1.0
     law = MaskLaw(0.3, (5,))

@@ -5,8 +5,7 @@ What others stand on:
 - `blocks_of(sampler, n_masks)` -> `Blocks`: exactly K masks, for any K ≥ 1. The sampler may have been given smaller
   blocks (a Latin hypercube of eight needs 256 masks for 32 blocks): draw with `blocks.sampler`. `blocks.sizes` are the
   masks of each block, the last may be a shorter one; `blocks.parts(at_most)` cuts the masks without cutting a block.
-- `asked_for(method, n_masks, atol, rtol)`: the `MonteCarlo` that a method and a call's keywords mean together.
-- `masks_drawn(method)`: the K of a run without a tolerance.
+- `Sampling`: what a method must say for it. `masks_drawn(method)`: the K of a run without a tolerance.
 - `masks_for(...)`: the K with which a standard error falls below a tolerance, from a pilot of `pilot_masks(sampler)`.
 - `Cap.of(method, budget, n_examples)`: the most masks it may draw, and the note on what stopped the run.
 - `PILOT_FIRST`: where a pilot's mask numbers begin.
@@ -18,14 +17,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtri
 
-from allmasks.methods import Method, MonteCarlo
 from allmasks.results import Note
 from allmasks.samplers import Sampler
 
@@ -36,8 +34,8 @@ __all__ = [
     "PILOT_FIRST",
     "Blocks",
     "Cap",
+    "Sampling",
     "about",
-    "asked_for",
     "blocks_of",
     "larger_pilot",
     "masks_drawn",
@@ -60,6 +58,19 @@ PILOT_FIRST = 2**40
 
 CONFIDENCE = 0.9
 """Probability with which a tolerance run's standard error is no larger than what was asked for."""
+
+
+class Sampling(Protocol):
+    """What is asked of sampling: a number of masks or a tolerance, and how masks are drawn. `MonteCarlo` is one."""
+
+    @property
+    def n_masks(self) -> int | None: ...
+    @property
+    def atol(self) -> float | None: ...
+    @property
+    def rtol(self) -> float | None: ...
+    @property
+    def sampler(self) -> Sampler: ...
 
 
 @dataclass(frozen=True)
@@ -140,28 +151,7 @@ def blocks_of(sampler: Sampler, n_masks: int, least: int = MIN_BLOCKS) -> Blocks
     return Blocks(sampler, int(n_masks))
 
 
-def asked_for(
-    method: Method | None, n_masks: int | None = None, atol: float | None = None, rtol: float | None = None
-) -> MonteCarlo:
-    """The sampling that a method (None, or one that may not sample) and a call's keywords mean together.
-
-    >>> asked_for(MonteCarlo(atol=0.1), n_masks=500)
-    MonteCarlo(n_masks=500, atol=0.1, sampler=LatinHypercube())
-
-    Raises
-    ------
-    ValueError : a method's field and the same keyword with different values.
-    """
-    own = method if isinstance(method, MonteCarlo) else MonteCarlo()
-    given: dict[str, Any] = {"n_masks": n_masks, "atol": atol, "rtol": rtol}
-    for name, value in given.items():
-        held = getattr(own, name)
-        if value is not None and held is not None and held != value:
-            raise ValueError(f"{name}={value} beside a method with {name}={held}: pass one of the two")
-    return replace(own, **{name: value for name, value in given.items() if value is not None})
-
-
-def masks_drawn(method: MonteCarlo) -> int:
+def masks_drawn(method: Sampling) -> int:
     """K of a run without a tolerance: exactly `n_masks`, or by default 256, or 32 blocks where those are more.
 
     >>> from allmasks.methods import MonteCarlo
@@ -176,7 +166,7 @@ def pilot_masks(sampler: Sampler) -> int:
     return MIN_BLOCKS * sampler.block
 
 
-def wanted_error(method: MonteCarlo, value: float) -> float:
+def wanted_error(method: Sampling, value: float) -> float:
     """The standard error that a tolerance asks for: max(atol, rtol · |value|).
 
     Raises
@@ -221,7 +211,7 @@ class Cap:
     name: str = ""
 
     @classmethod
-    def of(cls, method: MonteCarlo, budget: int | None = None, n_examples: int = 1) -> Cap:
+    def of(cls, method: Sampling, budget: int | None = None, n_examples: int = 1) -> Cap:
         """The lower of the method's `n_masks` and what a budget of evaluations allows."""
         caps = []
         if method.n_masks is not None:
@@ -242,7 +232,7 @@ class Cap:
         )
 
     def stop(
-        self, method: MonteCarlo, needed: int, pilot: int, wanted: float | None = None
+        self, method: Sampling, needed: int, pilot: int, wanted: float | None = None
     ) -> tuple[int, tuple[str, ...]]:
         """Masks to draw where a pilot of so many says that `needed` reach the error wanted; and what stops the run.
 
@@ -277,7 +267,7 @@ class Cap:
             f"of {self.masks:,}; {reachable:.2g} is within reach, or pass a larger budget="
         )
 
-    def undecided(self, method: MonteCarlo, pilot: int, why: str) -> tuple[int, tuple[str, ...]]:
+    def undecided(self, method: Sampling, pilot: int, why: str) -> tuple[int, tuple[str, ...]]:
         """The same where no pilot that is allowed can be trusted; `why` says what the last one could not show.
 
         Raises
@@ -318,5 +308,5 @@ def about(masks: float) -> str:
     return f"{round(masks / 10**digits) * 10**digits:,}" if masks < 1e9 else f"{masks:.1e}"
 
 
-def _asked(method: MonteCarlo) -> str:
+def _asked(method: Sampling) -> str:
     return " and ".join(f"{t}={getattr(method, t):g}" for t in ("atol", "rtol") if getattr(method, t) is not None)

@@ -52,7 +52,7 @@ def _module(name: str) -> Any:
 
 def _value() -> Any:
     """The variance of a score is off in the tenth digit."""
-    return replaced(_module("scores.problem").ScoreProblem, "variance", lambda f: lambda self: f(self) * (1 + 1e-10))
+    return replaced(_module("scores.score").ScoreProblem, "variance", lambda f: lambda self: f(self) * (1 + 1e-10))
 
 
 def _model_value() -> Any:
@@ -78,7 +78,7 @@ def _gradient() -> Any:
 
         return off
 
-    return replaced(_module("scores.problem").ScoreProblem, "gradient", wrap)
+    return replaced(_module("scores.score").ScoreProblem, "gradient", wrap)
 
 
 def _model_gradient() -> Any:
@@ -124,7 +124,7 @@ def _nan() -> Any:
 
         return off
 
-    return replaced(_module("scores.closed_form"), "closed_form", wrap)
+    return replaced(_module("scores.formulas"), "closed_form", wrap)
 
 
 def _weights_kept() -> Any:

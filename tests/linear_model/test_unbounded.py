@@ -13,7 +13,7 @@ from allmasks.linear_model.newton import finite_start, minimize
 from allmasks.linear_model.rows import Rows
 from allmasks.linear_model.separation import recedes, separates
 from allmasks.scores.memory import unlocked
-from allmasks.scores.problem import _rows
+from allmasks.scores.score import _rows
 
 NONE = np.zeros(8, bool)
 

@@ -202,7 +202,7 @@ def test_dense_and_csr_agree_and_blocks_do_not_matter(loss, monkeypatch):
     w, y = rng.standard_normal(7), targets(loss, rng.integers(0, 2, 50))
     plain = am.expected_score_loss(w, X, y, 0.3, loss=loss, return_grad=True)
     csr = am.expected_score_loss(w, sparse.csr_matrix(X), y, 0.3, loss=loss, return_grad=True)
-    monkeypatch.setattr("allmasks.scores.problem._BLOCK_ELEMENTS", 20)
+    monkeypatch.setattr("allmasks.scores.score._BLOCK_ELEMENTS", 20)
     blocked = am.expected_score_loss(w, X, y, 0.3, loss=loss, return_grad=True)
     for other in (csr, blocked):
         np.testing.assert_allclose(other.per_example, plain.per_example, rtol=1e-12)

@@ -7,7 +7,7 @@ from scipy import sparse
 
 import allmasks as am
 from allmasks.methods import Enumeration
-from allmasks.scores.problem import ScoreProblem
+from allmasks.scores.score import ScoreProblem
 from scores import truth
 from scores.drawn import Drawn, problems
 
@@ -80,7 +80,7 @@ def test_rows_are_blocked_without_changing_them(monkeypatch):
     X = rng.standard_normal((30, 9)) * (rng.random((30, 9)) < 0.4)
     w, y = rng.standard_normal(9), np.zeros(30)
     whole = am.expected_score_loss(w, X, y, 0.4, method=Enumeration(), return_grad=True)
-    monkeypatch.setattr("allmasks.scores.enumeration._BLOCK_MASKS", 40)
+    monkeypatch.setattr("allmasks.scores.every_mask._BLOCK_MASKS", 40)
     parts = am.expected_score_loss(w, sparse.csr_matrix(X), y, 0.4, method=Enumeration(), return_grad=True)
     np.testing.assert_allclose(parts.per_example, whole.per_example, rtol=1e-14)
     np.testing.assert_allclose(parts.grad["weights"], whole.grad["weights"], rtol=1e-12, atol=1e-15)

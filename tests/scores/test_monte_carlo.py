@@ -111,7 +111,7 @@ def test_more_masks_never_change_the_first_and_rows_keep_their_masks():
 
 def test_blocks_of_rows_do_not_change_the_answer(monkeypatch):
     whole = run("logistic", TARGETS["logistic"], MonteCarlo(256), return_grad=True)
-    monkeypatch.setattr("allmasks.scores.monte_carlo._BLOCK_ELEMENTS", 100)
+    monkeypatch.setattr("allmasks.scores.sampled._BLOCK_ELEMENTS", 100)
     parts = run("logistic", TARGETS["logistic"], MonteCarlo(256), return_grad=True)
     np.testing.assert_allclose(parts.per_example, whole.per_example, rtol=1e-12)
     np.testing.assert_allclose(parts.grad["weights"], whole.grad["weights"], rtol=1e-12)

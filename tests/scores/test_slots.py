@@ -10,8 +10,8 @@ from scipy import sparse
 import allmasks as am
 from allmasks.methods import Fourier
 from allmasks.scores import lanes, tail_bounds
-from allmasks.scores.fourier import logistic_moments
-from allmasks.scores.problem import ScoreProblem
+from allmasks.scores.characteristic import logistic_moments
+from allmasks.scores.score import ScoreProblem
 from allmasks.scores.slots import find_slots
 from scores import truth
 

@@ -18,6 +18,7 @@ from allmasks.expect.loss import ModelLoss, score_terms
 from allmasks.expect.monte_carlo import masks_for_tolerance
 from allmasks.expect.under_masks import Integrated, Plain
 from allmasks.methods import ClosedForm, Delta, Enumeration, Fourier, GaussianMoments, Method, MonteCarlo
+from allmasks.methods.monte_carlo import asked_for
 from allmasks.over_masks.data import Batch, Data
 from allmasks.over_masks.forms import Form, SitesByName
 from allmasks.over_masks.forward import Forward
@@ -30,7 +31,7 @@ from allmasks.ranks.sharded import without_gradient
 from allmasks.reliability import Unseen, judge
 from allmasks.replicates import block_means, mean_and_error
 from allmasks.results import ExpectedLoss
-from allmasks.sampling import asked_for, blocks_of, masks_drawn, pilot_masks
+from allmasks.sampling import blocks_of, masks_drawn, pilot_masks
 from allmasks.sites import DropoutSite, LastLayer, borrowed, is_sharded
 
 __all__ = ["INSPECTED_EXAMPLES", "Expectation", "Request"]

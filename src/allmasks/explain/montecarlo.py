@@ -181,7 +181,7 @@ def montecarlo(
     rate = float(check_p(p))
     if rate == 0:
         raise ValueError("p = 0 drops nothing, so there is no error to study: give p between 0 and 1")
-    from allmasks.scores import expected_score_loss
+    from allmasks.dropped_scores import expected_score_loss
 
     rng = np.random.default_rng(seed)
     weights = rng.normal(size=n_features) * 2 / math.sqrt(n_features)

@@ -137,8 +137,8 @@ def ridge(
     target = float(y)
     check_size("w", weights)
     check_size("y", target)
+    from allmasks.dropped_scores import expected_score_loss
     from allmasks.methods import ClosedForm
-    from allmasks.scores import expected_score_loss
 
     library = expected_score_loss(
         weights, inputs[None], np.array([target]), law.rates, loss="squared_error", method=ClosedForm()

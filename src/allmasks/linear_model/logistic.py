@@ -23,8 +23,8 @@ from allmasks.linear_model.rates import feature_rates
 from allmasks.linear_model.rows import Rows
 from allmasks.linear_model.stopping import norm
 from allmasks.methods import Fourier
-from allmasks.scores.fourier import logistic_moments
-from allmasks.scores.problem import ScoreProblem
+from allmasks.scores.characteristic import logistic_moments
+from allmasks.scores.score import ScoreProblem
 
 __all__ = ["DropoutLogisticRegression"]
 
@@ -82,7 +82,7 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
     References
     ----------
     Wager, Wang & Liang 2013, "Dropout training as adaptive regularization"; Wang & Manning 2013, "Fast dropout
-    training". The exact form is this library's (`allmasks.scores.fourier`).
+    training". The exact form is this library's (`allmasks.scores.characteristic`).
 
     Example
     -------

@@ -24,8 +24,8 @@ from allmasks.linear_model.newton import Curvature, solver_of
 from allmasks.linear_model.rows import Rows
 from allmasks.linear_model.stopping import AtRest, norm
 from allmasks.methods import Fourier
-from allmasks.scores.fourier import logistic_moments
-from allmasks.scores.problem import EPS, ScoreProblem
+from allmasks.scores.characteristic import logistic_moments
+from allmasks.scores.score import EPS, ScoreProblem
 
 __all__ = ["ExactLogistic", "GaussianLogistic", "LogisticTask", "PlainLogistic", "logit_of"]
 

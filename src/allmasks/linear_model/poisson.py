@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import d2_tweedie_score
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from allmasks.dropped_scores import expected_score
 from allmasks.linear_model.checks import check_settings
 from allmasks.linear_model.newton import Minimum, finite_start, minimize
 from allmasks.linear_model.partitions import chunkwise, is_lazy
@@ -20,7 +21,6 @@ from allmasks.linear_model.poisson_objective import ExactPoisson, log_of
 from allmasks.linear_model.rates import feature_rates
 from allmasks.linear_model.rows import Rows
 from allmasks.linear_model.stopping import Yardstick, norm
-from allmasks.scores import expected_score
 
 __all__ = ["DropoutPoissonRegressor"]
 

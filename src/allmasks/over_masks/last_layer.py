@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from allmasks.dropped_scores import expected_score_loss
 from allmasks.methods import ClosedForm, Method
 from allmasks.results import Guarantee, weakest
-from allmasks.scores import expected_score_loss
 
 __all__ = ["ScoreTerm", "TermsResult", "expected_score_terms"]
 

@@ -265,7 +265,7 @@ class Integrated:
         return sums, {"first": error, "second": 2 * deviation.abs() * error + error**2 + 4 * error * variance.sqrt()}
 
     def _sigmoid(self, hidden: Tensor, center: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        from allmasks.scores import expected_score, expected_score_loss
+        from allmasks.dropped_scores import expected_score, expected_score_loss
 
         assert self.setup.last is not None
         site, task = self.setup.site(self.setup.last.site), self.setup.task

@@ -7,11 +7,11 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from allmasks.language import N_, Translate, translator
-from allmasks.methods import Method
 from allmasks.results import Note
 
 if TYPE_CHECKING:
     from allmasks.diagnose import Audit
+    from allmasks.methods import Method
 
 __all__ = [
     "clean",

@@ -1,37 +1,35 @@
-"""Approximations without an error: second order in the noise, and a Gaussian of the score's two moments."""
+"""Approximations without an error: second order in the noise, and a Gaussian of the score's two moments.
+
+They claim nothing, where their own moments are beyond all doubles too.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from allmasks.errors import MethodNotApplicable
-from allmasks.losses import CallableScoreLoss, ScoreLoss
-from allmasks.scores.problem import RowResults, ScoreProblem
+from allmasks.losses import ScoreLoss
+from allmasks.scores.links import INVERSE, Link
+from allmasks.scores.score import Gradient, Moments, RowResults, ScoreProblem
 
-__all__ = ["delta", "gauss_hermite", "gaussian_moments"]
+__all__ = ["delta", "gauss_hermite", "gaussian_link", "gaussian_moments"]
 
 Array = NDArray[np.float64]
 
 _NODES = 64
 
 
+@np.errstate(invalid="ignore")
 def delta(problem: ScoreProblem, y: Array, loss: ScoreLoss, want_grad: bool) -> RowResults:
     """L(μ) + ½ L''(μ) σ² (Wager, Wang & Liang 2013)."""
-    if isinstance(loss, CallableScoreLoss):
-        raise MethodNotApplicable(
-            "Delta",
-            "it needs the loss's second derivative, which a callable does not have",
-            "Fourier(), or a named loss",
-        )
     mu, var = problem.mean(), problem.variance()
     second = loss.derivative(mu, y, 2)
     penalty = 0.5 * second * var
-    gradient = None
+    gradients: tuple[Gradient, ...] = ()
     if want_grad:
         base = loss.derivative(mu, y, 1) + 0.5 * loss.derivative(mu, y, 3) * var
-        gradient = _gradient(problem, base, second)
-    return _unknown(loss.value(mu, y) + penalty, penalty, gradient)
+        gradients = (_gradient(problem, base, second),)
+    return _unknown(loss.value(mu, y) + penalty, penalty, gradients)
 
 
 def gauss_hermite() -> tuple[Array, Array]:
@@ -40,20 +38,15 @@ def gauss_hermite() -> tuple[Array, Array]:
     return nodes, weights / weights.sum()
 
 
+@np.errstate(invalid="ignore")
 def gaussian_moments(problem: ScoreProblem, y: Array, loss: ScoreLoss, want_grad: bool) -> RowResults:
     """E L(μ + σ Z), Z standard normal: "fast dropout" (Wang & Manning 2013), by 64 Gauss–Hermite nodes."""
-    if want_grad and isinstance(loss, CallableScoreLoss):
-        raise MethodNotApplicable(
-            "GaussianMoments",
-            "return_grad needs the loss's derivative, which a callable does not have",
-            "Fourier(), or a named loss",
-        )
     mu, sd = problem.mean(), np.sqrt(problem.variance())
     nodes, weights = gauss_hermite()
     scores = mu[:, None] + sd[:, None] * nodes
     value = loss.value(scores, y[:, None]) @ weights
     at_mean = loss.value(mu, y)
-    gradient = None
+    gradients: tuple[Gradient, ...] = ()
     if want_grad:
         slopes = loss.derivative(scores, y[:, None], 1)
         base = slopes @ weights
@@ -62,11 +55,21 @@ def gaussian_moments(problem: ScoreProblem, y: Array, loss: ScoreLoss, want_grad
         wide = sd > 1e-3
         by_width = slopes @ (weights * nodes) / np.where(wide, sd, 1.0)
         second = np.where(wide, by_width, loss.derivative(scores, y[:, None], 2) @ weights)
-        gradient = _gradient(problem, base, second)
-    return _unknown(value, value - at_mean, gradient)
+        gradients = (_gradient(problem, base, second),)
+    return _unknown(value, value - at_mean, gradients)
 
 
-def _gradient(problem: ScoreProblem, base: Array, second: Array) -> object:
+@np.errstate(over="ignore", under="ignore", invalid="ignore")
+def gaussian_link(problem: ScoreProblem, link: Link) -> Moments:
+    """Mean and variance of link⁻¹(μ + σ Z), without an error."""
+    nodes, weights = gauss_hermite()
+    values = INVERSE[link](problem.mean()[:, None] + np.sqrt(problem.variance())[:, None] * nodes)
+    mean = values @ weights
+    unknown = np.full(problem.n, np.nan)
+    return Moments(mean, unknown, (values - mean[:, None]) ** 2 @ weights, unknown)
+
+
+def _gradient(problem: ScoreProblem, base: Array, second: Array) -> Gradient:
     """From E L' and E L'': a kept unit moves the mean by its share and the variance by 2 p a."""
 
     def slope(rows: slice) -> Array:
@@ -79,6 +82,6 @@ def _gradient(problem: ScoreProblem, base: Array, second: Array) -> object:
     return problem.gradient(base, slope)
 
 
-def _unknown(value: Array, penalty: Array, gradient: object) -> RowResults:
+def _unknown(value: Array, penalty: Array, gradients: tuple[Gradient, ...]) -> RowResults:
     nan = np.full(len(value), np.nan)
-    return RowResults(value, nan, penalty, nan, "uncontrolled", gradient=gradient)  # type: ignore[arg-type]
+    return RowResults(value, nan, penalty, nan, "uncontrolled", gradients=gradients)

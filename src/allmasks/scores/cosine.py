@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from allmasks.errors import MethodNotApplicable
 from allmasks.losses import ScoreLoss
-from allmasks.methods import Enumeration, Fourier
-from allmasks.scores.enumeration import all_scores, enumerate_loss, probabilities
-from allmasks.scores.problem import EPS, RowResults, ScoreProblem
+from allmasks.scores.characteristic import Rule
+from allmasks.scores.every_mask import all_scores, enumerate_loss, probabilities
+from allmasks.scores.score import EPS, RowResults, ScoreProblem
 from allmasks.scores.series import Series, continued
 
 __all__ = ["cosine_loss"]
@@ -64,7 +64,7 @@ class _Row:
         return not self.settled and not self.misfit <= _COARSE * self.size
 
 
-def cosine_loss(problem: ScoreProblem, y: Array, loss: ScoreLoss, method: Fourier, want_grad: bool) -> RowResults:
+def cosine_loss(problem: ScoreProblem, y: Array, loss: ScoreLoss, rule: Rule, want_grad: bool) -> RowResults:
     """E g(S, y) for each row, with an estimated error."""
     n = problem.n
     value, error = np.empty(n), np.empty(n)
@@ -76,7 +76,7 @@ def cosine_loss(problem: ScoreProblem, y: Array, loss: ScoreLoss, method: Fourie
         a = problem.contributions(slice(i, i + 1))[0]
         target = partial(_loss_at, loss, float(y[i]))
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is looked for
-            row = _mean_of_row(a, problem.p, problem.intercept, target, method, want_grad, i, kept)
+            row = _mean_of_row(a, problem.p, problem.intercept, target, rule, want_grad, i, kept)
         value[i], error[i] = row.value, row.error
         if slopes is not None and row.slopes is not None:
             if row.coarse:
@@ -88,14 +88,13 @@ def cosine_loss(problem: ScoreProblem, y: Array, loss: ScoreLoss, method: Fourie
             mean_slope[i], slopes[i] = row.slopes
         elif not row.settled and np.count_nonzero((a != 0) & (problem.p > 0)) <= _LISTED_BITS:
             alone = ScoreProblem(problem.weights, problem.X[i : i + 1], problem.p, problem.intercept, np.ones(1))
-            every = enumerate_loss(alone, y[i : i + 1], loss, Enumeration(2**_LISTED_BITS), False)
+            every = enumerate_loss(alone, y[i : i + 1], loss, 2**_LISTED_BITS, False)
             value[i], error[i] = every.value[0], every.error[0]
             listed.append(i)
         elif row.coarse:
             error[i] = np.nan
             unknown.append(i)
     at_mean = loss.value(problem.mean(), y)
-    gradient = None if slopes is None else problem.gradient_of(slopes, mean_slope)
     notes = []
     if listed:
         notes.append(f"the series of {_rows(listed)} did not settle; all masks were listed instead")
@@ -110,7 +109,7 @@ def cosine_loss(problem: ScoreProblem, y: Array, loss: ScoreLoss, method: Fourie
         value - at_mean,
         error + 4 * EPS * np.abs(at_mean),
         "uncontrolled" if unknown else "estimated",
-        gradient=gradient,
+        gradients=() if slopes is None else (problem.gradient_of(slopes, mean_slope),),
         notes=tuple(notes),
     )
 
@@ -143,7 +142,7 @@ def _mean_of_row(
     p: Array,
     b: float,
     g: Callable[[Array], Array],
-    method: Fourier,
+    rule: Rule,
     want_grad: bool,
     row: int,
     kept: Array,
@@ -160,7 +159,7 @@ def _mean_of_row(
     spots = np.clip(spots, lo, hi)
     previous = None
     terms = _FIRST_TERMS
-    while terms <= 2 * method.max_nodes:
+    while terms <= 2 * rule.max_nodes:
         period = width + 2 * margin
         s = lo - margin + period * np.arange(terms) / terms
         values = continued(g, s, lo, lo + width, margin)
@@ -178,19 +177,19 @@ def _mean_of_row(
         answer = float(parts.real.sum())
         scale = float(np.abs(values).max())
         change = np.inf if previous is None else abs(answer - previous)
-        last = terms == 2 * method.max_nodes
-        if change <= method.tol * (1.0 + scale) or last:
+        last = terms == 2 * rule.max_nodes
+        if change <= rule.tol * (1.0 + scale) or last:
             # Rounding: of g and of the sum; of the scores, carried by g's slope; and where all is denormal.
             steepest = float(np.abs(np.diff(values)).max()) * terms / period
             rounding = 16 * EPS * (scale + steepest * max(abs(lo), abs(hi))) * (1 + len(a)) + terms * _TINY
             off, misfit, size = series.misfit(g, spots, lo, hi)
             # Where g overflows, so does its series.
             misfit = misfit if np.isfinite(answer + rounding) else np.inf
-            settled = misfit <= 100 * method.tol * (1.0 + scale) + rounding < np.inf
+            settled = misfit <= 100 * rule.tol * (1.0 + scale) + rounding < np.inf
             if settled or last:
                 tail = float(np.abs(parts[len(parts) * 3 // 4 :]).sum())
                 slopes = _slopes(a, p, series.omega, series.coefficients, phi, factors) if want_grad else None
-                error = change + tail + misfit + rounding + method.tol * (1.0 + size)
+                error = change + tail + misfit + rounding + rule.tol * (1.0 + size)
                 return _Row(answer - float(chances @ off) * (not settled), error, misfit, size, settled, slopes)
         previous = answer
         terms *= 2

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from allmasks.scores.problem import EPS, LEAST, ScoreProblem
+from allmasks.scores.score import EPS, LEAST, Moments, ScoreProblem
 
 __all__ = [
     "LogMoment",
@@ -198,8 +198,8 @@ def gap(log: Array, log_error: Array, above: Array, above_error: Array) -> tuple
     return value, error + exp(log + log_error - above + _log_expm1(above_error + 4 * EPS * above)) + 4 * LEAST
 
 
-def exponential_moments(problem: ScoreProblem) -> tuple[Array, Array, Array, Array, Array]:
-    """Mean of e^S, its error, variance of e^S, its error, standard deviation of e^S, (n,) each.
+def exponential_moments(problem: ScoreProblem) -> Moments:
+    """Mean, variance and standard deviation of e^S.
 
     The variance is (E e^S)² (e^D − 1), D = log(E e^{2S} / (E e^S)²), which does not cancel where it is small.
     """
@@ -210,4 +210,4 @@ def exponential_moments(problem: ScoreProblem) -> tuple[Array, Array, Array, Arr
     deviation = np.where(
         (variance > 1e-290) & np.isfinite(variance), np.sqrt(variance), exp(log + 0.5 * _log_expm1(apart))
     )
-    return exp(log), error_of_exp(log, moment.mean_error), variance, error, deviation
+    return Moments(exp(log), error_of_exp(log, moment.mean_error), variance, error, deviation)

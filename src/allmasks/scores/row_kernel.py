@@ -6,7 +6,7 @@ With contributions a, rates p and shift b, φ(t) = e^{ibt} Πⱼ (pⱼ + qⱼ e^
     E σ(S)         = σ(μ)         + ∫₀^∞ Im(φ(t) − e^{iμt}) / sinh(πt) dt
     E σ'(S)        = σ'(μ)        + ∫₀^∞ t Re(φ(t) − e^{iμt}) / sinh(πt) dt
 
-by the trapezoid rule with step 2π/P and N nodes; `fourier.py` bounds what that is off by. A few huge units are
+by the trapezoid rule with step 2π/P and N nodes; `characteristic.py` bounds what that is off by. A few huge units are
 enumerated and the others transformed, given each of their joint states; many small ones of a common p enter by their
 power sums (`power_sums.py`), the rest node by node.
 """
@@ -22,7 +22,7 @@ from allmasks.scores.power_sums import TERMS, WIDTH, power_sums, series_at, tilt
 from allmasks.scores.tail_bounds import last_node_at, log_mgf_bound, period_for, statistics
 from allmasks.scores.unit_order import largest_to_front, small_to_back
 
-__all__ = ["MAX_ENUMERATED", "logistic_row", "workspace"]
+__all__ = ["MAX_ENUMERATED", "lane_powers", "logistic_row", "sigmoid", "softplus", "workspace"]
 
 LANES = 8
 MAX_ENUMERATED = 16
@@ -49,12 +49,12 @@ def workspace(max_nodes, d):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _softplus(s):  # type: ignore[no-untyped-def]
+def softplus(s):  # type: ignore[no-untyped-def]
     return max(s, 0.0) + math.log1p(math.exp(-abs(s)))
 
 
 @njit(cache=True)
-def _sigmoid(s):  # type: ignore[no-untyped-def]
+def sigmoid(s):  # type: ignore[no-untyped-def]
     if s >= 0:
         return 1.0 / (1.0 + math.exp(-s))
     e = math.exp(s)
@@ -62,7 +62,7 @@ def _sigmoid(s):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, fastmath={"contract"}, error_model="numpy")
-def _powers(theta, zr, zi):  # type: ignore[no-untyped-def]
+def lane_powers(theta, zr, zi):  # type: ignore[no-untyped-def]
     """z = e^{iθ}: fills the lanes with z … z^LANES and returns z^LANES."""
     zr[0], zi[0] = math.cos(theta), math.sin(theta)
     for lane in range(1, LANES):
@@ -83,7 +83,7 @@ def _multiply_factors(a, p, lo, m, h, n_nodes, trim, phr, phi, zr, zi):  # type:
         steps = (n_nodes + LANES - 1) // LANES
         pj = p[j]
         qj = 1.0 - pj
-        sr, si = _powers(a[j] * h, zr, zi)
+        sr, si = lane_powers(a[j] * h, zr, zi)
         for s in range(steps):
             base = s * LANES
             for lane in range(LANES):
@@ -105,7 +105,7 @@ def _tilted_sum(a, p, h, n_nodes, hr, hi, zr, zi):  # type: ignore[no-untyped-de
     """Σ_k Im(H_k z_k / (p + q z_k)) with z_k = e^{iakh}: the factor divided out is the very one multiplied in."""
     steps = (n_nodes + LANES - 1) // LANES
     q = 1.0 - p
-    sr, si = _powers(a * h, zr, zi)
+    sr, si = lane_powers(a * h, zr, zi)
     total = 0.0
     for s in range(steps):
         base = s * LANES
@@ -265,9 +265,9 @@ def logistic_row(  # type: ignore[no-untyped-def]
                 centre += a[j]
             else:
                 weight *= p[j]
-        sigma = _sigmoid(centre)
+        sigma = sigmoid(centre)
         # Compensated, so that the number of states does not show in the rounding.
-        term = weight * _softplus(centre) - lost
+        term = weight * softplus(centre) - lost
         new = value + term
         lost = (new - value) - term
         value = new
@@ -281,7 +281,7 @@ def logistic_row(  # type: ignore[no-untyped-def]
             continue
         transformed += weight
         n_transformed += 1
-        step_r, step_i = _powers(centre * h, zr, zi)
+        step_r, step_i = lane_powers(centre * h, zr, zi)
         for s in range(padded // LANES):
             for lane in range(LANES):
                 x, y = zr[lane], zi[lane]
@@ -299,7 +299,7 @@ def logistic_row(  # type: ignore[no-untyped-def]
     value_part = 0.25 * var / math.pi * transformed if transformed > 0.0 else 0.0
     slope_part = curvature_part = 0.0
     round_off = 16.0 * _EPS * value_part
-    turn_r, turn_i = _powers(-factor_mean * h, zr, zi)
+    turn_r, turn_i = lane_powers(-factor_mean * h, zr, zi)
     for s in range(padded // LANES):
         for lane in range(LANES):
             k = s * LANES + lane
@@ -327,7 +327,7 @@ def logistic_row(  # type: ignore[no-untyped-def]
                 ei[k] = factor * (dr * phi[k] + di * phr[k])
     penalty = h * value_part
     if chosen > 0:
-        penalty = value - _softplus(mu) + penalty
+        penalty = value - softplus(mu) + penalty
     if variance == 0.0:
         penalty = 0.0
     error += h * round_off
@@ -372,7 +372,7 @@ def _enumerated_slopes(  # type: ignore[no-untyped-def]
                 centre += a[j]
             else:
                 weight *= p[j]
-        mean = _sigmoid(centre)
+        mean = sigmoid(centre)
         saturation = math.exp(min(log_mgf - abs(centre), 0.0)) + math.exp(-abs(centre))
         if n_enumerated < m and saturation > 2.0 * eps:
             for k in range(n_nodes):

@@ -11,9 +11,9 @@ import math
 import numpy as np
 from numba import njit, prange
 
-from allmasks.scores.kernels import _sub_gaussian, _units
+from allmasks.scores.every_row import row_units, sub_gaussian_constants
 from allmasks.scores.lanes import LANES, gathered_product, gathered_sum, set_factors, tilted_part, times_factors, turn
-from allmasks.scores.row_kernel import _powers, _sigmoid, _softplus
+from allmasks.scores.row_kernel import lane_powers, sigmoid, softplus
 from allmasks.scores.tail_bounds import log_mgf_bound, quick_period_for, statistics
 from allmasks.scores.threads import parallel
 
@@ -80,12 +80,12 @@ def row_periods(data, indices, indptr, per_unit, rates, b, eps, chunks, rows):  
     Period 0: no node is needed; infinite: a score so large that it overflows on the way.
     """
     n = len(indptr) - 1
-    sub_gaussian = _sub_gaussian(rates)
+    sub_gaussian = sub_gaussian_constants(rates)
     longest = 0
     for i in range(n):
         longest = max(longest, indptr[i + 1] - indptr[i])
     for chunk in prange(chunks):
-        a, p, sub, _ = _units(longest)
+        a, p, sub, _ = row_units(longest)
         for i in range(n * chunk // chunks, n * (chunk + 1) // chunks):
             mu, magnitude, m, factors = b, abs(b), 0, 0
             for e in range(indptr[i], indptr[i + 1]):
@@ -117,7 +117,7 @@ def saturated_rows(which, indptr, rows, common, out):  # type: ignore[no-untyped
     """Rows whose scores all lie on one side, or do not vary: log(1 + e^S) is log(1 + e^μ) in the mean."""
     for i in which:
         mu, magnitude, left = rows[i, 0], rows[i, 1], rows[i, 3]
-        sigma = _sigmoid(mu)
+        sigma = sigmoid(mu)
         out[i, 0] = 0.0
         out[i, 1] = left + _rounding(indptr[i + 1] - indptr[i], magnitude, mu)
         out[i, 2], out[i, 3], out[i, 4] = sigma, sigma * (1.0 - sigma), mu
@@ -126,7 +126,7 @@ def saturated_rows(which, indptr, rows, common, out):  # type: ignore[no-untyped
 
 @njit(cache=True)
 def _rounding(n_terms, magnitude, mu):  # type: ignore[no-untyped-def]
-    return _EPS * ((n_terms + 12.0) * magnitude + 16.0 + 4.0 * _softplus(mu))
+    return _EPS * ((n_terms + 12.0) * magnitude + 16.0 + 4.0 * softplus(mu))
 
 
 @njit(cache=True)
@@ -145,7 +145,7 @@ def _start(a, p, h, chunks, lanes, steps, factors):  # type: ignore[no-untyped-d
     for chunk in prange(chunks):
         for j in range(m * chunk // chunks, m * (chunk + 1) // chunks):
             z = lanes[j]
-            steps[j, 0], steps[j, 1] = _powers(a[j] * h, z[:LANES], z[LANES:])
+            steps[j, 0], steps[j, 1] = lane_powers(a[j] * h, z[:LANES], z[LANES:])
             set_factors(z, p[j], 1.0 - p[j], factors[j])
 
 
@@ -180,7 +180,7 @@ def _single_factors(  # type: ignore[no-untyped-def]
                 j = indices[single[u]]
                 p = rates[j]
                 q = 1.0 - p
-                sr, si = _powers(data[single[u]] * per_unit[j] * h, z[:LANES], z[LANES:])
+                sr, si = lane_powers(data[single[u]] * per_unit[j] * h, z[:LANES], z[LANES:])
                 for block in range(len(row)):
                     times_factors(z, p, q, row[block])
                     turn(z, sr, si)
@@ -199,7 +199,7 @@ def _single_gradient(  # type: ignore[no-untyped-def]
             j = indices[single[u]]
             p = rates[j]
             q = 1.0 - p
-            sr, si = _powers(data[single[u]] * per_unit[j] * h, z[:LANES], z[LANES:])
+            sr, si = lane_powers(data[single[u]] * per_unit[j] * h, z[:LANES], z[LANES:])
             part = 0.0
             for block in range(len(row)):
                 part += tilted_part(row[block], z, p, q)
@@ -216,7 +216,7 @@ def _by_node(b, h, n_nodes):  # type: ignore[no-untyped-def]
     """
     nodes = np.empty((n_nodes // LANES, 7, LANES))
     zr, zi = np.empty(LANES), np.empty(LANES)
-    sr, si = _powers(b * h, zr, zi)
+    sr, si = lane_powers(b * h, zr, zi)
     for block in range(n_nodes // LANES):
         here = nodes[block]
         # As in the row kernel: z^LANES is off by at most 20 units in the last place and its powers by 22 more a step.
@@ -291,7 +291,7 @@ def _finish(which, indptr, rows, eps, h, sums, common, of_rate, out):  # type: i
         value, slope, curvature, plain, off = sums[number]
         # The first node, t = 0, gives half of σ²/2π.
         at_zero = 0.25 * h * var / math.pi
-        sigma = _sigmoid(mu)
+        sigma = sigmoid(mu)
         out[i, 0] = value + at_zero
         out[i, 1] = 3.0 * eps + off + 16.0 * _EPS * at_zero + _rounding(indptr[i + 1] - indptr[i], magnitude, mu)
         out[i, 2] = sigma + slope
@@ -333,6 +333,6 @@ def _turns(which, rows, h):  # type: ignore[no-untyped-def]
     turn = np.empty((len(which), 2 * LANES + 2))
     for number in range(len(which)):
         here = turn[number]
-        step = _powers(rows[which[number], 0] * h, here[:LANES], here[LANES : 2 * LANES])
+        step = lane_powers(rows[which[number], 0] * h, here[:LANES], here[LANES : 2 * LANES])
         here[2 * LANES], here[2 * LANES + 1] = step
     return turn

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from allmasks.scores.problem import ScoreProblem
+from allmasks.scores.score import ScoreProblem
 
 __all__ = ["Slots", "find_slots", "tabulated_moments"]
 

@@ -1,6 +1,6 @@
 """Where the Fourier rule may stop, proven: its period against aliasing, its last node, and the bounds behind them.
 
-Compiled on first use; `fourier.py` has the proofs.
+Compiled on first use; `characteristic.py` has the proofs.
 """
 
 from __future__ import annotations

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from allmasks.dropped_scores import expected_score_loss
 from allmasks.evidence.claim import Claim, Criterion, Picture, Text
 from allmasks.evidence.drawing import RATE, band, picture
 from allmasks.evidence.lab import Lab
 from allmasks.evidence.linear import linear_problem, ridge_weights
 from allmasks.methods import Enumeration
-from allmasks.scores import expected_score_loss
 
 _P = 0.5
 _RATES = (0.1, 0.3, 0.5, 0.7, 0.9)

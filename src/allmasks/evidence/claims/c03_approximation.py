@@ -19,8 +19,8 @@ _P = 0.5
 
 def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
     from allmasks.diagnose.multiplied import Multiplied
+    from allmasks.dropped_scores import expected_score_loss
     from allmasks.expect import Request, prepare
-    from allmasks.scores import expected_score_loss
 
     X, y = binary_problem(lab.data(dataset), seed, features=30)
     w = logistic_weights(X, y)

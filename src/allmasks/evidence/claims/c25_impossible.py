@@ -17,8 +17,8 @@ _UNITS = 100
 
 def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
     """A logistic model on 100 random ReLU features, dropped out: exactly, and by 2,048 masks; and a deep net's plan."""
+    from allmasks.dropped_scores import expected_score_loss
     from allmasks.expect import Request, prepare
-    from allmasks.scores import expected_score_loss
 
     X, y = binary_problem(lab.data(dataset), seed, features=10_000, n=100)
     rng = np.random.default_rng([seed, 25])

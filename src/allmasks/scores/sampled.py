@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from allmasks.errors import MethodNotApplicable
 from allmasks.kernels.reference import site_id
-from allmasks.losses import CallableScoreLoss, ScoreLoss
-from allmasks.methods import MonteCarlo
+from allmasks.losses import ScoreLoss
 from allmasks.reliability import Powers, Unseen, Verdict, judge, judge_each
 from allmasks.replicates import block_means, mean_and_error
 from allmasks.sampling import (
     PILOT_FIRST,
     Blocks,
     Cap,
+    Sampling,
     blocks_of,
     larger_pilot,
     masks_drawn,
@@ -24,8 +24,8 @@ from allmasks.sampling import (
     pilot_masks,
     wanted_error,
 )
-from allmasks.scores.problem import Gradient, RowResults, ScoreProblem
-from allmasks.scores.unseen import Watch, fixed_rows
+from allmasks.scores.score import RowResults, ScoreProblem
+from allmasks.scores.watch import Watch, fixed_rows
 
 __all__ = ["sampled_losses"]
 
@@ -36,31 +36,22 @@ _BLOCK_ELEMENTS = 2**22
 
 
 def sampled_losses(
-    problems: list[ScoreProblem], y: Array, loss: ScoreLoss, method: MonteCarlo, seed: int, want_grad: bool
-) -> tuple[RowResults, list[Gradient]]:
+    problems: list[ScoreProblem], y: Array, loss: ScoreLoss, method: Sampling, seed: int, want_grad: bool
+) -> RowResults:
     """Mean loss, summed over the outputs, over `n_masks` masks an example, and each output's gradient.
 
-    The number of masks is fixed before, by the caller or by a pilot. The problems differ in weights and intercept.
+    The number of masks is fixed before, by the caller or by a pilot. The problems differ in weights and intercept: all
+    are under the same masks, since the error of their sum is not the sum of their errors.
     """
-    if method.control is not None:
-        raise MethodNotApplicable("MonteCarlo", "control variates are for models", "MonteCarlo(control=None)")
-    if want_grad and isinstance(loss, CallableScoreLoss):
-        raise MethodNotApplicable(
-            "MonteCarlo",
-            "return_grad needs the loss's derivative, which a callable does not have",
-            "Fourier(), or a named loss",
-        )
-    remarks: tuple[str, ...] = ()
-    if method.atol is not None or method.rtol is not None:
-        n_masks, remarks = _enough(problems, y, loss, method, seed)
-    else:
-        n_masks = masks_drawn(method)
-    result, gradients = _average(problems, y, loss, blocks_of(method.sampler, n_masks), seed, 0, want_grad)
-    return replace(result, notes=(*remarks, *result.notes)), gradients
+    if method.atol is None and method.rtol is None:
+        return _average(problems, y, loss, blocks_of(method.sampler, masks_drawn(method)), seed, 0, want_grad)
+    n_masks, remarks = _enough(problems, y, loss, method, seed)
+    result = _average(problems, y, loss, blocks_of(method.sampler, n_masks), seed, 0, want_grad)
+    return replace(result, notes=(*remarks, *result.notes))
 
 
 def _enough(
-    problems: list[ScoreProblem], y: Array, loss: ScoreLoss, method: MonteCarlo, seed: int
+    problems: list[ScoreProblem], y: Array, loss: ScoreLoss, method: Sampling, seed: int
 ) -> tuple[int, tuple[str, ...]]:
     """Masks a row for the tolerance, and the note where a cap stands beside it."""
     cap, least = Cap.of(method), pilot_masks(method.sampler)
@@ -70,7 +61,7 @@ def _enough(
     while True:
         blocks = blocks_of(method.sampler, masks)
         # Masks of its own: looking at the pilot must not bias the answer.
-        pilot, _ = _average(problems, y, loss, blocks, seed, PILOT_FIRST, False)
+        pilot = _average(problems, y, loss, blocks, seed, PILOT_FIRST, False)
         assert pilot.verdict is not None
         wanted = wanted_error(method, float(mean_and_error(pilot.replicates, blocks.sizes)[0]))
         larger = larger_pilot(masks, pilot.verdict.masks, least)
@@ -87,14 +78,8 @@ def _enough(
 
 
 def _average(
-    problems: list[ScoreProblem],
-    y: Array,
-    loss: ScoreLoss,
-    blocks: Blocks,
-    seed: int,
-    first: int,
-    want_grad: bool,
-) -> tuple[RowResults, list[Gradient]]:
+    problems: list[ScoreProblem], y: Array, loss: ScoreLoss, blocks: Blocks, seed: int, first: int, want_grad: bool
+) -> RowResults:
     shared = problems[0]
     n, d, n_masks = shared.n, shared.d, blocks.n_masks
     totals = np.zeros(n_masks)
@@ -112,25 +97,16 @@ def _average(
         for part in blocks.parts(_BLOCK_ELEMENTS // (d * len(examples))):
             numbers = first + np.arange(part.start, part.stop)
             kept = blocks.sampler.draw(seed, _SITE, numbers, examples, shared.keep_prob)
-            own = slice(part.start // blocks.block, -(-part.stop // blocks.block))
             together = np.zeros((len(numbers), len(examples)))
             for c, (problem, a) in enumerate(zip(problems, contributions, strict=True)):
                 scores = np.einsum("mnd,nd->mn", kept, a) + problem.intercept
                 target = np.broadcast_to(y[rows, c], scores.shape)
-                with np.errstate(over="ignore", invalid="ignore"):
-                    losses = loss.value(scores, target)
-                if not np.isfinite(losses).all():
-                    mask, row = (int(v) for v in np.argwhere(~np.isfinite(losses))[0])
-                    raise ValueError(
-                        f"the loss of row {rows.start + row} is not finite at score {scores[mask, row]:.6g}, which "
-                        f"mask {numbers[mask]} gives; scale the weights down or use another loss"
-                    )
-                together += losses
+                together += _finite_losses(loss, scores, target, rows.start, int(numbers[0]))
                 if slopes is not None:
                     slope = loss.derivative(scores, target) / n_masks
                     mean_slope[c, rows] += slope.sum(axis=0)
                     slopes[c, rows] += np.einsum("mn,mnd->nd", slope, kept)
-            means[own] = block_means(together, blocks.block)
+            means[part.start // blocks.block : -(-part.stop // blocks.block)] = block_means(together, blocks.block)
             totals[part] += together @ shared.share[rows]
             by_mask.add(together)
             watch.add(part, kept, together)
@@ -156,7 +132,12 @@ def _average(
     with np.errstate(invalid="ignore"):
         hardly = float(np.where(shared.share > 0, shared.share * allowance, 0.0).sum())
     value_error, notes, held = _with_allowance(value_error, verdict, hardly)
-    result = RowResults(
+    gradients = (
+        []
+        if slopes is None
+        else [problem.gradient_of(slopes[c] / problem.keep_prob, mean_slope[c]) for c, problem in enumerate(problems)]
+    )
+    return RowResults(
         value,
         error,
         value - at_mean,
@@ -169,13 +150,22 @@ def _average(
         verdict=verdict,
         covered=held,
         trusted=trusted,
+        gradients=tuple(gradients),
         notes=notes,
     )
-    if slopes is None:
-        return result, []
-    return result, [
-        problem.gradient_of(slopes[c] / problem.keep_prob, mean_slope[c]) for c, problem in enumerate(problems)
-    ]
+
+
+def _finite_losses(loss: ScoreLoss, scores: Array, target: Array, first_row: int, first_mask: int) -> Array:
+    """Losses (masks, rows), or a ValueError that names the score of the first that is not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        losses = loss.value(scores, target)
+    if not np.isfinite(losses).all():
+        mask, row = (int(v) for v in np.argwhere(~np.isfinite(losses))[0])
+        raise ValueError(
+            f"the loss of row {first_row + row} is not finite at score {scores[mask, row]:.6g}, which mask "
+            f"{first_mask + mask} gives; scale the weights down or use another loss"
+        )
+    return losses
 
 
 def _with_allowance(error: float, verdict: Verdict, worth: float) -> tuple[float, tuple[str, ...], bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,10 @@ from scipy import sparse
 
 from allmasks.masks import check_p
 from allmasks.reliability import Verdict
+from allmasks.results import Guarantee, weakest
 from allmasks.scores.memory import unlocked
 
-__all__ = ["EPS", "LEAST", "Gradient", "RowResults", "ScoreProblem", "check_inputs"]
+__all__ = ["EPS", "LEAST", "Gradient", "Moments", "RowResults", "ScoreProblem", "check_inputs"]
 
 Array = NDArray[np.float64]
 
@@ -65,7 +66,8 @@ class Gradient:
 
 @dataclass
 class RowResults:
-    """What a method answers: for each row the mean over masks and its error, and so for the penalty.
+    """What a method answers: for each row the mean over masks and its error, and so for the penalty; and where asked
+    for the gradient by each output's weights.
 
     Where masks were sampled also replicates of the weighted mean, its standard error, and what can be trusted:
     `covered` says that the error holds what masks hardly drawn can be worth.
@@ -75,7 +77,7 @@ class RowResults:
     error: Array
     penalty: Array
     penalty_error: Array
-    guarantee: Any
+    guarantee: Guarantee
     n_masks: int = 0
     replicates: Array | None = None
     replicate_masks: NDArray[np.int64] | None = None
@@ -83,8 +85,39 @@ class RowResults:
     verdict: Verdict | None = None
     covered: bool = False
     trusted: NDArray[np.bool_] | None = None
-    gradient: Gradient | None = None
+    gradients: tuple[Gradient, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def added(cls, outputs: list[RowResults]) -> RowResults:
+        """The sum over outputs, errors added up; an infinite value is off by no finite number."""
+
+        def error(of: Array, off: Array) -> Array:
+            return np.where(np.isinf(of), np.inf, off)
+
+        return cls(
+            value=np.sum([r.value for r in outputs], axis=0),
+            error=np.sum([error(r.value, r.error) for r in outputs], axis=0),
+            penalty=np.sum([r.penalty for r in outputs], axis=0),
+            penalty_error=np.sum([error(r.penalty, r.penalty_error) for r in outputs], axis=0),
+            guarantee=weakest(*(r.guarantee for r in outputs)),
+            n_masks=max(r.n_masks for r in outputs),
+            gradients=tuple(gradient for r in outputs for gradient in r.gradients),
+            notes=tuple(dict.fromkeys(note for r in outputs for note in r.notes)),
+        )
+
+
+class Moments(NamedTuple):
+    """Mean and variance of a link's inverse of the score, and their errors, (n,).
+
+    `deviation` where it is known better than as the root of the variance.
+    """
+
+    mean: Array
+    mean_error: Array
+    variance: Array
+    variance_error: Array
+    deviation: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +206,11 @@ class ScoreProblem:
     def variance_error(self, variance: Array) -> Array:
         """Round-off bound of `variance`, (n,)."""
         return (2 * self.d + 16) * EPS * variance + self.lost()
+
+    def moments(self) -> Moments:
+        """Of the score itself."""
+        variance = self.variance()
+        return Moments(self.mean(), self.mean_error(), variance, self.variance_error(variance))
 
     def lost(self) -> Array:
         """What a row's products may lose to underflow, where an error is no share of the value, (n,)."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from allmasks.losses import ScoreLoss, power_less_line
 from allmasks.scores.exponentials import LogMoment, error_of_exp, exp, gap, log_moment, log_tilt
-from allmasks.scores.problem import EPS, Gradient, RowResults, ScoreProblem
+from allmasks.scores.score import EPS, Gradient, RowResults, ScoreProblem
 
 __all__ = ["CLOSED_FORMS", "closed_form", "closed_form_gradient"]
 
@@ -36,16 +36,13 @@ def _squared(problem: ScoreProblem, y: Array, want_grad: bool) -> RowResults:
     residual = np.abs(mu - y)
     value = (mu - y) ** 2 + var
     error = 2 * residual * shift + shift**2 + penalty_error + 8 * EPS * value
-    gradient = None
-    if want_grad:
-        base = 2.0 * (mu - y)
 
-        def slope(rows: slice) -> Array:
-            a, columns = problem.entries(rows)
-            return 2.0 * problem.p[columns] * a
+    def slope(rows: slice) -> Array:
+        a, columns = problem.entries(rows)
+        return 2.0 * problem.p[columns] * a
 
-        gradient = problem.gradient(base, slope)
-    return RowResults(value, error, var, penalty_error, "exact", gradient=gradient)
+    gradients = (problem.gradient(2.0 * (mu - y), slope),) if want_grad else ()
+    return RowResults(value, error, var, penalty_error, "exact", gradients=gradients)
 
 
 def _exponentials(problem: ScoreProblem, y: Array, loss: ScoreLoss, want_grad: bool) -> RowResults:
@@ -61,10 +58,8 @@ def _exponentials(problem: ScoreProblem, y: Array, loss: ScoreLoss, want_grad: b
             error = error + y * (problem.mean_error() + 4 * EPS * np.abs(mu)) + 4 * EPS * np.abs(value)
     else:
         value = exp(moment.mean)
-    gradient = None
-    if want_grad:
-        gradient = _exponential_gradient(problem, moment, y, loss)
-    return RowResults(value, error, penalty, penalty_error, "exact", gradient=gradient)
+    gradients = (_exponential_gradient(problem, moment, y, loss),) if want_grad else ()
+    return RowResults(value, error, penalty, penalty_error, "exact", gradients=gradients)
 
 
 def closed_form_gradient(problem: ScoreProblem, y: Array, loss: ScoreLoss) -> Gradient:

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from allmasks.errors import MethodNotApplicable
 from allmasks.losses import CallableScoreLoss, ScoreLoss
-from allmasks.methods import Enumeration
-from allmasks.scores.closed_form import closed_form_gradient
-from allmasks.scores.problem import EPS, LEAST, RowResults, ScoreProblem
+from allmasks.scores.formulas import closed_form_gradient
+from allmasks.scores.score import EPS, LEAST, Gradient, RowResults, ScoreProblem
 
 __all__ = [
     "Masks",
@@ -79,23 +78,23 @@ class Masks:
         return self.scores[chosen], target[chosen], log_weight[chosen], self.off[chosen]
 
 
-def blocks_of_rows(problem: ScoreProblem, method: Enumeration) -> list[tuple[slice, NDArray[np.int64]]]:
+def blocks_of_rows(problem: ScoreProblem, max_masks: int) -> list[tuple[slice, NDArray[np.int64]]]:
     """Rows that are enumerated together, and the units that vary in them. Refuses before anything is computed."""
     blocks, lo = [], 0
     while lo < problem.n:
         rows = slice(lo, lo + 1)
         units = random_units(problem, rows)
-        if len(units) > 62 or 2 ** len(units) > method.max_masks:
+        if len(units) > 62 or 2 ** len(units) > max_masks:
             raise MethodNotApplicable(
                 "Enumeration",
-                f"row {lo} has {len(units)} random units, 2^{len(units)} masks, more than max_masks={method.max_masks}",
+                f"row {lo} has {len(units)} random units, 2^{len(units)} masks, more than max_masks={max_masks}",
                 "ClosedForm() or Fourier() where the loss has a formula, or MonteCarlo()",
             )
         hi = lo + 1
         while hi < problem.n:
             more = random_units(problem, slice(lo, hi + 1))
             n_scores = (hi + 1 - lo) * 2.0 ** len(more)
-            if n_scores > _BLOCK_MASKS or 2 ** len(more) > method.max_masks or len(more) > len(units) + 2:
+            if n_scores > _BLOCK_MASKS or 2 ** len(more) > max_masks or len(more) > len(units) + 2:
                 break
             hi, units = hi + 1, more
         blocks.append((slice(lo, hi), units))
@@ -115,9 +114,7 @@ def masks_of(problem: ScoreProblem, rows: slice, units: NDArray[np.int64]) -> Ma
     return Masks(rows, units, problem.p[units], scores, off, probabilities(problem.p[units]))
 
 
-def enumerate_loss(
-    problem: ScoreProblem, y: Array, loss: ScoreLoss, method: Enumeration, want_grad: bool
-) -> RowResults:
+def enumerate_loss(problem: ScoreProblem, y: Array, loss: ScoreLoss, max_masks: int, want_grad: bool) -> RowResults:
     """Σ_m P(m) L(S(m), y) for each row; exact."""
     n = problem.n
     value, error = np.empty(n), np.empty(n)
@@ -125,13 +122,7 @@ def enumerate_loss(
     mean_slope = np.empty(n)
     most, farthest_off = 1, 0.0
     unknown = isinstance(loss, CallableScoreLoss)
-    if want_grad and unknown:
-        raise MethodNotApplicable(
-            "Enumeration",
-            "return_grad needs the loss's derivative, which a callable does not have",
-            "Fourier(), or a named loss",
-        )
-    for rows, units in blocks_of_rows(problem, method):
+    for rows, units in blocks_of_rows(problem, max_masks):
         masks = masks_of(problem, rows, units)
         most, farthest_off = max(most, masks.scores.shape[1]), max(farthest_off, float(masks.off.max()))
         value[rows], error[rows] = _mean_loss(problem, masks, loss, y[rows, None])
@@ -144,11 +135,12 @@ def enumerate_loss(
                 slopes[rows, j] = kept / problem.keep_prob[j]
     mu = problem.mean()
     at_mean = loss.value(mu, y)
-    gradient = None
+    gradients: tuple[Gradient, ...] = ()
     if slopes is not None:
         overflows = not np.isfinite(slopes).all() and loss.name in ("poisson", "exponential")
         # Slopes beyond the largest double may be multiplied by tiny inputs: the formula then works in logs.
-        gradient = closed_form_gradient(problem, y, loss) if overflows else problem.gradient_of(slopes, mean_slope)
+        own = closed_form_gradient(problem, y, loss) if overflows else problem.gradient_of(slopes, mean_slope)
+        gradients = (own,)
     with np.errstate(over="ignore", invalid="ignore"):
         penalty = np.where(np.isinf(value), value, value - at_mean)
         penalty_error = error + loss.change(mu, y, problem.mean_error()) + 4 * EPS * loss.size(mu, y)
@@ -159,7 +151,7 @@ def enumerate_loss(
         penalty_error,
         "estimated" if unknown and farthest_off > _TRUSTED_OFF else "exact",
         most,
-        gradient=gradient,
+        gradients=gradients,
     )
 
 

@@ -9,11 +9,11 @@ from allmasks.scores.row_kernel import logistic_row, workspace
 from allmasks.scores.tail_bounds import kearns_saul
 from allmasks.scores.threads import parallel
 
-__all__ = ["dense_rows", "sparse_rows"]
+__all__ = ["dense_rows", "row_units", "sparse_rows", "sub_gaussian_constants"]
 
 
 @njit(cache=True)
-def _sub_gaussian(rates):  # type: ignore[no-untyped-def]
+def sub_gaussian_constants(rates):  # type: ignore[no-untyped-def]
     out = np.empty(len(rates))
     for j in range(len(rates)):
         same = j > 0 and rates[j] == rates[j - 1]
@@ -22,7 +22,7 @@ def _sub_gaussian(rates):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _units(d):  # type: ignore[no-untyped-def]
+def row_units(d):  # type: ignore[no-untyped-def]
     """Contributions, rates, sub-Gaussian constants and positions of one row's random units."""
     return np.empty(d), np.empty(d), np.empty(d), np.empty(d, np.int64)
 
@@ -40,9 +40,9 @@ def dense_rows(  # type: ignore[no-untyped-def]
     n, d = X.shape
     chunks = len(grad_w)
     refused = np.full(chunks, -1, np.int64)
-    sub_gaussian = _sub_gaussian(rates)
+    sub_gaussian = sub_gaussian_constants(rates)
     for chunk in prange(chunks):
-        units = _units(d)
+        units = row_units(d)
         a, p, sub, column = units
         slopes = np.empty(d)
         work = workspace(max_nodes, d)
@@ -83,12 +83,12 @@ def sparse_rows(  # type: ignore[no-untyped-def]
     """The same for CSR rows; terms (stored entries,) are share · (E[σ(S) mⱼ] / qⱼ − y), of which both gradients are."""
     n = len(indptr) - 1
     refused = np.full(chunks, -1, np.int64)
-    sub_gaussian = _sub_gaussian(rates)
+    sub_gaussian = sub_gaussian_constants(rates)
     longest = 0
     for i in range(n):
         longest = max(longest, indptr[i + 1] - indptr[i])
     for chunk in prange(chunks):
-        units = _units(longest)
+        units = row_units(longest)
         a, p, sub, column = units
         slopes = np.empty(longest)
         work = workspace(max_nodes, longest)

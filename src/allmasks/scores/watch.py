@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from allmasks.losses import CallableScoreLoss, ScoreLoss
 from allmasks.reliability import FEWEST_MASKS, Unseen, seldom, varying
 from allmasks.sampling import Blocks
-from allmasks.scores.problem import ScoreProblem
+from allmasks.scores.score import ScoreProblem
 from allmasks.scores.tails import tail_moments
 
 __all__ = ["Watch", "fixed_rows"]

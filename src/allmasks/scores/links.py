@@ -1,28 +1,31 @@
-"""Mean and variance over masks of a link's inverse of the score, by listing every mask, with the errors of both."""
+"""Links' inverses of the score, and their mean and variance over masks by listing every mask, with both errors."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from allmasks.methods import Enumeration
-from allmasks.scores.enumeration import Masks, blocks_of_rows, masks_of
+from allmasks.scores.every_mask import Masks, blocks_of_rows, masks_of
 from allmasks.scores.exponentials import exp
-from allmasks.scores.problem import EPS, LEAST, ScoreProblem
+from allmasks.scores.score import EPS, LEAST, Moments, ScoreProblem
 
-__all__ = ["Link", "enumerated_moments"]
+__all__ = ["INVERSE", "Link", "enumerated_moments"]
 
 Array = NDArray[np.float64]
 Link = Literal["logistic", "identity", "log"]
 
+INVERSE: dict[Link, Callable[[Any], Any]] = {"logistic": expit, "identity": np.positive, "log": exp}
+"""σ(S), S, e^S."""
 
-def enumerated_moments(problem: ScoreProblem, link: Link, method: Enumeration) -> tuple[Array, Array, Array, Array]:
-    """Mean, its error, variance and its error of σ(S), S or e^S, (n,) each."""
+
+def enumerated_moments(problem: ScoreProblem, link: Link, max_masks: int) -> Moments:
+    """Of σ(S), S or e^S."""
     out = np.empty((4, problem.n))
-    for rows, units in blocks_of_rows(problem, method):
+    for rows, units in blocks_of_rows(problem, max_masks):
         masks = masks_of(problem, rows, units)
         if link == "log":
             out[:, rows] = _of_powers(problem, masks)
@@ -33,7 +36,7 @@ def enumerated_moments(problem: ScoreProblem, link: Link, method: Enumeration) -
             # No slope exceeds ¼; and relative to its own size σ moves no faster than the score.
             off = np.minimum(0.25 * masks.off, values * np.expm1(np.minimum(masks.off, 1.0)))
             out[:, rows] = _of_values(problem, masks, values, off + 4 * EPS * values)
-    return out[0], out[1], out[2], out[3]
+    return Moments(*out)
 
 
 def _of_values(problem: ScoreProblem, masks: Masks, values: Array, off: Array) -> tuple[Array, Array, Array, Array]:

@@ -13,17 +13,17 @@ E e^{−|S|} is below the tolerance already (a saturated score) no node is neede
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from allmasks.errors import MethodNotApplicable
-from allmasks.methods import Fourier
-from allmasks.scores.problem import EPS, Gradient, RowResults, ScoreProblem
+from allmasks.results import Guarantee
+from allmasks.scores.score import EPS, Gradient, Moments, RowResults, ScoreProblem
 from allmasks.scores.slots import Slots, tabulated_moments
 
-__all__ = ["fourier_logistic", "logistic_moments"]
+__all__ = ["Rule", "fourier_logistic", "guaranteed", "logistic_moments", "sigmoid_moments"]
 
 Array = NDArray[np.float64]
 
@@ -31,8 +31,22 @@ _EXACT_TOL = 1e-12
 """Up to this tolerance, what is cut off (a hundredth of it) is below round-off: the answer is exact."""
 
 
+class Rule(Protocol):
+    """How far the nodes go: the truncation error allowed a row, relative to 1 + |score|, and most nodes a row."""
+
+    @property
+    def tol(self) -> float: ...
+    @property
+    def max_nodes(self) -> int: ...
+
+
+def guaranteed(rule: Rule) -> Guarantee:
+    """What the error of a logistic loss means."""
+    return "exact" if rule.tol <= _EXACT_TOL else "bounded"
+
+
 def logistic_moments(
-    problem: ScoreProblem, method: Fourier, y: Array | None = None, grads: int = 0, slots: Slots | None = None
+    problem: ScoreProblem, rule: Rule, y: Array | None = None, grads: int = 0, slots: Slots | None = None
 ) -> tuple[Array, Array, object]:
     """Rows of (penalty, error, E σ(S), E σ'(S), μ), shape (n, 5); gradients with respect to weights and X.
 
@@ -42,7 +56,7 @@ def logistic_moments(
     ------
     MethodNotApplicable : where a row needs more than `max_nodes` nodes, however many units are enumerated.
     """
-    from allmasks.scores import kernels
+    from allmasks.scores import every_row as kernels
     from allmasks.scores.power_sums import cumulant_terms
 
     n, d = problem.n, problem.d
@@ -51,13 +65,13 @@ def logistic_moments(
     random_rates = problem.p[problem.p > 0]
     one_rate = len(random_rates) > 0 and bool((random_rates == random_rates[0]).all())
     coef = cumulant_terms(float(random_rates[0])) if one_rate else np.empty(0)
-    settings = (problem.p, problem.intercept, coef, method.tol, method.max_nodes, problem.share, target, grads)
+    settings = (problem.p, problem.intercept, coef, rule.tol, rule.max_nodes, problem.share, target, grads)
     grad_w: Array = np.zeros(d)
     grad_x: Array = np.zeros(1)
     if problem.is_sparse:
         x = problem.X
         if slots is not None and grads < 2 and y is None:
-            grad_w, left = tabulated_moments(problem, slots, method.tol, method.max_nodes, grads > 0, out)
+            grad_w, left = tabulated_moments(problem, slots, rule.tol, rule.max_nodes, grads > 0, out)
             refused = _one_by_one(problem, left, settings, out, grad_w) if len(left) else -1
         else:
             terms = np.zeros(len(x.data) if grads else 1)
@@ -77,7 +91,7 @@ def logistic_moments(
     if refused >= 0:
         raise MethodNotApplicable(
             "Fourier",
-            f"row {refused} needs more than max_nodes={method.max_nodes} nodes, its scores spread too far",
+            f"row {refused} needs more than max_nodes={rule.max_nodes} nodes, its scores spread too far",
             "Fourier(max_nodes=...) with more nodes, Enumeration() for at most 20 units, or MonteCarlo()",
         )
     return out, grad_w, grad_x
@@ -85,7 +99,7 @@ def logistic_moments(
 
 def _one_by_one(problem: ScoreProblem, rows: NDArray[np.int64], settings: Any, out: Array, grad_w: Array) -> int:
     """Some CSR rows by the row kernel, their gradient added to `grad_w`. Returns the first refused, or -1."""
-    from allmasks.scores import kernels
+    from allmasks.scores import every_row as kernels
 
     rates, b, coef, tol, max_nodes, share, y, grads = settings
     x = problem.X[rows]
@@ -100,18 +114,26 @@ def _one_by_one(problem: ScoreProblem, rows: NDArray[np.int64], settings: Any, o
     return int(rows[refused]) if refused >= 0 else -1
 
 
-def fourier_logistic(problem: ScoreProblem, y: Array, method: Fourier, want_grad: bool) -> RowResults:
+def fourier_logistic(problem: ScoreProblem, y: Array, rule: Rule, want_grad: bool) -> RowResults:
     """E log(1 + e^S) − y S for each row."""
-    out, grad_w, grad_x = logistic_moments(problem, method, y, 2 if want_grad else 0)
+    out, grad_w, grad_x = logistic_moments(problem, rule, y, 2 if want_grad else 0)
     penalty, error, sigma, mu = out[:, 0], out[:, 1], out[:, 2], out[:, 4]
     value = np.logaddexp(0.0, mu) - y * mu + penalty
-    gradient = None
+    gradients: tuple[Gradient, ...] = ()
     if want_grad:
         gx = grad_x
         if problem.is_sparse:
             gx = problem.X.copy()
             gx.data = grad_x
-        gradient = Gradient(grad_w, float(problem.share @ (sigma - y)), gx)
+        gradients = (Gradient(grad_w, float(problem.share @ (sigma - y)), gx),)
     rounding = EPS * (4.0 * np.abs(y * mu) + (problem.d + 4.0) * np.abs(y) * problem.magnitude())
-    guarantee = "exact" if method.tol <= _EXACT_TOL else "bounded"
-    return RowResults(value, error + rounding, penalty, error, guarantee, gradient=gradient)
+    return RowResults(value, error + rounding, penalty, error, guaranteed(rule), gradients=gradients)
+
+
+def sigmoid_moments(problem: ScoreProblem, rule: Rule) -> Moments:
+    """Mean and variance of σ(S) for each row."""
+    out, _, _ = logistic_moments(problem, rule)
+    mean, error = np.clip(out[:, 2], 0.0, 1.0), out[:, 1]
+    # The difference cancels where nearly nothing varies: it is then 0 to within its own error.
+    variance = np.maximum(mean - out[:, 3] - mean**2, 0.0)
+    return Moments(mean, error, variance, error * (2.0 + 2.0 * mean) + 8 * EPS)

@@ -1,0 +1,35 @@
+"""The methods, as values: what is passed as `method=`. Their fields override the call's keywords.
+
+One file a method: a file put into this folder is found and its method listed in `METHODS`, which all that chooses,
+plans, refuses or tests goes through.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from allmasks.methods.base import Method
+from allmasks.methods.closed_form import ClosedForm
+from allmasks.methods.delta import Delta
+from allmasks.methods.enumeration import Enumeration
+from allmasks.methods.fourier import Fourier
+from allmasks.methods.gaussian_moments import GaussianMoments
+from allmasks.methods.monte_carlo import MonteCarlo
+
+__all__ = ["ClosedForm", "Delta", "Enumeration", "Fourier", "GaussianMoments", "Method", "MonteCarlo"]
+
+
+def _found() -> list[type[Method]]:
+    """Methods of this folder that nobody has named above."""
+    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
+    own = {name: value for module in modules for name, value in vars(module).items() if name in module.__all__}
+    methods = {n: v for n, v in own.items() if isinstance(v, type) and issubclass(v, Method) and n not in __all__}
+    globals().update(methods)
+    return list(methods.values())
+
+
+METHODS: tuple[Method, ...] = tuple(
+    kind() for kind in (ClosedForm, Fourier, GaussianMoments, Delta, Enumeration, MonteCarlo, *_found())
+)
+"""Every method with its default settings, in the order in which plans list them."""

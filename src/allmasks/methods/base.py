@@ -1,0 +1,132 @@
+"""What a method is: a value with its own settings that says what it can do for a question, why not, and how.
+
+A method is a frozen dataclass. It answers three questions, by default with a refusal:
+
+- `on_scores(asked)`: the mean loss of a dropped-out linear score (`expected_score_loss`),
+- `on_moments(asked)`: mean and variance of a link of it (`expected_score`),
+
+each with an `Answer`: what the error would mean, how many masks it takes, and the run itself; or with a `Refusal`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from allmasks.losses import CallableScoreLoss, ScoreLoss
+from allmasks.results import Guarantee
+from allmasks.scores.links import Link
+from allmasks.scores.score import Moments, RowResults, ScoreProblem
+
+__all__ = ["NO_DERIVATIVE", "Answer", "LossAsked", "Method", "MomentsAsked", "Refusal"]
+
+Array = NDArray[np.float64]
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class Answer(Generic[T_co]):
+    """How a method would answer.
+
+    Parameters
+    ----------
+    guarantee : what the error will mean.
+    run : answers.
+    masks : listed or drawn for a row; a formula takes none.
+    """
+
+    guarantee: Guarantee
+    run: Callable[[], T_co]
+    masks: float = 0
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a method does not apply, and what to do instead.
+
+    Parameters
+    ----------
+    needs : what is missing, without a full stop.
+    instead : where `{best}` stands for the methods that no other beats both in guarantee and in masks, `{formula}` for
+        those of them that take no masks, and `{all}` for every other method that applies.
+    """
+
+    needs: str
+    instead: str = "{best}"
+
+
+NO_DERIVATIVE = Refusal(
+    "return_grad needs the loss's derivative, which a callable does not have", "{formula}, or a named loss"
+)
+
+
+@dataclass(frozen=True)
+class LossAsked:
+    """The mean loss of dropped-out scores, summed over outputs, and where wanted its gradient.
+
+    Parameters
+    ----------
+    problems : one an output; they differ in weights and intercept.
+    y : targets (n, outputs).
+    """
+
+    problems: list[ScoreProblem]
+    y: Array
+    loss: ScoreLoss
+    seed: int
+    want_grad: bool
+
+    @property
+    def no_derivative(self) -> bool:
+        """Whether a gradient is wanted of a loss that is only known as a function."""
+        return self.want_grad and isinstance(self.loss, CallableScoreLoss)
+
+    def by_output(self, formula: Callable[[ScoreProblem, Array], RowResults]) -> Callable[[], RowResults]:
+        """A run that answers for each output by itself and adds up."""
+
+        def run() -> RowResults:
+            # What no double can hold is inf, and a note says so.
+            with np.errstate(over="ignore", under="ignore"):
+                results = [formula(problem, self.y[:, c].copy()) for c, problem in enumerate(self.problems)]
+            return RowResults.added(results)
+
+        return run
+
+
+@dataclass(frozen=True)
+class MomentsAsked:
+    """Mean and variance of link⁻¹ of a dropped-out score."""
+
+    problem: ScoreProblem
+    link: Link
+
+
+@dataclass(frozen=True, repr=False)
+class Method:
+    """Base of all methods."""
+
+    @property
+    def name(self) -> str:
+        """How reports and plans call it."""
+        return type(self).__name__
+
+    def __repr__(self) -> str:
+        # Fields at their defaults say nothing; the sampler is always told, since it decides what the error is worth.
+        shown = [
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in fields(self)
+            if f.default is MISSING or getattr(self, f.name) != f.default
+        ]
+        return f"{self.name}({', '.join(shown)})"
+
+    def on_scores(self, asked: LossAsked) -> Answer[RowResults] | Refusal:
+        """How it would compute the mean loss of dropped-out scores."""
+        return Refusal("it is not for scores")
+
+    def on_moments(self, asked: MomentsAsked) -> Answer[Moments] | Refusal:
+        """How it would compute mean and variance of a link of the score."""
+        return Refusal(f"it has no moments for the {asked.link} link", "method=None, {all}")

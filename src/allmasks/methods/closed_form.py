@@ -1,0 +1,31 @@
+"""Explicit formulas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from allmasks.methods.base import Answer, LossAsked, Method, MomentsAsked, Refusal
+from allmasks.scores.exponentials import exponential_moments
+from allmasks.scores.formulas import CLOSED_FORMS, closed_form
+from allmasks.scores.score import Moments, RowResults
+
+__all__ = ["ClosedForm"]
+
+
+@dataclass(frozen=True, repr=False)
+class ClosedForm(Method):
+    """An explicit formula: squared, Poisson and exponential losses of a dropped-out linear score. Exact."""
+
+    def on_scores(self, asked: LossAsked) -> Answer[RowResults] | Refusal:
+        if asked.loss.name not in CLOSED_FORMS:
+            return Refusal(f"the {asked.loss.name} loss has no formula")
+        formula = partial(closed_form, loss=asked.loss, want_grad=asked.want_grad)
+        return Answer("exact", asked.by_output(formula))
+
+    def on_moments(self, asked: MomentsAsked) -> Answer[Moments] | Refusal:
+        if asked.link == "identity":
+            return Answer("exact", asked.problem.moments)
+        if asked.link == "log":
+            return Answer("exact", partial(exponential_moments, asked.problem))
+        return super().on_moments(asked)
