@@ -34,23 +34,15 @@ LONG_FILES = {
     "test_loaders.py",
     "scores.py",
 }
-LONG_FUNCTIONS = {"predict", "audit", "train"}
+LONG_FUNCTIONS = {"predict", "audit"}
 MANY_PARAMETERS = {"tabulated_rows"}
 PRIVATE_IMPORTS = {
-    "_FRACTIONS",
     "_Keyed",
-    "_seed",
-    "_thinned",
     "_fill",
     "_no_masks",
 }
 SHARED_WORDS = {
-    "sites",
-    "data",
-    "probe",
     "monte_carlo",
-    "rows",
-    "schedule",
 }
 
 NAMED_AFTER_COMMANDS = ("cli/", "explain/")

@@ -11,8 +11,8 @@ from torch import nn
 from allmasks.diagnose import co_adaptation, concentration, robustness, unit_penalty
 from allmasks.diagnose.co_adaptation import _strength, measure_co_adaptation
 from allmasks.diagnose.concentration import entropy, gini, measure_concentration, units_for
-from allmasks.diagnose.multiplied import each_site
 from allmasks.diagnose.robustness import measure_robustness
+from allmasks.diagnose.scaled_units import each_site
 from allmasks.replicates import student
 from model_cases import generator, seeded
 from truth import every_mask

@@ -11,7 +11,7 @@ from torch import nn
 from allmasks.diagnose import co_adaptation, concentration, robustness, unit_penalty
 from allmasks.diagnose.co_adaptation import measure_co_adaptation
 from allmasks.diagnose.concentration import entropy, gini, measure_concentration, units_for
-from allmasks.diagnose.multiplied import each_site
+from allmasks.diagnose.scaled_units import each_site
 from allmasks.replicates import half_width
 from diagnose.brute import opened, shapley
 from model_cases import CASES, cross_entropy, generator, seeded

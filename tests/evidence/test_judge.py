@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allmasks.evidence.claim import Criterion, Reading, Text
+from allmasks.evidence.claim import Criterion, Effect, Text
 from allmasks.evidence.judge import judge, verdict
 
 WORDS = Text("words", "말")
@@ -14,7 +14,7 @@ AGREEMENT = Criterion("a", WORDS, 0.1, "agreement")
 
 
 def says(criterion, values):
-    return judge([(criterion, Reading(criterion.key, "digits", tuple(values)))])[0].says
+    return judge([(criterion, Effect(criterion.key, "digits", tuple(values)))])[0].says
 
 
 def around(mean, spread=0.01, n=10):
@@ -63,7 +63,7 @@ def test_the_mirror_image_says_the_opposite(mean, spread):
 
 
 def test_effects_that_are_not_numbers_say_nothing():
-    found = judge([(DIFFERENCE, Reading("d", "x", (np.nan, 1.0, 2.0))), (DIFFERENCE, Reading("d", "x", (1.0, 1.1)))])
+    found = judge([(DIFFERENCE, Effect("d", "x", (np.nan, 1.0, 2.0))), (DIFFERENCE, Effect("d", "x", (1.0, 1.1)))])
     assert found[0].says == "nothing"
 
 
@@ -73,10 +73,10 @@ def test_noise_seldom_speaks_and_a_planted_effect_does():
     bare = Criterion("d", WORDS, 1e-12)
     loud = 0
     for _ in range(200):
-        rows = [(bare, Reading("d", "x", tuple(rng.normal(size=10)))) for _ in range(100)]
+        rows = [(bare, Effect("d", "x", tuple(rng.normal(size=10)))) for _ in range(100)]
         loud += any(reading.says != "nothing" for reading in judge(rows))
     assert loud <= 18
-    rows = [(bare, Reading("d", "x", tuple(rng.normal(4.0 * (i == 7), 1, 10)))) for i in range(100)]
+    rows = [(bare, Effect("d", "x", tuple(rng.normal(4.0 * (i == 7), 1, 10)))) for i in range(100)]
     assert [i for i, reading in enumerate(judge(rows)) if reading.says == "for"] == [7]
 
 
@@ -91,4 +91,4 @@ def test_noise_seldom_speaks_and_a_planted_effect_does():
     ],
 )
 def test_the_verdict_of_a_claim(words, expected):
-    assert verdict([Reading("d", "x", (0.0,), says=word) for word in words]) == expected
+    assert verdict([Effect("d", "x", (0.0,), says=word) for word in words]) == expected

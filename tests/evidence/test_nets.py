@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from allmasks.evidence.data import find_datasets, load, split
+from allmasks.evidence.datasets import find_datasets, load, split
 from allmasks.evidence.nets import Arm, as_module, train, unpack
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from allmasks.evidence.claim import Picture, Reading, Series, Text
+from allmasks.evidence.claim import Effect, Picture, Series, Text
 from allmasks.evidence.claims import CLAIMS
 from allmasks.evidence.judge import judge, verdict
 from allmasks.evidence.runner import Evidence, Finding
@@ -16,7 +16,7 @@ def make_evidence(claims=CLAIMS, *, size=2.0, seeds=8, **changes):
         (
             claim,
             criterion,
-            Reading(criterion.key, name, tuple(criterion.minimum * rng.normal(rng.normal(0, size), 0.3, seeds))),
+            Effect(criterion.key, name, tuple(criterion.minimum * rng.normal(rng.normal(0, size), 0.3, seeds))),
         )
         for claim in claims
         for name in DATASETS

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from torch import nn
 
-from allmasks.diagnose.multiplied import Multiplied, each_site, generator
+from allmasks.diagnose.scaled_units import ScaledUnits, each_site, generator
 from allmasks.expect.arguments import data_and_loss
 from allmasks.reliability import FEWEST_SEEN
 from allmasks.replicates import half_width
@@ -120,7 +120,7 @@ def co_adaptation(
     ]
 
 
-def measure_co_adaptation(run: Multiplied, max_pairs: int = 2048, seed: int = 0) -> CoAdaptation:
+def measure_co_adaptation(run: ScaledUnits, max_pairs: int = 2048, seed: int = 0) -> CoAdaptation:
     """`co_adaptation` of one site that is ready to run."""
     units = run.units
     n_pairs = units * (units - 1) // 2
@@ -207,7 +207,7 @@ def _strength(interaction: Array, error: Array, ablation: Array, ablation_error:
     return _Strength(value, round_off + spread * math.sqrt((1 - share) / n), "statistical", reliable)
 
 
-def _some_pairs(units: int, n_pairs: int, at_most: int, run: Multiplied, seed: int) -> NDArray[np.int64]:
+def _some_pairs(units: int, n_pairs: int, at_most: int, run: ScaledUnits, seed: int) -> NDArray[np.int64]:
     if n_pairs <= at_most:
         return np.array(list(combinations(range(units), 2)), dtype=np.int64).reshape(-1, 2)
     rng = generator(seed, run.site, 1)

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from allmasks.diagnose.multiplied import Multiplied
 from allmasks.diagnose.paired import check_level, holm, interval, p_value, seed_numbers
+from allmasks.diagnose.scaled_units import ScaledUnits
 from allmasks.diagnose.unit_penalty import measure_unit_penalty
 from allmasks.expect import prepare
 from allmasks.results import Result, with_error
@@ -215,7 +215,7 @@ def effective_penalty(model: nn.Module, data: Any, y: Any = None, loss: Any = No
             "no dropout site feeds a Linear whose output is the model's output; λⱼ has no weights to act on"
         )
     site = next(site for site in problem.sites if site.name == problem.last.site)
-    found = measure_unit_penalty(Multiplied(problem, site))
+    found = measure_unit_penalty(ScaledUnits(problem, site))
     squared_norm = (problem.last.weight.detach().double() ** 2).sum(dim=0).cpu().numpy()
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(squared_norm > 0, found.penalty / squared_norm, 0.0)

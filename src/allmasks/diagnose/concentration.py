@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import t
 from torch import nn
 
-from allmasks.diagnose.multiplied import Multiplied, each_site, generator
+from allmasks.diagnose.scaled_units import ScaledUnits, each_site, generator
 from allmasks.expect.arguments import data_and_loss
 from allmasks.reliability import FEWEST_SEEN
 from allmasks.replicates import half_width, standard_error
@@ -153,7 +153,7 @@ def concentration(
     ]
 
 
-def measure_concentration(run: Multiplied, n_orders: int = 64, seed: int = 0) -> Concentration:
+def measure_concentration(run: ScaledUnits, n_orders: int = 64, seed: int = 0) -> Concentration:
     """`concentration` of one site that is ready to run."""
     units = run.units
     alone, alone_error = run.without_each()
@@ -195,7 +195,7 @@ def measure_concentration(run: Multiplied, n_orders: int = 64, seed: int = 0) ->
 _SUMMARIES: dict[str, Callable[[Array], float]] = {"gini": gini, "entropy": entropy, "carry_90": units_for}
 
 
-def _all_coalitions(run: Multiplied) -> tuple[Array, Array]:
+def _all_coalitions(run: ScaledUnits) -> tuple[Array, Array]:
     """(units,) Shapley values, and what the losses' round-off and that of the sums makes of them."""
     units = run.units
     numbers = np.arange(2**units)
@@ -213,7 +213,7 @@ def _all_coalitions(run: Multiplied) -> tuple[Array, Array]:
     return shapley, error
 
 
-def _by_orders(run: Multiplied, n_orders: int, rng: np.random.Generator) -> tuple[Array, Array]:
+def _by_orders(run: ScaledUnits, n_orders: int, rng: np.random.Generator) -> tuple[Array, Array]:
     """(n_orders / 2, units): for each random order and its reverse, how much the loss fell as each unit joined.
 
     And (units,) the round-off in their means.
@@ -234,7 +234,7 @@ def _by_orders(run: Multiplied, n_orders: int, rng: np.random.Generator) -> tupl
     return blocks, round_off
 
 
-def _at_the_ends(run: Multiplied, alone: Array) -> Array:
+def _at_the_ends(run: ScaledUnits, alone: Array) -> Array:
     """(units,) what a pair of opposite orders says of a unit that comes first in one and last in the other."""
     rows = torch.cat([torch.eye(run.units, dtype=torch.float64), torch.zeros(1, run.units, dtype=torch.float64)])
     only = run.mean_losses(rows)[0].numpy()

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from allmasks.diagnose.co_adaptation import CoAdaptation, measure_co_adaptation
 from allmasks.diagnose.concentration import Concentration, measure_concentration
-from allmasks.diagnose.multiplied import Multiplied, refusal
 from allmasks.diagnose.robustness import Robustness, measure_robustness
+from allmasks.diagnose.scaled_units import ScaledUnits, refusal
 from allmasks.diagnose.unit_penalty import UnitPenalty, measure_unit_penalty
 from allmasks.expect import Expectation, prepare
 from allmasks.ranks.groups import EACH_THE_SAME
@@ -88,7 +88,7 @@ def measure_sites(
         if why is not None:
             notes.append(Note("{site} was not measured unit by unit: {why}.", site=site.name, why=why))
             continue
-        run = Multiplied(few, site)
+        run = ScaledUnits(few, site)
         found.append(
             SiteInstruments(
                 site=site,

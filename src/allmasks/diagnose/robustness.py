@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from allmasks.diagnose.multiplied import Multiplied, each_site, generator
+from allmasks.diagnose.scaled_units import ScaledUnits, each_site, generator
 from allmasks.expect.arguments import data_and_loss
 from allmasks.reliability import FEWEST_SEEN
 from allmasks.replicates import standard_error
@@ -115,7 +115,7 @@ def robustness(
 
 
 def measure_robustness(
-    run: Multiplied,
+    run: ScaledUnits,
     fractions: Sequence[float] | Array = FRACTIONS,
     n_orders: int = 32,
     seed: int = 0,

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from allmasks.diagnose.multiplied import Multiplied, each_site
+from allmasks.diagnose.scaled_units import ScaledUnits, each_site
 from allmasks.expect.arguments import data_and_loss
 from allmasks.results import Guarantee, Result, plain_numbers
 from allmasks.sites import DropoutSite, leaves_no_trace
@@ -98,7 +98,7 @@ def unit_penalty(
     return [measure_unit_penalty(run) for run in each_site(model, *data_and_loss(data, y, loss), sites)]
 
 
-def measure_unit_penalty(run: Multiplied) -> UnitPenalty:
+def measure_unit_penalty(run: ScaledUnits) -> UnitPenalty:
     """`unit_penalty` of one site that is ready to run."""
     p, units, weight, share = run.site.p, run.units, run.problem.weight.cpu(), run.problem.share.cpu()
     at_mean, at_mean_error = run.losses(run.ones(1), with_error=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from allmasks.evidence.lab import Lab
 
-__all__ = ["VERDICTS", "Claim", "Criterion", "Picture", "Reading", "Series", "Text"]
+__all__ = ["VERDICTS", "Claim", "Criterion", "Effect", "Picture", "Series", "Text"]
 
 Verdict = Literal["holds", "holds in part", "not seen", "contradicted"]
 VERDICTS: tuple[Verdict, ...] = ("holds", "holds in part", "not seen", "contradicted")
@@ -74,7 +74,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Effect:
     """One criterion on one data set: `values` has one effect a seed; the rest is filled in by the judge."""
 
     criterion: str
@@ -98,7 +98,7 @@ class Claim:
     title : in a few words. sentence : the claim; its Korean is the notes' own.
     section : where the notes say it.
     linear : measured on all data sets as linear problems (regression ones too) instead of by classifiers.
-    tasks : arms whose nets it needs, of "net" tasks; "probe" arms are looked at with every instrument.
+    needs : arms whose nets it needs. probes : arms whose nets are looked at with every instrument.
     own : (lab, data set, seed) -> plain numbers; an experiment of its own, run once a data set and seed.
     measure : (lab, data set) -> {criterion: one effect a seed}.
     pictures : lab -> charts. note : how to read the result, and what the experiment cannot show.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from allmasks.evidence.examine import correlation
 from allmasks.evidence.lab import Lab
-from allmasks.evidence.probe import correlation
 
 __all__ = ["CONTRAST", "across_rates", "more", "swept"]
 

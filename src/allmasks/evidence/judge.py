@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from allmasks.diagnose.paired import holm, interval, p_value
-from allmasks.evidence.claim import Criterion, Reading, Verdict
+from allmasks.evidence.claim import Criterion, Effect, Verdict
 
 __all__ = ["judge", "verdict"]
 
 ALPHA = 0.05
 
 
-def judge(readings: Sequence[tuple[Criterion, Reading]]) -> list[Reading]:
+def judge(readings: Sequence[tuple[Criterion, Effect]]) -> list[Effect]:
     """Every reading with its interval, its p-value corrected over all of them (Holm), and what it says.
 
     A difference speaks where its mean is at least the minimum effect, either way, and its corrected two-sided p-value
@@ -46,7 +46,7 @@ def judge(readings: Sequence[tuple[Criterion, Reading]]) -> list[Reading]:
     return found
 
 
-def _p_value(criterion: Criterion, reading: Reading) -> float:
+def _p_value(criterion: Criterion, reading: Effect) -> float:
     values = reading.values
     if not all(math.isfinite(v) for v in values):
         return math.nan
@@ -60,7 +60,7 @@ def _p_value(criterion: Criterion, reading: Reading) -> float:
     return min(1.0, 2 * min(inside, above, below))
 
 
-def verdict(readings: Sequence[Reading]) -> Verdict:
+def verdict(readings: Sequence[Effect]) -> Verdict:
     """holds: every reading is for it. contradicted: some against, none for. not seen: none either way."""
     says = [reading.says for reading in readings]
     if "for" not in says:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from allmasks.evidence.data import Dataset, Split, load, split
-from allmasks.evidence.nets import Arm, as_module, train, unpack
-from allmasks.evidence.probe import probe
+from allmasks.evidence.datasets import Dataset, Split, load, split
+from allmasks.evidence.nets import Arm, as_module, unpack
 from allmasks.trials import Trials
 
-__all__ = ["VERSION", "Lab", "Settings", "Task", "run_task"]
+__all__ = ["VERSION", "Lab", "Settings", "Trial"]
 
 Array = NDArray[np.float64]
 
@@ -95,7 +93,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Task:
+class Trial:
     """One trial: "net" trains an arm for all seeds, "probe" looks at one net, "own" is a claim's own experiment."""
 
     kind: str
@@ -118,37 +116,38 @@ class Task:
 
 @dataclass
 class Lab:
-    """Results of finished trials, as arrays over seeds. Asking for one that is missing runs it."""
+    """Results of finished trials, as arrays over seeds. Asking for one that is missing does it, by `run`."""
 
     settings: Settings
     trials: Trials
-    _memo: dict[Task, Any] = field(default_factory=dict)
+    run: Callable[[Trial, Settings, Trials], Any]
+    _memo: dict[Trial, Any] = field(default_factory=dict)
 
     @property
     def seeds(self) -> tuple[int, ...]:
         return self.settings.seeds
 
-    def result(self, task: Task) -> Any:
+    def result(self, trial: Trial) -> Any:
         """The plain result of a trial."""
-        if task not in self._memo:
-            key = task.key(self.settings)
+        if trial not in self._memo:
+            key = trial.key(self.settings)
             found = self.trials.get(key)
             if found is None:
-                found = run_task(task, self.settings, self.trials)
+                found = self.run(trial, self.settings, self.trials)
                 self.trials.put(key, found)
-            self._memo[task] = found
-        return self._memo[task]
+            self._memo[trial] = found
+        return self._memo[trial]
 
-    def keep(self, results: dict[Task, Any]) -> None:
+    def keep(self, results: dict[Trial, Any]) -> None:
         """Results that are at hand already."""
         self._memo.update(results)
 
     def step_seconds(self) -> dict[str, dict[str, float]]:
         """Seconds of one training step of all seeds, by data set and arm: the one thing that is not the same twice."""
         found: dict[str, dict[str, float]] = {}
-        for task, result in self._memo.items():
-            if task.kind == "net":
-                found.setdefault(task.dataset, {})[task.name] = result["seconds"]
+        for trial, result in self._memo.items():
+            if trial.kind == "net":
+                found.setdefault(trial.dataset, {})[trial.name] = result["seconds"]
         return found
 
     def data(self, dataset: str) -> Dataset:
@@ -161,7 +160,7 @@ class Lab:
 
     def curves(self, dataset: str, arm: str) -> dict[str, Any]:
         """What training recorded, lists as arrays (seeds, …)."""
-        raw = self.result(Task("net", dataset, arm))
+        raw = self.result(Trial("net", dataset, arm))
         return {k: np.asarray(v, np.float64) if isinstance(v, list) else v for k, v in raw.items()}
 
     def last(self, dataset: str, arm: str, name: str) -> Array:
@@ -170,7 +169,7 @@ class Lab:
 
     def net(self, dataset: str, arm: str, seed: int, *, when: str = "final", p: float | None = None) -> nn.Sequential:
         """A trained net as a torch module, with the arm's rate or another."""
-        raw = self.result(Task("net", dataset, arm))
+        raw = self.result(Trial("net", dataset, arm))
         i = self.settings.seeds.index(seed)
         rate = self.settings.arms[arm].p if p is None else p
         return as_module(unpack(raw[when], raw["sizes"], len(self.seeds), i), rate)
@@ -182,56 +181,13 @@ class Lab:
 
     def probed(self, dataset: str, arm: str, name: str) -> Array:
         """(seeds, …) one number, or row of numbers, of every instrument's look at the nets."""
-        return np.array([self.result(Task("probe", dataset, arm, s))[name] for s in self.seeds], np.float64)
+        return np.array([self.result(Trial("probe", dataset, arm, s))[name] for s in self.seeds], np.float64)
 
     def own(self, claim: str, dataset: str, name: str) -> Array:
         """(seeds, …) a number of the claim's own experiment."""
-        return np.array([self.result(Task("own", dataset, claim, s))[name] for s in self.seeds], np.float64)
+        return np.array([self.result(Trial("own", dataset, claim, s))[name] for s in self.seeds], np.float64)
 
     def best(self, dataset: str, family: str) -> str:
         """The arm of a family with the smallest mean validation loss at the end of training."""
         arms = self.settings.family(family)
         return min(arms, key=lambda arm: float(self.last(dataset, arm, "validation").mean()))
-
-    @cached_property
-    def claims(self) -> dict[str, Any]:
-        from allmasks.evidence.claims import CLAIMS
-
-        return {claim.key: claim for claim in CLAIMS}
-
-
-def run_task(task: Task, settings: Settings, trials: Trials) -> Any:
-    """Do a trial's work, in this process and on one thread: more would change the last bits of sums."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        lab = Lab(settings, trials)
-        with threadpool_limits(1):
-            if task.kind == "net":
-                return _train(lab, task)
-            if task.kind == "probe":
-                return probe(lab, task.dataset, task.name, task.seed)
-            return lab.claims[task.name].own(lab, task.dataset, task.seed)
-    finally:
-        torch.set_num_threads(before)
-
-
-def _train(lab: Lab, task: Task) -> dict[str, Any]:
-    splits = [lab.split(task.dataset, seed) for seed in lab.seeds]
-
-    def stacked(part: str) -> tuple[Tensor, Tensor]:
-        rows = [getattr(s, part) for s in splits]
-        return torch.from_numpy(np.stack([x for x, _ in rows])).float(), torch.from_numpy(
-            np.stack([y for _, y in rows])
-        )
-
-    return train(
-        lab.settings.arms[task.name],
-        *stacked("train"),
-        [stacked("validation"), stacked("test")],
-        classes=lab.data(task.dataset).classes,
-        width=lab.settings.width(task.dataset),
-        epochs=lab.settings.epochs(task.dataset),
-        seeds=lab.seeds,
-        own_seed=lab.settings.null,
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from allmasks.evidence.data import Dataset
+from allmasks.evidence.datasets import Dataset
 
 __all__ = ["binary_problem", "linear_problem", "logistic_weights", "ridge_weights"]
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Arm", "as_module", "pack", "train", "unpack"]
+__all__ = ["Arm", "as_module", "member_masks", "pack", "train", "unpack"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,6 @@ class Arm:
 
 def _seed(*parts: Any) -> int:
     """63 bits from names and numbers; the same in every process."""
-    import hashlib
-
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
 
 
@@ -70,39 +69,21 @@ def train(
     (16 masks), step losses, packed weights "early" (a tenth of training) and "final", and seconds a step.
     """
     s, n, d = x.shape
+    sizes = [(d, width), (width, width), (width, classes)]
     shared = (arm.name, arm.member) if own_seed or arm.member >= 0 else ()
-    init = torch.Generator().manual_seed(_seed("init", tuple(seeds), *shared))
+    parameters = _initial(sizes, seeds, shared)
     order = torch.Generator().manual_seed(_seed("order", tuple(seeds), *shared))
     masks = torch.Generator().manual_seed(_seed("masks", tuple(seeds), arm.name, arm.member))
-    sizes = [(d, width), (width, width), (width, classes)]
-    parameters: list[Tensor] = []
-    for fan_in, fan_out in sizes:
-        bound = math.sqrt(6 / fan_in) if fan_out == width else math.sqrt(1 / fan_in)
-        parameters.append(((2 * torch.rand(s, fan_in, fan_out, generator=init) - 1) * bound).requires_grad_())
-        parameters.append(torch.zeros(s, 1, fan_out, requires_grad=True))
-    weights = parameters[0::2]
     optimizer = torch.optim.Adam(parameters, lr=learning_rate)
-    fixed = _thinned(arm, s, width, masks)
+    fixed = member_masks(arm, seeds, width)
     steps_an_epoch = max(n // batch, 1)
-    checkpoints = sorted({round(e) for e in np.geomspace(1, epochs, 28)} | {max(epochs // 10, 1)})
-    seen: dict[str, list[Any]] = {k: [] for k in ("train", "train_accuracy", "expected")}
-    seen |= {f"{part}{kind}": [] for part in ("validation", "test") for kind in ("", "_accuracy")}
+    tenth = max(epochs // 10, 1)
+    checkpoints = sorted({round(e) for e in np.geomspace(1, epochs, 28)} | {tenth})
+    curves = _Curves(arm, seeds, width, {"train": (x, y), "validation": held_out[0], "test": held_out[1]}, fixed)
     step_losses: list[Tensor] = []
     early: list[Tensor] = []
     seconds = 0.0
-    reference = torch.Generator().manual_seed(_seed("expected", tuple(seeds)))
-    expectation = [_masks(arm.p, s, n, width, reference) for _ in range(16)] if arm.p > 0 and fixed is None else []
-
-    def look() -> None:
-        with torch.no_grad():
-            for part, (rows, labels) in zip(("train", "validation", "test"), ((x, y), *held_out), strict=True):
-                logits = _forward(parameters, rows, fixed)
-                seen[part].append(_loss(logits, labels))
-                seen[f"{part}_accuracy"].append((logits.argmax(-1) == labels).double().mean(1))
-            expected = [_loss(_forward(parameters, x, m), y) for m in expectation] or [seen["train"][-1]]
-            seen["expected"].append(torch.stack(expected).mean(0))
-
-    look()
+    curves.add(parameters)
     for epoch in range(1, epochs + 1):
         began = time.perf_counter()
         shuffled = torch.rand(s, n, generator=order).argsort(dim=1)
@@ -112,29 +93,18 @@ def train(
             yb = y.gather(1, rows).repeat(1, arm.n_masks)
             noise = _masks(arm.p, s, xb.shape[1], width, masks) if arm.p > 0 and fixed is None else fixed
             each = _loss(_forward(parameters, xb, noise), yb)
-            loss = each.sum()
-            if arm.l2 > 0:
-                loss = loss + arm.l2 * sum((w**2).sum() for w in weights)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if arm.l1 > 0:
-                with torch.no_grad():
-                    for w in weights:
-                        # The proximal step of λ‖w‖₁ makes weights exactly zero; a subgradient never would.
-                        w.copy_(torch.sign(w) * (w.abs() - learning_rate * arm.l1).clamp(min=0))
+            _descend(optimizer, each, parameters[0::2], arm, learning_rate)
             step_losses.append(each.detach())
         seconds += time.perf_counter() - began
-        if epoch == max(epochs // 10, 1):
+        if epoch == tenth:
             early = [w.detach().clone() for w in parameters]
         if epoch in checkpoints:
-            look()
-    curves = {name: torch.stack(values, 1).double().tolist() for name, values in seen.items()}
+            curves.add(parameters)
     steps = torch.stack(step_losses, 1)
     return {
         "epochs": [0, *checkpoints],
         "steps_an_epoch": steps_an_epoch,
-        **curves,
+        **{name: torch.stack(values, 1).double().tolist() for name, values in curves.seen.items()},
         "steps": steps[:, :: max(len(step_losses) // 200, 1)].double().tolist(),
         "last_steps_std": steps[:, -max(len(step_losses) // 5, 2) :].double().std(1).tolist(),
         "rises": (steps[:, 1:] > steps[:, :-1]).double().mean(1).tolist(),
@@ -145,11 +115,72 @@ def train(
     }
 
 
-def _thinned(arm: Arm, s: int, width: int, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
-    """One mask for the whole of training, unscaled: a net of its own, with fewer units."""
+def _initial(sizes: Sequence[tuple[int, int]], seeds: Sequence[int], shared: tuple[Any, ...]) -> list[Tensor]:
+    """Weights and biases of each layer: He's for what a ReLU follows."""
+    generator = torch.Generator().manual_seed(_seed("init", tuple(seeds), *shared))
+    parameters: list[Tensor] = []
+    for fan_in, fan_out in sizes:
+        bound = math.sqrt((6 if fan_out == sizes[0][1] else 1) / fan_in)
+        drawn = torch.rand(len(seeds), fan_in, fan_out, generator=generator)
+        parameters.append(((2 * drawn - 1) * bound).requires_grad_())
+        parameters.append(torch.zeros(len(seeds), 1, fan_out, requires_grad=True))
+    return parameters
+
+
+class _Curves:
+    """Losses and accuracies (seeds,) of each part of the data at each look, and E_m[L] of the training rows."""
+
+    def __init__(
+        self,
+        arm: Arm,
+        seeds: Sequence[int],
+        width: int,
+        parts: Mapping[str, tuple[Tensor, Tensor]],
+        fixed: tuple[Tensor, Tensor] | None,
+    ) -> None:
+        self.parts, self.fixed = parts, fixed
+        names = ("train", "train_accuracy", "expected", "validation", "validation_accuracy", "test", "test_accuracy")
+        self.seen: dict[str, list[Tensor]] = {name: [] for name in names}
+        s, n = parts["train"][1].shape
+        reference = torch.Generator().manual_seed(_seed("expected", tuple(seeds)))
+        sampled = arm.p > 0 and fixed is None
+        self.expectation = [_masks(arm.p, s, n, width, reference) for _ in range(16)] if sampled else []
+
+    @torch.no_grad()
+    def add(self, parameters: Sequence[Tensor]) -> None:
+        """Look at the nets as they are."""
+        for part, (rows, labels) in self.parts.items():
+            logits = _forward(parameters, rows, self.fixed)
+            self.seen[part].append(_loss(logits, labels))
+            self.seen[f"{part}_accuracy"].append((logits.argmax(-1) == labels).double().mean(1))
+        x, y = self.parts["train"]
+        expected = [_loss(_forward(parameters, x, m), y) for m in self.expectation] or [self.seen["train"][-1]]
+        self.seen["expected"].append(torch.stack(expected).mean(0))
+
+
+def _descend(
+    optimizer: torch.optim.Optimizer, each: Tensor, weights: Sequence[Tensor], arm: Arm, learning_rate: float
+) -> None:
+    """One step of Adam on (seeds,) losses with λ‖w‖², and of the proximal map of λ‖w‖₁."""
+    loss = each.sum()
+    if arm.l2 > 0:
+        loss = loss + arm.l2 * sum((w**2).sum() for w in weights)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    if arm.l1 > 0:
+        with torch.no_grad():
+            for w in weights:
+                # The proximal step of λ‖w‖₁ makes weights exactly zero; a subgradient never would.
+                w.copy_(torch.sign(w) * (w.abs() - learning_rate * arm.l1).clamp(min=0))
+
+
+def member_masks(arm: Arm, seeds: Sequence[int], width: int) -> tuple[Tensor, Tensor] | None:
+    """A member's masks for the whole of training, unscaled: each a net of its own, with fewer units; else None."""
     if arm.member < 0:
         return None
-    first, second = ((torch.rand(s, 1, width, generator=generator) >= arm.p).float() for _ in range(2))
+    generator = torch.Generator().manual_seed(_seed("masks", tuple(seeds), arm.name, arm.member))
+    first, second = ((torch.rand(len(seeds), 1, width, generator=generator) >= arm.p).float() for _ in range(2))
     return first, second
 
 

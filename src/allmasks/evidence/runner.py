@@ -11,16 +11,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
 from allmasks.diagnose.paired import seed_numbers
-from allmasks.evidence.claim import Claim, Criterion, Picture, Reading, Text, Verdict
+from allmasks.evidence.claim import Claim, Criterion, Effect, Picture, Text, Verdict
 from allmasks.evidence.claims import CLAIMS
-from allmasks.evidence.data import find_datasets, load
+from allmasks.evidence.datasets import find_datasets, load
+from allmasks.evidence.examine import examine
 from allmasks.evidence.judge import judge, verdict
-from allmasks.evidence.lab import Lab, Settings, Task, run_task
+from allmasks.evidence.lab import Lab, Settings, Trial
+from allmasks.evidence.nets import train
 from allmasks.results import Reported
 from allmasks.trials import Trials, run_trials
 
-__all__ = ["Evidence", "Finding", "choose", "run"]
+__all__ = ["Evidence", "Finding", "choose", "run", "run_trial"]
+
+_BY_KEY = {claim.key: claim for claim in CLAIMS}
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Finding:
     note: Text
     verdict: Verdict
     criteria: tuple[Criterion, ...]
-    readings: tuple[Reading, ...]
+    readings: tuple[Effect, ...]
     pictures: tuple[Picture, ...]
     comparative: bool
 
@@ -72,7 +81,7 @@ def choose(names: Sequence[str] | None) -> tuple[Claim, ...]:
     """
     if names is None:
         return CLAIMS
-    table = {str(claim.number): claim for claim in CLAIMS} | {claim.key: claim for claim in CLAIMS}
+    table = {str(claim.number): claim for claim in CLAIMS} | _BY_KEY
     unknown = [name for name in names if name not in table]
     if unknown or not names:
         known = ", ".join(f"{claim.number} {claim.key}" for claim in CLAIMS)
@@ -124,13 +133,13 @@ def run(
         load(name, file)
     settings = Settings(tuple(numbers), quick, null, tuple(sorted(files.items())))
     store = Trials(None if trials is None else Path(trials))
-    lab = Lab(settings, store)
+    lab = Lab(settings, store, run_trial)
     stages = _stages(chosen, settings)
-    with _progress(progress, lang, sum(_cost(task, settings) for stage in stages for task in stage)) as tick:
+    with _progress(progress, lang, sum(_cost(trial, settings) for stage in stages for trial in stage)) as tick:
         for stage in stages:
-            jobs = [(task.key(settings), (task, settings, store)) for task in stage]
-            costs = {id(key): _cost(task, settings) for (key, _), task in zip(jobs, stage, strict=True)}
-            results = run_trials(run_task, jobs, store, n_jobs=n_jobs, done=partial(_told, tick, costs))
+            jobs = [(trial.key(settings), (trial, settings, store)) for trial in stage]
+            costs = {id(key): _cost(trial, settings) for (key, _), trial in zip(jobs, stage, strict=True)}
+            results = run_trials(run_trial, jobs, store, n_jobs=n_jobs, done=partial(_told, tick, costs))
             lab.keep(dict(zip(stage, results, strict=True)))
     return _conclude(chosen, lab, time.perf_counter() - began)
 
@@ -139,18 +148,56 @@ def _told(tick: Callable[[float], None], costs: dict[int, float], key: Any) -> N
     tick(costs[id(key)])
 
 
-def _stages(claims: Sequence[Claim], settings: Settings) -> list[list[Task]]:
+def run_trial(trial: Trial, settings: Settings, trials: Trials) -> Any:
+    """Do a trial's work, in this process and on one thread: more would change the last bits of sums."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        lab = Lab(settings, trials, run_trial)
+        with threadpool_limits(1):
+            if trial.kind == "net":
+                return _train(lab, trial)
+            if trial.kind == "probe":
+                return examine(lab, trial.dataset, trial.name, trial.seed)
+            own = _BY_KEY[trial.name].own
+            assert own is not None
+            return own(lab, trial.dataset, trial.seed)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train(lab: Lab, trial: Trial) -> dict[str, Any]:
+    splits = [lab.split(trial.dataset, seed) for seed in lab.seeds]
+
+    def stacked(part: str) -> tuple[Tensor, Tensor]:
+        rows = [getattr(s, part) for s in splits]
+        x, y = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
+        return x.float(), y
+
+    return train(
+        lab.settings.arms[trial.name],
+        *stacked("train"),
+        [stacked("validation"), stacked("test")],
+        classes=lab.data(trial.dataset).classes,
+        width=lab.settings.width(trial.dataset),
+        epochs=lab.settings.epochs(trial.dataset),
+        seeds=lab.seeds,
+        own_seed=lab.settings.null,
+    )
+
+
+def _stages(claims: Sequence[Claim], settings: Settings) -> list[list[Trial]]:
     """Nets first, then what looks at them."""
-    nets: dict[Task, None] = {}
-    looks: dict[Task, None] = {}
+    nets: dict[Trial, None] = {}
+    looks: dict[Trial, None] = {}
     for claim in claims:
         for dataset in settings.linear_datasets if claim.linear else settings.datasets:
             probes = _arms(claim.probes, settings)
             for arm in (*_arms(claim.needs, settings), *probes):
-                nets[Task("net", dataset, arm)] = None
-            looks.update(dict.fromkeys(Task("probe", dataset, arm, s) for arm in probes for s in settings.seeds))
+                nets[Trial("net", dataset, arm)] = None
+            looks.update(dict.fromkeys(Trial("probe", dataset, arm, s) for arm in probes for s in settings.seeds))
             if claim.own is not None:
-                looks.update(dict.fromkeys(Task("own", dataset, claim.key, s) for s in settings.seeds))
+                looks.update(dict.fromkeys(Trial("own", dataset, claim.key, s) for s in settings.seeds))
     return [list(nets), list(looks)]
 
 
@@ -166,25 +213,25 @@ def _arms(names: Sequence[str], settings: Settings) -> list[str]:
     return [name for name in found if name in settings.arms]
 
 
-def _cost(task: Task, settings: Settings) -> float:
+def _cost(trial: Trial, settings: Settings) -> float:
     """Rough seconds, for the time left only."""
-    if task.kind == "net":
-        masks = settings.arms[task.name].n_masks
-        return settings.epochs(task.dataset) * len(settings.seeds) * (0.5 + 0.5 * masks) * 2e-3
-    if task.kind == "probe":
-        return 0.5 * (settings.width(task.dataset) / 32) ** 1.5
-    return next(claim.cost for claim in CLAIMS if claim.key == task.name)
+    if trial.kind == "net":
+        masks = settings.arms[trial.name].n_masks
+        return settings.epochs(trial.dataset) * len(settings.seeds) * (0.5 + 0.5 * masks) * 2e-3
+    if trial.kind == "probe":
+        return 0.5 * (settings.width(trial.dataset) / 32) ** 1.5
+    return _BY_KEY[trial.name].cost
 
 
 def _conclude(claims: Sequence[Claim], lab: Lab, seconds: float) -> Evidence:
     settings = lab.settings
-    rows: list[tuple[Claim, Criterion, Reading]] = []
+    rows: list[tuple[Claim, Criterion, Effect]] = []
     for claim in claims:
         for dataset in settings.linear_datasets if claim.linear else settings.datasets:
             values = claim.measure(lab, dataset)
             for criterion in claim.criteria:
                 effects = tuple(float(v) for v in values[criterion.key])
-                rows.append((claim, criterion, Reading(criterion.key, dataset, effects)))
+                rows.append((claim, criterion, Effect(criterion.key, dataset, effects)))
     judged = judge([(criterion, reading) for _, criterion, reading in rows])
     findings = []
     for claim in claims:
@@ -245,8 +292,8 @@ def _progress(show: bool, lang: str, total: float) -> Iterator[Callable[[float],
             TextColumn(_("left")),
         )
         with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("trials", total=total)
-            yield lambda cost: bar.advance(task, cost)
+            whole = bar.add_task("trials", total=total)
+            yield lambda cost: bar.advance(whole, cost)
         return
     began = last = time.monotonic()
     done = 0.0

@@ -12,7 +12,7 @@ from allmasks.explain.moments import check_size, mask_probabilities
 from allmasks.explain.page import Page, Topic, number, numbers
 from allmasks.masks import MaskLaw
 
-__all__ = ["Ensemble", "Reading", "ensemble"]
+__all__ = ["Ensemble", "NetOverMasks", "ensemble"]
 
 # Integers and halves, so that with p = 0.5 every product and sum below is exact in binary arithmetic and
 # a gap of zero is zero, not round-off.
@@ -23,7 +23,7 @@ _DIRECT = np.array([1.0, -2, 0.5, 1])
 
 
 @dataclass(frozen=True)
-class Reading:
+class NetOverMasks:
     """One net under all masks of its hidden layer: (n,) outputs, their mean, and the net without masks."""
 
     name: str
@@ -49,7 +49,7 @@ class Ensemble(Topic):
     n_masks: int
     masks: NDArray[np.bool_]
     probabilities: NDArray[np.float64]
-    readings: tuple[Reading, ...]
+    readings: tuple[NetOverMasks, ...]
     expected_loss: float
     average_loss: float
     weight_scaling_loss: float
@@ -96,10 +96,10 @@ class Ensemble(Topic):
 
 def _read(
     name: str, outputs: NDArray[np.float64], probabilities: NDArray[np.float64], weight_scaling: float
-) -> Reading:
+) -> NetOverMasks:
     average = float(probabilities @ outputs)
     std = float(np.sqrt(probabilities @ (outputs - average) ** 2))
-    return Reading(name, outputs, average, std, weight_scaling, average - weight_scaling)
+    return NetOverMasks(name, outputs, average, std, weight_scaling, average - weight_scaling)
 
 
 def ensemble(x: ArrayLike = (1.0, 2.0, -1.0), y: float = 1.0, p: float = 0.5) -> Ensemble:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from torch.utils.data import DataLoader
 
 from allmasks.methods import Method
+from allmasks.monitor.clock import Clock, step_by
 from allmasks.monitor.reading import PREFIX, Question, Reading, check_every
-from allmasks.monitor.schedule import Clock, step_by
 from allmasks.nn import RateScheduler
 
 try:

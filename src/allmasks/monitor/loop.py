@@ -9,8 +9,8 @@ from torch import nn
 
 from allmasks.expect.arguments import data_and_loss
 from allmasks.methods import Method
+from allmasks.monitor.csv_file import CsvFile
 from allmasks.monitor.reading import PREFIX, Question, Reading, all_ranks, check_every, unstopped
-from allmasks.monitor.rows import Rows
 from allmasks.nn import RateScheduler
 
 __all__ = ["Monitor"]
@@ -90,14 +90,14 @@ class Monitor:
         self._question = Question(*data_and_loss(data, y, loss), method, n_masks, atol, seed, batch_size)
         self._prefix = prefix
         self._sites = self._question.check(model)
-        self._csv: Rows | None = None
+        self._csv: CsvFile | None = None
         self._writer: Any = None
         self._board = tensorboard if isinstance(tensorboard, str | Path) else None
         all_ranks().run(lambda: self._open(csv, tensorboard))
 
     def _open(self, csv: str | Path | None, tensorboard: Any) -> None:
         if all_ranks().rank == 0:
-            self._csv = None if csv is None else Rows(csv)
+            self._csv = None if csv is None else CsvFile(csv)
             self._writer = tensorboard if self._board is None else _summary_writer(self._board)
 
     def step(self) -> Reading | None:

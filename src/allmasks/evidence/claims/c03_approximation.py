@@ -18,7 +18,7 @@ _P = 0.5
 
 
 def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
-    from allmasks.diagnose.multiplied import Multiplied
+    from allmasks.diagnose.scaled_units import ScaledUnits
     from allmasks.dropped_scores import expected_score_loss
     from allmasks.expect import Request, prepare
 
@@ -33,7 +33,7 @@ def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
         logistic.append(float(second.penalty) / float(exact.penalty) - 1)
         problem = prepare(lab.net(dataset, "none", seed, p=p), x_net, y_net, "cross_entropy")
         if not curvature:
-            curvature = [float(Multiplied(problem, site).curvature().mean(0).sum()) for site in problem.sites]
+            curvature = [float(ScaledUnits(problem, site).curvature().mean(0).sum()) for site in problem.sites]
         penalty = float(problem.expected(Request(MonteCarlo(n_masks=256), seed=seed), grad=False).penalty)
         quadratic = 0.5 * p / (1 - p) * sum(curvature)
         deep.append(quadratic / penalty - 1)

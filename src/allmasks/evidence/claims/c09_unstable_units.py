@@ -10,8 +10,8 @@ import numpy as np
 from allmasks.evidence.claim import Claim, Criterion, Picture, Text
 from allmasks.evidence.contrast import CONTRAST, more, swept
 from allmasks.evidence.drawing import RATE, band, picture
+from allmasks.evidence.examine import SITES, contributions, correlation
 from allmasks.evidence.lab import Lab
-from allmasks.evidence.probe import SITES, contributions, correlation
 
 
 def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:

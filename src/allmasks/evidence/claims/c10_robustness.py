@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from allmasks.evidence.claim import Claim, Criterion, Picture, Text
 from allmasks.evidence.contrast import CONTRAST, more
 from allmasks.evidence.drawing import DROPPED, NONE, UNITS_REMOVED, band, dataset_title, picture
+from allmasks.evidence.examine import FRACTIONS
 from allmasks.evidence.lab import Lab
-from allmasks.evidence.probe import _FRACTIONS
 
 
 def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
@@ -25,7 +25,7 @@ def pictures(lab: Lab) -> list[Picture]:
                 ("worst_curve", ("worst first", "중요한 것부터")),
             ):
                 label = Text(f"{name.en}, {words[0]}", f"{name.ko}, {words[1]}")
-                series.append(band(label, _FRACTIONS, lab.probed(dataset, arm, curve)))
+                series.append(band(label, FRACTIONS, lab.probed(dataset, arm, curve)))
         title = dataset_title("Accuracy kept as units are removed", "유닛 제거에 따른 정확도 유지율", dataset)
         found.append(
             picture(title, UNITS_REMOVED, Text("share of the full net's accuracy", "원래 정확도 대비"), series)

@@ -11,8 +11,8 @@ from allmasks.diagnose.concentration import gini
 from allmasks.evidence.claim import Claim, Criterion, Picture, Text
 from allmasks.evidence.contrast import CONTRAST
 from allmasks.evidence.drawing import DROPPED, NONE, band, dataset_title, picture
+from allmasks.evidence.examine import SITES, contributions, correlation
 from allmasks.evidence.lab import Lab
-from allmasks.evidence.probe import SITES, contributions, correlation
 
 
 def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from allmasks.evidence.claim import Claim, Criterion, Picture, Text
 from allmasks.evidence.drawing import band, picture
 from allmasks.evidence.lab import Lab
-from allmasks.evidence.nets import _seed, _thinned
+from allmasks.evidence.nets import member_masks
 
 
 def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
@@ -35,8 +35,7 @@ def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
 def _member(lab: Lab, dataset: str, arm: str, seed: int, x: torch.Tensor) -> torch.Tensor:
     """Class probabilities of one thinned net: its weights, and the mask that it was trained under."""
     settings = lab.settings
-    masks = torch.Generator().manual_seed(_seed("masks", settings.seeds, arm, settings.arms[arm].member))
-    fixed = _thinned(settings.arms[arm], len(settings.seeds), settings.width(dataset), masks)
+    fixed = member_masks(settings.arms[arm], settings.seeds, settings.width(dataset))
     assert fixed is not None
     i = settings.seeds.index(seed)
     net = lab.net(dataset, arm, seed, p=0.0)

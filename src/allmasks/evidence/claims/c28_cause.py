@@ -9,8 +9,8 @@ import numpy as np
 from allmasks.evidence.claim import Claim, Criterion, Picture, Series, Text
 from allmasks.evidence.contrast import swept
 from allmasks.evidence.drawing import picture
+from allmasks.evidence.examine import correlation
 from allmasks.evidence.lab import Lab
-from allmasks.evidence.probe import correlation
 
 
 def _over_arms(lab: Lab, dataset: str) -> tuple[np.ndarray, np.ndarray]:

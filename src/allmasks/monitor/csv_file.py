@@ -11,14 +11,14 @@ from typing import Any
 from allmasks.files import check_writable, naming, write_text
 from allmasks.monitor.reading import LOG, Reading
 
-__all__ = ["Rows"]
+__all__ = ["CsvFile"]
 
 _FIRST = ["epoch", "guarantee", "n_masks"]
 _LONGEST = 1000
 """Characters of a reason: readers of CSV have a limit."""
 
 
-class Rows:
+class CsvFile:
     """A CSV file of readings; its columns are those of the first reading.
 
     A row that could not be written waits, and is written with the next one.

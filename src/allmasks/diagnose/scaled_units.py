@@ -1,4 +1,4 @@
-"""Running what follows a site with its units multiplied by given numbers: the one tool of every instrument.
+"""Running what follows a site with its units scaled by given numbers: the one tool of every instrument.
 
 0 removes a unit, 1 leaves it, 1 / (1 − p) is a unit that dropout kept. All other sites stay at their mean mask.
 """
@@ -20,7 +20,7 @@ from allmasks.over_masks.sources import MaskChunk, NoMask
 from allmasks.results import Note
 from allmasks.sites import DropoutSite, is_sharded
 
-__all__ = ["Multiplied", "each_site", "generator", "refusal"]
+__all__ = ["ScaledUnits", "each_site", "generator", "refusal"]
 
 
 def refusal(site: DropoutSite) -> str | None:
@@ -38,7 +38,7 @@ def refusal(site: DropoutSite) -> str | None:
     return None
 
 
-def each_site(model: nn.Module, data: Any, loss: Any, sites: Iterable[str] | None) -> Iterator[Multiplied]:
+def each_site(model: nn.Module, data: Any, loss: Any, sites: Iterable[str] | None) -> Iterator[ScaledUnits]:
     """A runner for each of the named sites (default: all whose units can be removed).
 
     Raises
@@ -67,7 +67,7 @@ def each_site(model: nn.Module, data: Any, loss: Any, sites: Iterable[str] | Non
                 raise ValueError(f"the units of {name} cannot be removed one by one: {why}")
         chosen = [known[name] for name in names]
     for site in chosen:
-        yield Multiplied(problem, site)
+        yield ScaledUnits(problem, site)
 
 
 def generator(seed: int, site: DropoutSite, purpose: int) -> np.random.Generator:
@@ -76,7 +76,7 @@ def generator(seed: int, site: DropoutSite, purpose: int) -> np.random.Generator
 
 
 @dataclass
-class Multiplied:
+class ScaledUnits:
     """Losses of every example with the site's units multiplied by each of some rows of numbers."""
 
     problem: Expectation

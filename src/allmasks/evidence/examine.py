@@ -12,21 +12,21 @@ from torch import Tensor, nn
 
 from allmasks.diagnose.co_adaptation import measure_co_adaptation
 from allmasks.diagnose.concentration import measure_concentration
-from allmasks.diagnose.multiplied import Multiplied
 from allmasks.diagnose.robustness import measure_robustness
+from allmasks.diagnose.scaled_units import ScaledUnits
 from allmasks.diagnose.unit_penalty import measure_unit_penalty
 from allmasks.expect import prepare
 
 if TYPE_CHECKING:
     from allmasks.evidence.lab import Lab
 
-__all__ = ["contributions", "correlation", "probe"]
+__all__ = ["FRACTIONS", "SITES", "contributions", "correlation", "examine"]
 
 SITES = ("2", "5")
-_FRACTIONS = tuple(np.round(np.arange(0, 1, 0.1), 1))
+FRACTIONS = tuple(np.round(np.arange(0, 1, 0.1), 1))
 
 
-def probe(lab: Lab, dataset: str, arm: str, seed: int) -> dict[str, Any]:
+def examine(lab: Lab, dataset: str, arm: str, seed: int) -> dict[str, Any]:
     """Plain numbers; those of a site are averaged over the net's two hidden layers."""
     net = lab.net(dataset, arm, seed)
     x, y = lab.tensors(dataset, seed, "test", 100)
@@ -35,13 +35,13 @@ def probe(lab: Lab, dataset: str, arm: str, seed: int) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for name in SITES:
         site = next(s for s in held_out.sites if s.name == name)
-        run = Multiplied(held_out, site)
+        run = ScaledUnits(held_out, site)
         pairs = measure_co_adaptation(run, max_pairs=400)
         shares = measure_concentration(run, n_orders=16)
-        robust = measure_robustness(run, _FRACTIONS, n_orders=16)
+        robust = measure_robustness(run, FRACTIONS, n_orders=16)
         assert robust.accuracy is not None
         assert robust.worst_accuracy is not None
-        paid = measure_unit_penalty(Multiplied(training, site))
+        paid = measure_unit_penalty(ScaledUnits(training, site))
         h = run.activations()
         incoming = _weight(net, int(name) - 2)
         outgoing = _weight(net, int(name) + 1)
@@ -73,7 +73,7 @@ def probe(lab: Lab, dataset: str, arm: str, seed: int) -> dict[str, Any]:
             }
         )
     weights = torch.cat([layer.weight.detach().flatten() for layer in net if isinstance(layer, nn.Linear)])
-    penalties = measure_unit_penalty(Multiplied(training, next(s for s in training.sites if s.name == "5"))).penalty
+    penalties = measure_unit_penalty(ScaledUnits(training, next(s for s in training.sites if s.name == "5"))).penalty
     squared = (_weight(net, 6) ** 2).sum(0).numpy()
     lam = np.where(squared > 0, penalties / np.where(squared > 0, squared, 1), 0.0)
     out = {key: np.mean([row[key] for row in rows], axis=0).tolist() for key in rows[0]}
