@@ -124,7 +124,8 @@ def test_negative_numbers_are_numbers(given, parsed):
         ("explain moments --json no/where.json", "--json no/where.json: the folder no does not exist; create it first"),
         ("explain montecarlo --seed -1", "--seed must lie in 0 … 2**64 - 1, got -1"),
         ("audit --lang fr", "--lang must be en or ko, got 'fr'"),
-        ("audit --loss l2", "--loss must be one of squared_error, logistic, cross_entropy, poisson, got 'l2'"),
+        ("audit --loss l2", "--loss 'l2' is unknown: did you mean squared_error?"),
+        ("audit --loss x", "--loss must be one of squared_error, logistic, cross_entropy, poisson, got 'x'"),
         (
             "audit --masks 3 --atol 1",
             "--masks and --atol exclude each other: give the number of masks or the error wanted",
@@ -242,6 +243,59 @@ def test_audit_chooses_cross_entropy_and_draws_the_same_masks(capsys, folder):
         numbers.pop("seconds")
     assert first == second
     assert first["loss"] == "cross_entropy"
+
+
+WORDS = """
+import torch
+from torch import nn
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.lift, self.drop, self.out = nn.Embedding(20, 4), nn.Dropout(0.3), nn.Linear(4, 3)
+
+    def forward(self, ids, mask):
+        return self.out(self.drop((self.lift(ids) * mask[..., None]).mean(1)))
+"""
+
+
+def test_audit_of_token_ids_and_a_mask(capsys, folder):
+    import allmasks as am
+    from allmasks.inputs import load_model
+
+    (folder / "words.py").write_text(WORDS)
+    rng = np.random.default_rng(0)
+    arrays = {"ids": rng.integers(0, 20, (6, 5)), "mask": (rng.random((6, 5)) < 0.8).astype(float)}
+    np.savez(folder / "words.npz", **arrays, y=np.array([0, 1, 2, 2, 1, 0]))
+    code, out, _ = run(capsys, "audit --model words.py:Words --data words.npz --json - --loss CE")
+    assert code == 0
+    import torch
+
+    x = {name: torch.as_tensor(v) if name == "ids" else torch.as_tensor(v).float() for name, v in arrays.items()}
+    wanted = am.expected_loss(load_model("words.py:Words"), x, torch.tensor([0, 1, 2, 2, 1, 0]), "cross_entropy")
+    assert json.loads(out)["expected"]["value"] == pytest.approx(wanted.value.item(), rel=1e-12)
+    code, out, _ = run(capsys, "sites --model words.py:Words --data words.npz --json -")
+    assert [site["name"] for site in json.loads(out)["sites"]] == ["drop"]
+
+
+def test_audit_says_what_it_made_of_the_files(capsys, folder):
+    import torch
+
+    from allmasks.inputs import load_model
+
+    state = load_model("net.py:net").state_dict()
+    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}, "w.pt")
+    shape = np.load(folder / "real.npz")["X"].shape
+    np.savez(folder / "whole.npz", X=np.ones(shape, int), y=np.zeros(shape[0]))
+    args = "audit --model net.py:net --data whole.npz --weights w.pt --loss mse --json -"
+    code, _, err = run(capsys, args)
+    assert code == 0
+    assert err.splitlines() == [
+        "--weights w.pt: the entry 'state_dict' was taken and 'module.' was stripped from the names",
+        "--data whole.npz: the whole numbers of X were made floats, which is what the model runs on",
+    ]
+    assert "뜻하셨습니까" in run(capsys, "audit --loss l2 --lang ko")[2]
 
 
 def test_audit_with_weights_and_in_korean(capsys, folder):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from allmasks.files import atomic_path, check_writable, write_text
-from allmasks.inputs import default_loss, load_data, load_model, load_weights, parse_numbers
+from allmasks.inputs import as_taken, default_loss, load_data, load_model, load_weights, named_loss, parse_numbers
 
 MODEL = """
 from dataclasses import dataclass
@@ -32,6 +32,9 @@ def leaves():
 
 def wrong():
     return [1, 2]
+
+def kind():
+    return nn.Linear
 
 number = 5
 ready = nn.Linear(3, 1)
@@ -62,8 +65,9 @@ def test_a_factory_is_called_and_the_path_left_alone(folder):
         ("raises", ValueError, r"net\.py:raises: the factory raised RuntimeError: no weights$"),
         ("leaves", ValueError, r"the factory raised SystemExit: 3$"),
         ("wrong", TypeError, r"the factory must return an nn\.Module, it returned list$"),
+        ("kind", TypeError, r"the factory returned the class Linear; return an instance, Linear\(…\)$"),
         ("number", TypeError, r"number must be a function that returns an nn\.Module, got int$"),
-        ("absent", ValueError, r"has no name 'absent'; it defines Config, build, leaves, raises, wrong$"),
+        ("absent", ValueError, r"has no name 'absent'; it defines Config, build, kind, leaves, raises, wrong$"),
     ],
 )
 def test_factories_that_are_none(folder, name, kind, text):
@@ -191,7 +195,7 @@ def test_files_that_are_no_data(tmp_path):
         ("a.npz", b"not a zip file", r"not a readable \.npz file \(corrupt, or a pickle, which is refused\)"),
         ("b.npz", b"PK\x03\x04broken", r"not a readable \.npz"),
         ("c.npz", b"", r"the file is empty"),
-        ("d.xlsx", b"x", r"must end in \.npz, \.csv or \.parquet, got d\.xlsx"),
+        ("d.xlsx", b"x", r"must end in \.npz, .*\.csv or \.parquet, got d\.xlsx"),
         ("e.parquet", b"not parquet", r"cannot be read"),
     ]:
         (tmp_path / name).write_bytes(content)
@@ -228,6 +232,111 @@ def test_tables(tmp_path, suffix):
     ]:
         with pytest.raises(ValueError, match=text):
             load_data(save(**columns))
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".pt", ".safetensors"])
+def test_several_inputs_and_whole_numbers(tmp_path, suffix):
+    def save(**arrays):
+        file = tmp_path / f"d{suffix}"
+        tensors = {name: torch.as_tensor(array) for name, array in arrays.items()}
+        if suffix == ".npz":
+            np.savez(file, **arrays)
+        elif suffix == ".pt":
+            torch.save(tensors, file)
+        else:
+            pytest.importorskip("safetensors.torch").save_file(tensors, file)
+        return file
+
+    ids, mask, y = np.array([[5, 2], [1, 0]]), np.ones((2, 2)), np.array([[1, -100], [0, 2]])
+    x, labels = load_data(save(X=ids, y=y))
+    assert (x.dtype, x.tolist(), labels.tolist()) == (torch.int64, ids.tolist(), y.tolist())
+    x, _ = load_data(save(X2=mask, X10=mask + 2, X=ids, y=y))
+    assert [part[0, 0].item() for part in x] == [5, 1, 3]
+    x, _ = load_data(save(attention_mask=mask, input_ids=ids, y=y))
+    assert {name: part.dtype for name, part in x.items()} == {
+        "input_ids": torch.int64,
+        "attention_mask": torch.float32,
+    }
+    with pytest.raises(ValueError, match=r"input_ids and y must have as many rows, got shapes \(2, 2\) and \(3,\)"):
+        load_data(save(input_ids=ids, attention_mask=mask, y=np.zeros(3)))
+    with pytest.raises(ValueError, match=r"has no array X, only y: save with"):
+        load_data(save(y=y))
+
+
+def test_a_pair_of_tensors_and_what_is_none(tmp_path):
+    file = tmp_path / "d.pt"
+    torch.save((torch.zeros(3, 2), torch.ones(3)), file)
+    x, y = load_data(file)
+    assert (x.shape, y.tolist()) == ((3, 2), [1, 1, 1])
+    torch.save([1, 2, 3], file)
+    with pytest.raises(ValueError, match=r"must hold tensors by name, or the pair of X and y: save with torch\.save"):
+        load_data(file)
+    torch.save({"X": _Runs()}, file)
+    with pytest.raises(ValueError, match=r"a pickle that would run code when loaded, which is refused"):
+        load_data(file)
+
+
+def test_tables_with_an_index_or_with_nothing(tmp_path):
+    pd = pytest.importorskip("pandas")
+    file = tmp_path / "t.csv"
+    pd.DataFrame({"a": [1.5, 2.0], "y": [0, 1]}).to_csv(file)
+    with pytest.raises(ValueError, match=r"the first column has no name and counts the rows, so it is an index"):
+        load_data(file)
+    file.write_text("a,b,y\n")
+    with pytest.raises(ValueError, match=r"has a header and no rows below it"):
+        load_data(file)
+    file.write_text(",y\n0.5,1\n0.25,0\n")
+    assert load_data(file)[0].tolist() == [[0.5], [0.25]]
+
+
+def test_inputs_in_the_type_that_the_model_takes():
+    ids = torch.tensor([[1, 2], [0, 3], [3, 3]])
+    words = nn.Sequential(nn.Embedding(4, 2), nn.Flatten(), nn.Linear(4, 1))
+    assert as_taken(words, ids) == (ids, False)
+    x, cast = as_taken(nn.Linear(2, 1), ids)
+    assert (x.dtype, cast) == (torch.float32, True)
+    x, cast = as_taken(nn.Linear(2, 1).double(), torch.ones(3, 2))
+    assert (x.dtype, cast) == (torch.float64, False)
+    assert as_taken(nn.Linear(3, 1), ids)[0].dtype == torch.int64  # it runs on neither: what is wrong is said later
+    assert not any(module.training is False for module in words.modules())
+
+
+def test_weights_as_wrappers_save_them(tmp_path):
+    source, file = nn.Sequential(nn.Linear(3, 2)), tmp_path / "w.pt"
+    for held, told in [
+        ({"state_dict": source.state_dict(), "epoch": 3}, "the entry 'state_dict' was taken"),
+        ({f"module.{k}": v for k, v in source.state_dict().items()}, "'module.' was stripped from the names"),
+        (
+            {"state_dict": {f"module._orig_mod.{k}": v for k, v in source.state_dict().items()}},
+            "the entry 'state_dict' was taken and 'module._orig_mod.' was stripped from the names",
+        ),
+        (torch.compile(source, backend="eager").state_dict(), "'_orig_mod.' was stripped from the names"),
+        ({f"0._orig_mod.{k[2:]}": v for k, v in source.state_dict().items()}, "'_orig_mod.' was stripped"),
+    ]:
+        torch.save(held, file)
+        target = nn.Sequential(nn.Linear(3, 2))
+        assert told in load_weights(target, file)
+        torch.testing.assert_close(target.state_dict(), source.state_dict(), rtol=0, atol=0)
+    torch.save(source.state_dict(), file)
+    assert load_weights(source, file) is None
+
+
+def test_losses_by_the_names_they_have_elsewhere():
+    assert [named_loss(n) for n in ("MSE", "ce", "BCE-with-logits", "poisson")] == [
+        "squared_error",
+        "cross_entropy",
+        "logistic",
+        "poisson",
+    ]
+    for given, meant in [
+        ("nll", r"cross_entropy\? It takes scores, and log-probabilities too"),
+        ("bce", r"logistic\? It takes scores, not probabilities: leave the last sigmoid out"),
+        ("possion", r"poisson\?$"),
+    ]:
+        with pytest.raises(ValueError, match=rf"--loss '{given}' is unknown: did you mean {meant}"):
+            named_loss(given)
+    with pytest.raises(ValueError, match=r"--loss must be one of squared_error, .*, got 'hinge_2'"):
+        named_loss("hinge_2")
 
 
 def test_the_loss_that_fits():

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from allmasks.diagnose import Audit
+    from allmasks.inputs.data_files import Inputs
 
 __all__ = ["audit"]
 
-LOSSES = ("squared_error", "logistic", "cross_entropy", "poisson")
+LOSSES = "squared_error, logistic, cross_entropy, poisson"
 
 
 def audit(
@@ -45,9 +46,15 @@ def audit(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help=".npz with X and y, or .csv or .parquet with a column y or target."),
+        typer.Option(
+            metavar="FILE",
+            help=".npz, .pt or .safetensors with X (X2 …, or forward's own names) and y; .csv or .parquet with a "
+            "column y or target.",
+        ),
     ] = None,
-    loss: Annotated[str | None, typer.Option(help=f"{', '.join(LOSSES)}. Default: what fits the labels.")] = None,
+    loss: Annotated[
+        str | None, typer.Option(help=f"{LOSSES}, or what torch calls them. Default: what fits the labels.")
+    ] = None,
     masks: Annotated[int | None, typer.Option(help="Masks an example, where they must be sampled.")] = None,
     atol: Annotated[float | None, typer.Option(help="Instead of --masks: the standard error wanted.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed draws the same masks.")] = 0,
@@ -60,14 +67,14 @@ def audit(
 
     The loss that dropout minimizes and the penalty in it, for your model, or a demo without one."""
     from allmasks.cli.ranks import processes
+    from allmasks.inputs.loss_choice import named_loss
 
     _ = translator(lang)
 
     def check() -> None:
         check_language(lang)
-        if loss is not None and loss not in LOSSES:
-            told = _("--loss must be one of {losses}, got {given!r}")
-            raise ValueError(told.format(losses=", ".join(LOSSES), given=loss))
+        if loss is not None:
+            named_loss(loss, _)
         if masks is not None and atol is not None:
             raise ValueError(_("--masks and --atol exclude each other: give the number of masks or the error wanted"))
         if masks is not None and masks < 1:
@@ -99,7 +106,7 @@ def audit(
                 )
                 say(told.format(number=len(apart), name=apart[0]))
         with output_of_models():
-            chosen = loss or ranks.run(lambda: _choose_loss(net, *examples))
+            chosen = named_loss(loss, _) if loss else ranks.run(lambda: _choose_loss(net, *examples))
         first, group = ranks.rank == 0, None
         if first and loss is None:
             say(_("loss: {loss} (chosen from the labels; --loss gives another)").format(loss=chosen))
@@ -146,36 +153,38 @@ def _tell(found: Audit, out: str | None, json_file: str | None, lang: str) -> No
 
 def _model_and_data(
     model: str | None, weights: str | None, data: str | None, speak: bool, _: Callable[[str], str]
-) -> tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
+) -> tuple[nn.Module, tuple[Inputs, torch.Tensor]]:
     if model is None:
         from allmasks.demo import demo
 
         if speak:
             say(_("no --model: a small ReLU net with three dropout sites, trained on scikit-learn's digits"))
         return demo()
-    from allmasks.inputs import load_data, load_model, load_weights
+    from allmasks.inputs import as_taken, load_data, load_model, load_weights
 
     assert data is not None
     # Data before the model: its mistakes are the more common ones, and cost less to find.
-    examples = load_data(data)
+    x, y = load_data(data)
     net = load_model(model)
-    if weights is not None:
-        load_weights(net, weights)
-    return net, examples
+    seen_through = load_weights(net, weights) if weights is not None else None
+    x, cast = as_taken(net, x)
+    if speak and seen_through:
+        say(seen_through)
+    if speak and cast:
+        say(
+            _("--data {file}: the whole numbers of X were made floats, which is what the model runs on").format(
+                file=data
+            )
+        )
+    return net, (x, y)
 
 
-def _choose_loss(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> str:
+def _choose_loss(net: nn.Module, x: Inputs, y: torch.Tensor) -> str:
     import torch
 
-    from allmasks.inputs import default_loss
+    from allmasks.inputs import default_loss, first_rows, in_eval_mode
 
-    modes = {module: module.training for module in net.modules()}
-    try:
-        with torch.no_grad(), torch.random.fork_rng():
-            output = net.eval()(x[:2])
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    output = in_eval_mode(net, first_rows(x, 2))
     output = getattr(output, "logits", output)
     if not isinstance(output, torch.Tensor):
         raise TypeError(f"the model must return a tensor to choose a loss for, it returned {type(output).__name__}")

@@ -10,8 +10,9 @@ import typer
 from allmasks.cli.common import JsonOption, check_outputs, clean, console, output_of_models, say, write_json
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
+
+    from allmasks.inputs.data_files import Inputs
 
 __all__ = ["sites"]
 
@@ -36,22 +37,24 @@ def sites(
         from allmasks.results import plain_numbers
         from allmasks.sites import find_dropout
 
-        found = find_dropout(net, x)
+        args = x if isinstance(x, tuple) else () if isinstance(x, dict) else (x,)
+        named: dict[str, Any] = x if isinstance(x, dict) else {}
+        found = find_dropout(net, *args, **named)
     if json_file != "-":
         _show_sites(found)
     rows = [plain_numbers(site) | dict(zip(_MODES, _modes(site), strict=True)) for site in found]
     write_json({"sites": rows}, json_file)
 
 
-def _example_input(net: nn.Module, data: str | None, shape: str | None) -> torch.Tensor:
+def _example_input(net: nn.Module, data: str | None, shape: str | None) -> Inputs:
     """Two example rows: from the data, of the given shape, or as wide as the model's first Linear layer."""
     import torch
     from torch import nn
 
-    from allmasks.inputs import load_data
+    from allmasks.inputs import as_taken, first_rows, load_data
 
     if data is not None:
-        return load_data(data)[0][:2]
+        return as_taken(net, first_rows(load_data(data)[0], 2))[0]
     if shape is not None:
         try:
             sizes = [int(n) for n in shape.replace(",", " ").split()]
