@@ -2,39 +2,48 @@
 
     python benchmarks/expected_loss.py [--examples 256] [--masks 256]
 
-The rival is a loop over train-mode passes under no_grad with BatchNorm in eval mode, its whole batch at once: the
-fastest way to write it by hand. Printed for each: seconds, the standard error of the mean loss, and the time needed
-for equal error (time × error², relative to the loop).
+Nets trained on digits (`benchmarks/trained.py`), held-out examples. The rival is a loop over train-mode passes under
+no_grad with BatchNorm in eval mode, its whole batch at once: the fastest way to write it by hand. Printed for each, as
+it is measured: seconds, the standard error of the mean loss, and the time needed for equal error (time × error²,
+relative to the loop).
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.table import Table
+from measure import Rows, machine, median
 from torch import nn
+from trained import HELD_OUT, digits, trained
 
 import allmasks as am
 from allmasks.methods import MonteCarlo
 from allmasks.samplers import Antithetic, Independent, LatinHypercube
 
 
-def net(kind: str) -> tuple[nn.Module, tuple[int, ...], int]:
-    """A model, one example's shape, and the number of classes."""
-    torch.manual_seed(0)
-    if kind == "MLP 64-512-512-10":
-        layers = [nn.Linear(64, 512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, 512), nn.ReLU(), nn.Dropout(0.5)]
-        return nn.Sequential(*layers, nn.Linear(512, 10)), (64,), 10
-    if kind == "MLP, dropout last only":
-        layers = [nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Dropout(0.5)]
-        return nn.Sequential(*layers, nn.Linear(512, 10)), (64,), 10
+def everywhere() -> nn.Module:
+    layers = [nn.Linear(64, 512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, 512), nn.ReLU(), nn.Dropout(0.5)]
+    return nn.Sequential(nn.Flatten(), *layers, nn.Linear(512, 10))
+
+
+def last_only() -> nn.Module:
+    layers = [nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Dropout(0.5)]
+    return nn.Sequential(nn.Flatten(), *layers, nn.Linear(512, 10))
+
+
+def convnet() -> nn.Module:
     layers = [nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Dropout2d(0.25), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.5), nn.Linear(16 * 36, 10)), (1, 16, 16), 10
+    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.5), nn.Linear(16 * 36, 10))
+
+
+NETS = {
+    "MLP 64-512-512-10": (everywhere, 8, 30),
+    "MLP, dropout last only": (last_only, 8, 30),
+    "convnet": (convnet, 16, 6),
+}
+"""Each net with the size of its pictures and the epochs that train it in seconds."""
 
 
 def loop(model: nn.Module, x: torch.Tensor, y: torch.Tensor, n_masks: int) -> tuple[float, float]:
@@ -51,42 +60,36 @@ def loop(model: nn.Module, x: torch.Tensor, y: torch.Tensor, n_masks: int) -> tu
     return mean, ((squares / n_masks - mean**2) / (n_masks - 1)) ** 0.5
 
 
-def timed(function, repeats: int = 5):
-    """Median seconds, and the last answer."""
-    function()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        answer = function()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds), answer
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--examples", type=int, default=256)
+    parser.add_argument("--examples", type=int, default=256, help=f"at most {HELD_OUT}")
     parser.add_argument("--masks", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    table = Table("model", "method", "seconds", "mean loss", "standard error", "time for equal error")
-    for kind in ("MLP 64-512-512-10", "MLP, dropout last only", "convnet"):
-        model, shape, classes = net(kind)
-        x, y = torch.randn(options.examples, *shape), torch.randint(0, classes, (options.examples,))
-        seconds, (mean, error) = timed(lambda m=model, x=x, y=y: loop(m, x, y, options.masks))
-        table.add_row(kind, "loop of train-mode passes", f"{seconds:.3f}", f"{mean:.5f}", f"{error:.1e}", "1")
-        cost = seconds * error**2
+    print(f"{machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    rows = Rows(
+        ("model", 22), ("method", 30), ("seconds", 7), "mean loss", ("standard error", 7), "time for equal error"
+    )
+    for name, (build, size, epochs) in NETS.items():
+        x, y = digits(size)
+        model = trained(name, build, x, y, epochs)
+        x, y = x[: min(options.examples, HELD_OUT)], y[: min(options.examples, HELD_OUT)]
+
+        def ours(sampler, model=model, x=x, y=y):
+            with torch.no_grad():
+                method = MonteCarlo(n_masks=options.masks, sampler=sampler)
+                found = am.expected_loss(model, x, y, "cross_entropy", method=method)
+            return float(found.value), float(found.error)
+
+        calls = {"loop of train-mode passes": lambda m=model, x=x, y=y: loop(m, x, y, options.masks)}
         for sampler in (Independent(), Antithetic(), LatinHypercube()):
-            method = MonteCarlo(n_masks=options.masks, sampler=sampler)
-
-            def ours(m=model, x=x, y=y, method=method):
-                with torch.no_grad():
-                    return am.expected_loss(m, x, y, "cross_entropy", method=method)
-
-            seconds, result = timed(ours)
-            ratio = seconds * float(result.error) ** 2 / cost
-            name = f"expected_loss, {type(sampler).__name__}"
-            row = (f"{seconds:.3f}", f"{float(result.value):.5f}", f"{float(result.error):.1e}", f"{ratio:.2g}")
-            table.add_row("", name, *row)
-    Console(width=120).print(table)
+            calls[f"expected_loss, {type(sampler).__name__}"] = lambda ours=ours, sampler=sampler: ours(sampler)
+        cost = None
+        for method, call in calls.items():
+            seconds, (mean, error) = median(call, options.repeats)
+            cost = cost or seconds * error**2
+            rows.add(name, method, f"{seconds:.3f}", f"{mean:.5f}", f"{error:.1e}", f"{seconds * error**2 / cost:.2g}")
+            name = ""
 
 
 if __name__ == "__main__":

@@ -9,74 +9,22 @@ serial (AMD, ARM); on Intel processors torch may take a parallel generator of MK
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch._inductor.config
 import torch.nn.functional as F
-from rich.console import Console
-from rich.table import Table
+from measure import Rows, machine, small
 from torch import Tensor, nn
 
 import allmasks as am
 
 ours = am.nn.functional.dropout
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def medians(
-    functions: dict[str, Callable[[], object]], seconds: float = 2.0, inner: int = 1, fresh: bool = False
-) -> dict[str, float]:
-    """Median seconds of each function, called in turn so that a change of the machine's mood meets all of them.
-
-    A turn is one call that is not timed and then `TURN` seconds of calls that are, five at least. So each is timed as
-    in a loop of its own: the allocator holds what it frees and torch's threads are awake.
-    With `fresh` the very first call of each turn is timed, and only that. After `F.dropout` of 2^20, whose generator
-    leaves the second thread asleep and whose mask and output the allocator gives back to the system, that call pays
-    for both: several times as much as the next.
-    """
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for function in functions.values():
-        for _ in range(3):
-            function()
-    gc.collect()
-    gc.disable()
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(next(iter(times.values()))) < 7:
-        for name, function in functions.items():
-            if not fresh:
-                function()
-            turn = time.perf_counter() + (0.0 if fresh else TURN)
-            calls = 0
-            while calls < (1 if fresh else 5) or time.perf_counter() < turn:
-                start = time.perf_counter()
-                for _ in range(inner):
-                    function()
-                times[name].append((time.perf_counter() - start) / inner)
-                calls += 1
-    gc.enable()
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-TURN = 0.02
-"""About what one call of `F.dropout` of 2^20 takes."""
 
 
 def with_backward(function: Callable[..., Tensor], x: Tensor, g: Tensor) -> Callable[[], object]:
@@ -106,37 +54,37 @@ def saved_bytes(function: Callable[..., Tensor], n: int = 2**20) -> int:
     return sum(kept.values())
 
 
-def speed(table: Table) -> None:
+def speed(table: Rows) -> None:
     x = torch.randn(2**20)
     g = torch.ones_like(x)
     out = torch.empty_like(x)
-    t = medians({"torch": lambda: F.dropout(x, 0.5), "ours": lambda: ours(x, 0.5), "copy": lambda: out.copy_(x)})
+    t = small({"torch": lambda: F.dropout(x, 0.5), "ours": lambda: ours(x, 0.5), "copy": lambda: out.copy_(x)})
     row(table, "2^20 float32, forward", t, "torch", "≥ 40")
     between = {"torch": lambda: F.dropout(x, 0.5), "ours": lambda: ours(x, 0.5), "again": lambda: F.dropout(x, 0.5)}
-    t = medians({**between, "x.clone()": lambda: x.clone()}, fresh=True)
+    t = small({**between, "x.clone()": lambda: x.clone()}, fresh=True)
     row(table, "2^20 float32, forward, the first call", t, "torch", "")
     row(table, "2^20 float32, forward, the first call", t, "x.clone()", "")
     copies = with_backward(lambda x, _: x.clone(), x, g)
-    t = medians({"torch": with_backward(F.dropout, x, g), "ours": with_backward(ours, x, g), "x.clone()": copies})
+    t = small({"torch": with_backward(F.dropout, x, g), "ours": with_backward(ours, x, g), "x.clone()": copies})
     row(table, "2^20 float32, forward + backward", t, "torch", "≥ 30")
     row(table, "2^20 float32, forward + backward", t, "x.clone()", "")
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
         y = x.to(dtype)
-        t = medians({"torch": lambda y=y: F.dropout(y, 0.5), "ours": lambda y=y: ours(y, 0.5)}, 1.0)
+        t = small({"torch": lambda y=y: F.dropout(y, 0.5), "ours": lambda y=y: ours(y, 0.5)}, 1.0)
         row(table, f"2^20 {str(dtype).removeprefix('torch.')}, forward", t, "torch", "≥ 20")
     for p, bits in ((0.1, 16), (0.001, 32)):
-        t = medians({"torch": lambda p=p: F.dropout(x, p), "ours": lambda p=p: ours(x, p)}, 1.0)
+        t = small({"torch": lambda p=p: F.dropout(x, p), "ours": lambda p=p: ours(x, p)}, 1.0)
         row(table, f"2^20 float32, p = {p} ({bits} bits), forward", t, "torch", "")
     strided = torch.randn(2**10, 2**10).t()
-    t = medians({"torch": lambda: F.dropout(strided, 0.5), "ours": lambda: ours(strided, 0.5)}, 1.0)
+    t = small({"torch": lambda: F.dropout(strided, 0.5), "ours": lambda: ours(strided, 0.5)}, 1.0)
     row(table, "2^20 float32, transposed, forward", t, "torch", "")
     maps = torch.randn(64, 64, 16, 16)
-    t = medians({"torch": lambda: F.dropout2d(maps, 0.5), "ours": lambda: am.nn.functional.dropout2d(maps, 0.5)}, 1.0)
+    t = small({"torch": lambda: F.dropout2d(maps, 0.5), "ours": lambda: am.nn.functional.dropout2d(maps, 0.5)}, 1.0)
     row(table, "2^20 float32, dropout2d, forward", t, "torch", "")
 
     x = torch.randn(2**24)
     out = torch.empty_like(x)
-    t = medians({"x.clone()": lambda: x.clone(), "ours": lambda: ours(x, 0.5)}, 3.0)
+    t = small({"x.clone()": lambda: x.clone(), "ours": lambda: ours(x, 0.5)}, 3.0)
     row(table, "2^24 float32, forward", t, "x.clone()", "≥ 0.67")
     y = x.clone()
     functions = {
@@ -144,31 +92,31 @@ def speed(table: Table) -> None:
         "copy": lambda: out.copy_(x),
         "ours": lambda: ours(y, 0.5, inplace=True),
     }
-    t = medians(functions, 6.0)
+    t = small(functions, 6.0)
     row(table, "2^24 float32, in place", t, "torch", "≥ 40")
     row(table, "2^24 float32, in place", t, "copy", "≥ 0.5")
 
-    small = torch.randn(1024)
-    small_grad = small.clone().requires_grad_()
-    g = torch.ones_like(small)
-    t = medians({"torch": lambda: F.dropout(small, 0.5), "ours": lambda: ours(small, 0.5)}, 1.0, 200)
+    few = torch.randn(1024)
+    few_grad = few.clone().requires_grad_()
+    g = torch.ones_like(few)
+    t = small({"torch": lambda: F.dropout(few, 0.5), "ours": lambda: ours(few, 0.5)}, 1.0, 200)
     row(table, "1024 float32, no grad", t, "torch", "≥ 1")
-    t = medians({"torch": lambda: F.dropout(small_grad, 0.5), "ours": lambda: ours(small_grad, 0.5)}, 1.0, 200)
+    t = small({"torch": lambda: F.dropout(few_grad, 0.5), "ours": lambda: ours(few_grad, 0.5)}, 1.0, 200)
     row(table, "1024 float32, with grad, forward", t, "torch", "≥ 1")
-    t = medians({"torch": with_backward(F.dropout, small, g), "ours": with_backward(ours, small, g)}, 1.0, 200)
+    t = small({"torch": with_backward(F.dropout, few, g), "ours": with_backward(ours, few, g)}, 1.0, 200)
     row(table, "1024 float32, forward + backward", t, "torch", "≥ 1")
 
 
-def row(table: Table, what: str, times: dict[str, float], rival: str, wanted: str) -> None:
+def row(table: Rows, what: str, times: dict[str, float], rival: str, wanted: str) -> None:
     ratio = times[rival] / times["ours"]
-    table.add_row(what, f"{times['ours'] * 1e3:.4f}", rival, f"{times[rival] * 1e3:.4f}", f"{ratio:.2f}", wanted)
+    table.add(what, f"{times['ours'] * 1e3:.4f}", rival, f"{times[rival] * 1e3:.4f}", f"{ratio:.2f}", wanted)
 
 
 KEPT = {"MALLOC_TRIM_THRESHOLD_": str(2**33), "MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TOP_PAD_": str(2**26)}
 """With these glibc keeps what is freed instead of giving it back to the system, as jemalloc and tcmalloc do."""
 
 
-def with_memory_kept(table: Table, threads: int) -> None:
+def with_memory_kept(table: Rows, threads: int) -> None:
     """The rows that allocate, in a process of their own whose allocator keeps freed memory."""
     command = [sys.executable, __file__, "--threads", str(threads), "--kept"]
     run = subprocess.run(command, env={**os.environ, **KEPT}, stdout=subprocess.PIPE, text=True, check=True)
@@ -179,11 +127,11 @@ def with_memory_kept(table: Table, threads: int) -> None:
 def kept_rows() -> list[tuple[str, dict[str, float], str]]:
     x = torch.randn(2**20)
     g = torch.ones_like(x)
-    t = medians({"torch": with_backward(F.dropout, x, g), "ours": with_backward(ours, x, g)}, 3.0)
+    t = small({"torch": with_backward(F.dropout, x, g), "ours": with_backward(ours, x, g)}, 3.0)
     large = torch.randn(2**24)
-    u = medians({"x.clone()": lambda: large.clone(), "ours": lambda: ours(large, 0.5)}, 3.0)
+    u = small({"x.clone()": lambda: large.clone(), "ours": lambda: ours(large, 0.5)}, 3.0)
     steps = {"no dropout": step(net(nn.Identity)), "ours": step(net(lambda: am.nn.Dropout(0.5)))}
-    v = medians(steps, 8.0)
+    v = small(steps, 8.0)
     return [
         ("2^20 float32, forward + backward", t, "torch"),
         ("2^24 float32, forward", u, "x.clone()"),
@@ -214,7 +162,7 @@ def relu_and_sign(h: Tensor) -> tuple[Tensor, Tensor]:
     return h.relu(), h.relu() <= 0
 
 
-def training(table: Table, compiled: bool) -> None:
+def training(table: Rows, compiled: bool) -> None:
     steps = {
         "torch.nn.Dropout": step(net(lambda: nn.Dropout(0.5))),
         "no dropout": step(net(nn.Identity)),
@@ -226,7 +174,7 @@ def training(table: Table, compiled: bool) -> None:
         steps["ours, compiled"] = step(torch.compile(net(lambda: am.nn.Dropout(0.5)), fullgraph=True))
         steps["no dropout, compiled"] = step(torch.compile(net(nn.Identity), fullgraph=True))
         steps["torch.nn.Dropout, compiled"] = step(torch.compile(net(lambda: nn.Dropout(0.5)), fullgraph=True))
-    t = medians(steps, 24.0)
+    t = small(steps, 24.0)
     what = "step of 784-1024-1024-10, batch 256"
     row(table, what, t, "torch.nn.Dropout", "≥ 1.3")
     row(table, what, t, "no dropout", "≥ 0.95")
@@ -240,7 +188,7 @@ def training(table: Table, compiled: bool) -> None:
         row(table, "no dropout, compiled (in the first column)", plain, "no dropout, eager", "")
         # With any dropout after it the compiler keeps a ReLU's sign as booleans; without AVX-512 it writes them slowly.
         h = torch.randn(256, 1024)
-        signs = medians({"ours": partial(torch.compile(relu_and_sign), h), "eager": partial(relu_and_sign, h)})
+        signs = small({"ours": partial(torch.compile(relu_and_sign), h), "eager": partial(relu_and_sign, h)})
         row(table, "ReLU of 256 × 1024 and its sign, compiled (in the first column)", signs, "eager", "")
 
 
@@ -254,18 +202,15 @@ def main() -> None:
     if options.kept:
         print(json.dumps(kept_rows()))
         return
-    console = Console(width=140)
-    console.print(f"{processor()}, {options.threads} threads, torch {torch.__version__}")
-    table = Table("what", "ours, ms", "against", "ms", "times faster", "wanted")
+    print(f"{machine()}, {options.threads} threads, torch {torch.__version__}")
+    table = Rows(("what", 66), ("ours, ms", 9), ("against", 26), ("ms", 9), "times faster", "wanted")
     speed(table)
     with_memory_kept(table, options.threads)
     training(table, not options.no_compile)
-    console.print(table)
-    memory = Table("kept for backward, 2^20 float32", "bytes", "bytes an element")
+    memory = Rows("kept for backward, 2^20 float32", ("bytes", 9), "bytes an element")
     for name, function in (("F.dropout", F.dropout), ("ours", ours)):
         kept = saved_bytes(function)
-        memory.add_row(name, str(kept), f"{kept / 2**20:g}")
-    console.print(memory)
+        memory.add(name, kept, f"{kept / 2**20:g}")
 
 
 if __name__ == "__main__":

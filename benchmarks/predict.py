@@ -1,6 +1,8 @@
 """Time to a given standard error of the mean prediction: `am.predict` against the loop that people write.
 
-    python benchmarks/predict.py [--examples 256] [--errors .01 .003 .001]
+    python benchmarks/predict.py [--examples 256] [--errors .003 .001]
+
+Nets trained on digits (`benchmarks/trained.py`), held-out examples; each row is printed as it is measured.
 
 The rival runs passes in train mode under no_grad, softmax and running sum, at the fastest of several batch sizes. It is
 told for nothing how many passes it needs: those with which its root-mean-square standard error is the one that
@@ -15,46 +17,39 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib.util
-import platform
-import statistics
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from measure import Rows, machine, median, once
 from torch import nn
+from trained import HELD_OUT, digits, trained
 
 import allmasks as am
 from allmasks.methods import MonteCarlo
 from allmasks.samplers import LatinHypercube
 
 
-def everywhere() -> tuple[nn.Module, torch.Tensor, str]:
+def everywhere() -> nn.Module:
     layers = [nn.Dropout(0.2), nn.Linear(784, 1024), nn.ReLU(), nn.Dropout(0.5), nn.Linear(1024, 1024), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Dropout(0.5), nn.Linear(1024, 10)), torch.rand(256, 784), "multiclass"
+    return nn.Sequential(nn.Flatten(), *layers, nn.Dropout(0.5), nn.Linear(1024, 10))
 
 
 def backbone(outputs: int) -> nn.Module:
-    layers: list[nn.Module] = [nn.Linear(256, 512), nn.ReLU()]
+    layers: list[nn.Module] = [nn.Flatten(), nn.Linear(256, 512), nn.ReLU()]
     for _ in range(18):
         layers += [nn.Linear(512, 512), nn.LayerNorm(512), nn.ReLU()]
     return nn.Sequential(*layers, nn.Dropout(0.5), nn.Linear(512, outputs))
 
 
-def problems(n: int) -> dict[str, tuple[nn.Module, torch.Tensor, str]]:
-    torch.manual_seed(0)
-    first, x, task = everywhere()
-    with torch.no_grad():
-        first[-1].weight.mul_(8)
-    deep, binary = backbone(10), backbone(1)
-    with torch.no_grad():
-        deep[-1].weight.mul_(4)
-    return {
-        "784-1024-1024-10, dropout everywhere": (first, x[:n], task),
-        "20 layers, dropout before the last": (deep, torch.randn(n, 256), "multiclass"),
-        "20 layers, binary head": (binary, torch.randn(n, 256), "binary"),
-    }
+def problems(n: int) -> Iterator[tuple[str, nn.Module, torch.Tensor, str]]:
+    for name, build, size, task in (
+        ("784-1024-1024-10, dropout everywhere", everywhere, 28, "multiclass"),
+        ("20 layers, dropout before the last", lambda: backbone(10), 16, "multiclass"),
+        ("20 layers, binary head", lambda: backbone(1), 16, "binary"),
+    ):
+        x, y = digits(size)
+        yield name, trained(name, build, x, y if task == "multiclass" else y % 2, epochs=5), x[:n], task
 
 
 def link(z: torch.Tensor, task: str) -> torch.Tensor:
@@ -121,81 +116,50 @@ def fastest_pass(forms: list[tuple[nn.Module, int]], x: torch.Tensor, task: str,
                 for _ in range(times):
                     total = total + link(model(part), task).unflatten(0, (-1, len(part))).sum(dim=0)
 
-    return min(median_time(lambda f=form, b=b, m=m: calls(f, b, 8 // m), 3) / 8 for form, m in forms for b in batches)
+    return min(median(lambda f=form, b=b, m=m: calls(f, b, 8 // m)).seconds / 8 for form, m in forms for b in batches)
 
 
-def median_time(function, repeats: int) -> float:
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+def rms(error: torch.Tensor) -> float:
+    return float((error**2).mean().sqrt())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--examples", type=int, default=256)
-    parser.add_argument("--errors", type=float, nargs="+", default=[0.01, 0.003, 0.001])
+    parser.add_argument("--examples", type=int, default=256, help=f"at most {HELD_OUT}")
+    parser.add_argument("--errors", type=float, nargs="+", default=[0.003, 0.001])
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    console = Console(width=130)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.machine())
-    console.print(f"{cpu}, {torch.get_num_threads()} threads, torch {torch.__version__}, {options.examples} examples")
-    table = Table(
-        "model",
-        "standard error wanted",
-        "ours: reached",
-        "masks",
-        "s",
-        "passes",
-        "loop: s",
-        "loop",
-        "torch-unc.",
-        "baal",
-    )
-    for name, (model, x, task) in problems(options.examples).items():
-        batches = sorted({32, 64, 128, len(x)})
-        per_pass = {b: median_time(lambda b=b, m=model, x=x, t=task: loop(m, x, t, 8, b), 3) / 8 for b in batches}
+    n = min(options.examples, HELD_OUT)
+    print(f"{machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {n} examples")
+    columns = ("wanted", "reached", "masks", "ours: s", "passes", "loop: s", "loop", "torch-uncertainty", "baal")
+    rows = Rows(("model", 36), *((column, max(7, len(column))) for column in columns))
+    for name, model, x, task in problems(n):
+        batches = sorted({32, 128, n})
+        per_pass = {b: median(lambda b=b, m=model, x=x, t=task: loop(m, x, t, 8, b)).seconds / 8 for b in batches}
         best = min(per_pass, key=per_pass.__getitem__)
         others = {k: fastest_pass(forms, x, task, batches) for k, forms in wrapped(model).items()}
-        _, variance = loop(model, x, task, 256, best)
-        spread = float(variance.mean())
-        am.predict(model, x[:8], task=task, method=MonteCarlo(n_masks=256))  # compiles the kernels
+        spread = float(loop(model, x, task, 128, best)[1].mean())
+        trial = am.predict(model, x, task=task)  # compiles the kernels, too
         for wanted in options.errors:
-            # The number of masks both need is known: what is compared is the time per unit of error.
-            trial = am.predict(model, x, task=task)
-            if trial.guarantee == "exact":
-                found, seconds = (
-                    trial,
-                    median_time(lambda m=model, x=x, t=task: am.predict(m, x, task=t), options.repeats),
-                )
-                reached, passes = 0.0, max(1, round(spread / wanted**2))
-            else:
-                pilot = float((trial.mean_error**2).mean().sqrt())
-                masks = max(256, int(trial.n_masks * (pilot / wanted) ** 2 / 8 + 1) * 8)
+            method = None
+            if trial.guarantee != "exact":
+                # The number of masks both need is known: what is compared is the time per unit of error.
+                masks = max(256, int(trial.n_masks * (rms(trial.mean_error) / wanted) ** 2 / 8 + 1) * 8)
                 method = MonteCarlo(n_masks=masks, sampler=LatinHypercube())
-                kept: list[am.Prediction] = []
-
-                def ours(m=model, x=x, t=task, method=method, kept=kept) -> None:
-                    kept.append(am.predict(m, x, task=t, method=method))
-
-                seconds = median_time(ours, options.repeats)
-                found = kept[-1]
-                reached = float((found.mean_error**2).mean().sqrt())
-                passes = max(1, round(spread / reached**2))
+            seconds, found = median(
+                lambda m=model, x=x, t=task, how=method: am.predict(m, x, task=t, method=how), options.repeats
+            )
+            reached = 0.0 if method is None else rms(found.mean_error)
+            passes = max(1, round(spread / (reached or wanted) ** 2))
             # Passes cost the same each, so a long loop is measured on a part of it.
-            run = min(passes, 200)
-            rival = median_time(lambda m=model, x=x, t=task, r=run, b=best: loop(m, x, t, r, b), 1) * passes / run
-            shown = "exact" if reached == 0.0 else f"{reached:.1e}"
-            row = (name, f"{wanted:g}", shown, str(found.n_masks), f"{seconds:.2f}", str(passes), f"{rival:.2f}")
+            part = min(passes, 50)
+            rival = once(lambda m=model, x=x, t=task, k=part, b=best: loop(m, x, t, k, b)).seconds * passes / part
+            shown = f"{reached:.1e}" if reached else "exact"
             beside = (others.get(k) for k in ("torch-uncertainty", "baal"))
             ratios = ("–" if each is None else f"{each * passes / seconds:.1f}" for each in beside)
-            table.add_row(*row, f"{rival / seconds:.1f}", *ratios)
+            numbers = (f"{seconds:.2f}", passes, f"{rival:.2f}", f"{rival / seconds:.1f}")
+            rows.add(name, f"{wanted:g}", shown, found.n_masks, *numbers, *ratios)
             name = ""
-    console.print(table)
 
 
 if __name__ == "__main__":

@@ -9,40 +9,15 @@ columns are made dense, as the rivals named need them.
 from __future__ import annotations
 
 import argparse
-import platform
-import statistics
-import time
 from pathlib import Path
 
 import numpy as np
+from measure import Rows, machine, median
 from plain import load
-from rich.console import Console
-from rich.table import Table
 from scipy import sparse
 from sklearn.linear_model import Ridge, RidgeCV
 
 from allmasks.linear_model import DropoutRidge, DropoutRidgeCV
-
-
-def processor() -> str:
-    """The processor's name, as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        if info.exists()
-        else []
-    )
-    return names[0] if names else platform.processor()
-
-
-def seconds(fit, repeats: int) -> float:
-    """Median seconds of a fit; the first one, not counted, warms up."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        fit()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
 
 
 def drawn(n: int, d: int) -> tuple[np.ndarray, np.ndarray]:
@@ -59,23 +34,23 @@ def regression(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return X.toarray() if sparse.issparse(X) else X, np.asarray(y, np.float64)
 
 
-def fits(table: Table, X: np.ndarray, y: np.ndarray, repeats: int) -> None:
+def fits(table: Rows, X: np.ndarray, y: np.ndarray, repeats: int) -> None:
     shape = f"{len(X):,} × {X.shape[1]:,}"
-    base = seconds(lambda: Ridge(solver="cholesky").fit(X, y), repeats)
-    ours = seconds(lambda: DropoutRidge(p=0.5).fit(X, y), repeats)
-    table.add_row('Ridge(solver="cholesky")', shape, f"{base:.3g}", "1")
-    table.add_row("DropoutRidge(p=0.5)", shape, f"{ours:.3g}", f"{ours / base:.2f}")
+    base = median(lambda: Ridge(solver="cholesky").fit(X, y), repeats).seconds
+    ours = median(lambda: DropoutRidge(p=0.5).fit(X, y), repeats).seconds
+    table.add('Ridge(solver="cholesky")', shape, f"{base:.3g}", "1")
+    table.add("DropoutRidge(p=0.5)", shape, f"{ours:.3g}", f"{ours / base:.2f}")
 
 
-def paths(table: Table, X: np.ndarray, y: np.ndarray, repeats: int) -> None:
+def paths(table: Rows, X: np.ndarray, y: np.ndarray, repeats: int) -> None:
     grid = np.linspace(0.01, 0.99, 100)
     alphas = len(X) * grid / (1 - grid)
-    few = seconds(lambda: RidgeCV().fit(X, y), repeats)
-    many = seconds(lambda: RidgeCV(alphas=alphas).fit(X, y), repeats)
-    path = seconds(lambda: DropoutRidgeCV(ps=grid).fit(X, y), repeats)
-    table.add_row("RidgeCV(), 3 alphas", f"{len(X):,} × {X.shape[1]:,}", f"{few:.3g}", f"{few / many:.2f}")
-    table.add_row("RidgeCV, 100 alphas", "", f"{many:.3g}", "1")
-    table.add_row("DropoutRidgeCV, 100 values of p", "", f"{path:.3g}", f"{path / many:.2f}")
+    many = median(lambda: RidgeCV(alphas=alphas).fit(X, y), repeats).seconds
+    table.add("RidgeCV, 100 alphas", f"{len(X):,} × {X.shape[1]:,}", f"{many:.3g}", "1")
+    few = median(lambda: RidgeCV().fit(X, y), repeats).seconds
+    table.add("RidgeCV(), 3 alphas", "", f"{few:.3g}", f"{few / many:.2f}")
+    path = median(lambda: DropoutRidgeCV(ps=grid).fit(X, y), repeats).seconds
+    table.add("DropoutRidgeCV, 100 values of p", "", f"{path:.3g}", f"{path / many:.2f}")
 
 
 def main() -> None:
@@ -87,7 +62,8 @@ def main() -> None:
         "--file", type=Path, nargs="+", default=[], help="sets in a plain format, in place of drawn rows"
     )
     options = parser.parse_args()
-    table = Table("fit", "shape", "seconds", "ratio", title=f"{processor()}; medians of {options.repeats}")
+    print(f"{machine()}; medians of {options.repeats}")
+    table = Rows(("fit", 31), ("shape", 15), ("seconds", 8), "ratio")
     if options.file:
         for path in options.file:
             X, y = regression(path)
@@ -97,7 +73,6 @@ def main() -> None:
         fits(table, *drawn(options.rows, options.columns), options.repeats)
         for n, d in ((20_000, 500), (400, 5_000)):
             paths(table, *drawn(n, d), options.repeats)
-    Console(width=110).print(table)
 
 
 if __name__ == "__main__":

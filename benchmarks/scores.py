@@ -10,31 +10,19 @@ Memory is the peak resident size of a process of its own, above what it held wit
 from __future__ import annotations
 
 import argparse
-import platform
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
+from measure import Rows, in_turn, machine, median
 from numba import get_num_threads
-from rich.console import Console
-from rich.table import Table
 from scipy import sparse
 
 import allmasks as am
 from allmasks.methods import Fourier
 
 P = 0.5
-
-
-def processor() -> str:
-    """The processor's name, as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
-    return names[0] if names else platform.processor()
 
 
 def problem(rows: int, columns: int):
@@ -68,29 +56,6 @@ def shared_masks(w, X, y, n_masks: int) -> np.ndarray:
     """The same masks for all rows: one matrix product."""
     kept = np.random.default_rng(1).random((X.shape[1], n_masks), dtype=np.float32) >= P
     return softplus_mean((X @ (kept * (w / (1 - P))[:, None])).T, y)
-
-
-def timed(function, repeats: int):
-    """Median seconds, and the last answer; a first call, not counted, warms up."""
-    function()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        answer = function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times), answer
-
-
-def in_turn(functions, repeats: int):
-    """`timed` of each, one round after the other: none pays alone for what ran before it, or for a busy minute."""
-    answers = [function() for function in functions]
-    times = [[] for _ in functions]
-    for _ in range(repeats):
-        for function, own in zip(functions, times, strict=True):
-            start = time.perf_counter()
-            function()
-            own.append(time.perf_counter() - start)
-    return [(statistics.median(own), answer) for own, answer in zip(times, answers, strict=True)]
 
 
 def megabytes_above_inputs(rows: int, columns: int, grad: bool) -> float:
@@ -128,36 +93,37 @@ def main() -> None:
         return
     w, X, y = problem(options.rows, options.columns)
     exact = am.expected_score_loss(w, X, y, P)
-    console = Console(width=120)
-    console.print(f"{processor()}, {get_num_threads()} threads; {options.rows:,} rows × {options.columns:,}, p = {P}")
-    table = Table("", "seconds", "of the rival's time", "largest error of a row", title=f"medians of {options.repeats}")
-    blocks = (8, 32, 128, 512)
-    quickest = min(blocks, key=lambda b: timed(lambda: own_masks(w, X[:1024], y[:1024], options.masks, b), 1)[0])
-    n = options.masks
-    rival, values = timed(lambda: own_masks(w, X, y, n, quickest), max(1, options.repeats // 2))
+    print(f"{machine()}, {get_num_threads()} threads; {options.rows:,} rows × {options.columns:,}, p = {P}")
+    rows = Rows(("", 62), "seconds", "of the rival's time", ("largest error of a row", 24))
+    n, blocks = options.masks, (8, 32, 128, 512)
+    few = in_turn({str(b): lambda b=b: own_masks(w, X[:1024], y[:1024], n, b) for b in blocks}, 1)
+    quickest = int(min(few, key=lambda block: few[block].seconds))
+    rival, values = median(lambda: own_masks(w, X, y, n, quickest), max(1, options.repeats // 2))
     off = float(np.abs(values - exact.per_example).max())
-    table.add_row(f"NumPy, {n} masks of its own for each row (blocks of {quickest})", f"{rival:.3f}", "1", f"{off:.1e}")
-    seconds, values = timed(lambda: shared_masks(w, X, y, n), options.repeats)
+    rows.add(f"NumPy, {n} masks of its own for each row (blocks of {quickest})", f"{rival:.3f}", "1", f"{off:.1e}")
+    seconds, values = median(lambda: shared_masks(w, X, y, n), options.repeats)
     off = float(np.abs(values - exact.per_example).max())
-    table.add_row(f"NumPy, {n} masks shared by all rows", f"{seconds:.3f}", f"{seconds / rival:.3f}", f"{off:.1e}")
+    rows.add(f"NumPy, {n} masks shared by all rows", f"{seconds:.3f}", f"{seconds / rival:.3f}", f"{off:.1e}")
     binary, some = (X > 0.5).astype(np.float64), sparse.random(options.rows, options.columns, 0.05, "csr", rng=0)
-    cases = (
-        ("expected_score_loss, tol=1e-4", Fourier(tol=1e-4), X, False),
-        ("expected_score_loss, tol=1e-10", Fourier(tol=1e-10), X, False),
-        ("expected_score_loss, to round-off", Fourier(), X, False),
-        ("the same with the gradient", Fourier(), X, True),
-        ("binary features", Fourier(), binary, False),
-        ("CSR, 5 % stored", Fourier(), some, False),
-        ("CSR, 5 % stored, with the gradient", Fourier(), some, True),
-    )
-    calls = [lambda m=m, r=r, g=g: am.expected_score_loss(w, r, y, P, method=m, return_grad=g) for _, m, r, g in cases]
-    for (name, *_), (seconds, result) in zip(cases, in_turn(calls, options.repeats), strict=True):
+    cases = {
+        "expected_score_loss, tol=1e-4": (Fourier(tol=1e-4), X, False),
+        "expected_score_loss, tol=1e-10": (Fourier(tol=1e-10), X, False),
+        "expected_score_loss, to round-off": (Fourier(), X, False),
+        "the same with the gradient": (Fourier(), X, True),
+        "binary features": (Fourier(), binary, False),
+        "CSR, 5 % stored": (Fourier(), some, False),
+        "CSR, 5 % stored, with the gradient": (Fourier(), some, True),
+    }
+    for name, (method, inputs, grad) in cases.items():
+        seconds, result = median(
+            lambda m=method, r=inputs, g=grad: am.expected_score_loss(w, r, y, P, method=m, return_grad=g),
+            options.repeats,
+        )
         bound = f"{float(result.per_example_error.max()):.1e} ({result.guarantee})"
-        table.add_row(name, f"{seconds:.3f}", f"{seconds / rival:.3f}", bound)
-    console.print(table)
+        rows.add(name, f"{seconds:.3f}", f"{seconds / rival:.3f}", bound)
     for grad in (False, True) if Path("/proc/self/clear_refs").exists() else ():
         used = megabytes_above_inputs(options.rows, options.columns, grad)
-        console.print(f"memory above the inputs{', with the gradient' if grad else ''}: {used:.0f} MiB")
+        print(f"memory above the inputs{', with the gradient' if grad else ''}: {used:.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -26,8 +26,6 @@ import argparse
 import itertools
 import json
 import math
-import os
-import platform
 import statistics
 import time
 import warnings
@@ -35,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measure import machine, median, once
 from rich.console import Console
 from rich.table import Table
 from scipy import sparse
@@ -89,6 +88,12 @@ class Race:
         return {"reached": self.reached, "nearest": self.nearest, "longest": self.longest}
 
 
+def fit_stacked(model: LogisticRegression, X: Any, y: np.ndarray, p: float, n_masks: int, rng: Any) -> Any:
+    """The model fitted to thinned copies of the rows, in one weighted problem."""
+    rows = sparse.vstack([masked(X, p, rng) for _ in range(n_masks)], format="csr")
+    return model.fit(rows, np.tile(y, n_masks), np.full(n_masks * len(y), 1.0 / n_masks))
+
+
 def stacked(X: Any, y: np.ndarray, p: float, alpha: float, race: Race, limit: float, memory: float) -> None:
     last = 0.0
     for n_masks in (25 * 4**k for k in range(10)):
@@ -97,12 +102,8 @@ def stacked(X: Any, y: np.ndarray, p: float, alpha: float, race: Race, limit: fl
             return
         for share in (1e-2, 1e-4):
             rng = np.random.default_rng(0)
-            start = time.process_time()
-            rows = sparse.vstack([masked(X, p, rng) for _ in range(n_masks)], format="csr")
             model = LogisticRegression(C=1.0 / alpha, max_iter=5000, tol=same_tolerance(X, y) / 1e-6 * share)
-            model.fit(rows, np.tile(y, n_masks), np.full(n_masks * len(y), 1.0 / n_masks))
-            last = time.process_time() - start
-            del rows
+            last, _ = once(lambda m=model, k=n_masks, rng=rng: fit_stacked(m, X, y, p, k, rng), time.process_time)
             value = objective(model.coef_[0], float(model.intercept_[0]), X, y, p, alpha)
             race.saw(value, last, f"{n_masks} masks")
         if len(race.reached) == len(LEVELS):
@@ -122,9 +123,8 @@ class Stream:
     def run(self, passes: int, limit: float, race: Race) -> None:
         X, y, p, alpha = self.data
         while self.passes < passes and self.seconds < limit:
-            start = time.process_time()
-            self.model.partial_fit(masked(X, p, self.rng), y, classes=[0, 1])
-            self.seconds += time.process_time() - start
+            one = once(lambda: self.model.partial_fit(masked(X, p, self.rng), y, classes=[0, 1]), time.process_time)
+            self.seconds += one.seconds
             self.passes += 1
             if self.passes in PASSES or self.passes % PASSES[-1] == 0:
                 self.value = objective(self.model.coef_[0], float(self.model.intercept_[0]), X, y, p, alpha)
@@ -143,12 +143,9 @@ def stream(X: Any, y: np.ndarray, p: float, alpha: float, race: Race, limit: flo
 
 def ours(X: Any, y: np.ndarray, p: float, alpha: float, race: Race) -> None:
     for tol in TOLERANCES:
-        seconds = []
-        for _ in range(3):
-            start = time.process_time()
-            model = DropoutLogisticRegression(p=p, alpha=alpha, tol=tol).fit(X, y)
-            seconds.append(time.process_time() - start)
-        race.saw(model.objective_, statistics.median(seconds), f"tol {tol:g}")
+        model = DropoutLogisticRegression(p=p, alpha=alpha, tol=tol)
+        seconds, _ = median(lambda model=model: model.fit(X, y), 3, clock=time.process_time)
+        race.saw(model.objective_, seconds, f"tol {tol:g}")
 
 
 def one_set(X: Any, y: np.ndarray, choice: dict[str, float], limit: float, memory: float) -> dict[str, Any]:
@@ -191,11 +188,9 @@ def accuracy(name: str, data: Path, records: dict[str, Any], folds: int) -> None
             continue
         p, alpha = record["dropout_choice"]["p"], record["dropout_choice"]["alpha"]
         rng = np.random.default_rng(0)
-        start = time.process_time()
-        rows = sparse.vstack([masked(X, p, rng) for _ in range(100)], format="csr")
         model = LogisticRegression(C=1.0 / alpha, max_iter=5000)
-        model.fit(rows, np.tile(y, 100), np.full(100 * len(y), 0.01))
-        record["sampled_seconds"] = time.process_time() - start
+        fit = once(lambda m=model, X=X, y=y, p=p, rng=rng: fit_stacked(m, X, y, p, 100, rng), time.process_time)
+        record["sampled_seconds"] = fit.seconds
         record["sampled"] = float(model.score(X_test, y_test))
 
 
@@ -225,7 +220,7 @@ def main() -> None:
     args = parser.parse_args()
     records: dict[str, Any] = json.loads(args.out.read_text())
     console = Console(width=200)
-    console.print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors")
+    console.print(machine())
     warnings.simplefilter("ignore")
 
     def keep() -> None:

@@ -23,9 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from measure import machine, once
 from numba import njit
 from plain import load, stem
 from rich.console import Console
@@ -249,9 +247,7 @@ def rmse(mean: torch.Tensor, y: torch.Tensor) -> float:
 
 def validation(data: Path | None, job: Job, masks: int) -> dict[str, Any]:
     _, _, X, y, _, _ = parts(data, job.name, job.split)
-    start = time.perf_counter()
-    net = fitted(data, job)
-    seconds = time.perf_counter() - start
+    seconds, net = once(lambda: fitted(data, job))
     return {**predicted(net, X, y, job.tau, masks), "p": job.p, "tau": job.tau, "fit_seconds": seconds}
 
 
@@ -346,8 +342,7 @@ def main() -> None:
     if not 256 <= args.masks <= 1000:
         parser.error("--masks must lie between 256 and 1000")
     console, records = Console(width=140), finished(args.out)
-    processor = platform.processor() or platform.machine()
-    console.print(f"{processor}, {os.cpu_count()} processors, {len(records)} done before")
+    console.print(f"{machine()}, {len(records)} done before")
     todo = [job for job in jobs(args.sets, args.splits) if job.key not in records]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
