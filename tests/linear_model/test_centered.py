@@ -10,8 +10,8 @@ from sklearn.linear_model import LinearRegression
 
 from allmasks.linear_model import DropoutRidge, DropoutRidgeCV
 from allmasks.linear_model.centered import Centered, second_moments
-from allmasks.linear_model.partitioned import lazy_moments
 from allmasks.linear_model.partitions import Partitions
+from allmasks.linear_model.sufficient import Sufficient
 
 
 def by_batches(X, y, p, alpha=0.0, weight=None):
@@ -183,7 +183,7 @@ def test_statistics_of_partitions_merge_without_cancellation():
     rng = np.random.default_rng(7)
     X, y = 1e9 + rng.normal(size=(90, 2)), 1e9 + rng.normal(size=90)
     lazy = Partitions.of(DropoutRidge(), array.from_array(X, chunks=(11, -1)), array.from_array(y, chunks=11))
-    moments = lazy_moments(lazy)
+    moments = Sufficient.of_partitions(lazy)
     apart = np.column_stack([X, y]).astype(np.longdouble)
     apart = apart - apart.mean(axis=0)
     np.testing.assert_allclose(moments.gram, (apart[:, :2].T @ apart[:, :2]).astype(float), rtol=1e-12, atol=1e-12)

@@ -5,7 +5,7 @@ import pytest
 from scipy import sparse
 
 from allmasks.linear_model.curvature import kept_curvature
-from allmasks.linear_model.rows import Rows
+from allmasks.linear_model.feature_rows import Rows
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.3, 30.0])

@@ -148,21 +148,21 @@ def test_rows_without_labels(kind):
 
 @pytest.mark.parametrize("kind", ["logistic", "poisson"])
 def test_beyond_the_largest_hessian_products_take_its_place(kind, monkeypatch):
-    monkeypatch.setattr("allmasks.linear_model.partitioned._LARGEST_HESSIAN", 3)
+    monkeypatch.setattr("allmasks.linear_model.summed._LARGEST_HESSIAN", 3)
     same(fresh(kind).fit(rows("csr"), TARGETS[kind]), fresh(kind).fit(X, TARGETS[kind]), 2e-8)
 
 
 @pytest.mark.parametrize("storage", ["array", "csr"])
 @pytest.mark.parametrize("plain", [False, True])
 def test_a_hessian_is_what_its_products_say(storage, plain):
-    from allmasks.linear_model.logistic_objective import LogisticTask
+    from allmasks.linear_model.feature_rows import Rows
+    from allmasks.linear_model.logistic_objective import BinaryLogistic
     from allmasks.linear_model.poisson_objective import ExactPoisson
-    from allmasks.linear_model.rows import Rows
 
     held = Rows(X if storage == "array" else sparse.csr_matrix(X))
     p, w = np.full(D, 0.3), RNG.normal(size=D + 1)
     label = WEIGHT * TARGETS["logistic"]
-    task = LogisticTask(held, p, 0.2, True, label, 0.6 * WEIGHT, 0.4 * WEIGHT if plain else None)
+    task = BinaryLogistic(held, p, 0.2, True, label, 0.6 * WEIGHT, 0.4 * WEIGHT if plain else None)
     for objective in (task.gaussian(), task.exact(1e-10), ExactPoisson(held, TARGETS["poisson"], WEIGHT, p, 0.2, True)):
         curvature = objective.curvature(w)
         columns = np.column_stack([curvature.product(unit) for unit in np.eye(D + 1)])

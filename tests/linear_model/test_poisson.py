@@ -10,8 +10,8 @@ from sklearn.linear_model import PoissonRegressor
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from allmasks.linear_model import DropoutPoissonRegressor
+from allmasks.linear_model.feature_rows import Rows
 from allmasks.linear_model.poisson_objective import ExactPoisson
-from allmasks.linear_model.rows import Rows
 from truth import every_mask
 
 

@@ -9,8 +9,8 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
 from allmasks.linear_model import DropoutLogisticRegression, DropoutPoissonRegressor
+from allmasks.linear_model.feature_rows import Rows
 from allmasks.linear_model.newton import finite_start, minimize
-from allmasks.linear_model.rows import Rows
 from allmasks.linear_model.separation import recedes, separates
 from allmasks.scores.memory import unlocked
 from allmasks.scores.score import _rows

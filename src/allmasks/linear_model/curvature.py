@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from allmasks.linear_model.rows import Rows
+from allmasks.linear_model.feature_rows import Rows
+from allmasks.linear_model.newton import Curvature
+from allmasks.linear_model.unknowns import Unknowns
 
-__all__ = ["bordered", "gram", "kept_curvature", "logistic_density"]
+__all__ = ["gram", "kept_curvature", "logistic_density", "summed_squares"]
 
 Array = NDArray[np.float64]
 
@@ -54,11 +56,28 @@ def gram(A: Any, weight: Array, B: Any) -> Array:
     return np.asarray(A.T @ (weight[:, None] * B))
 
 
-def bordered(of_weights: Array, of_both: Array, of_intercept: float, fit_intercept: bool) -> Array:
-    """The Hessian in (w, b) from its blocks; without intercept that in w alone."""
-    if not fit_intercept:
-        return of_weights
-    return np.block([[of_weights, of_both[:, None]], [of_both[None, :], np.array([[of_intercept]])]])
+def summed_squares(
+    of: Unknowns, A: Any, weight: Array, ridge: Array | float, squares: Array, border: Array | None = None
+) -> Curvature:
+    """Σᵢ sᵢ (aᵢ, cᵢ)(aᵢ, cᵢ)ᵀ + diag(ridge, 0), in the unknowns.
+
+    A : (n, d), dense or CSR. weight : (n,) the sᵢ. border : (n,) the cᵢ, 1 by default. squares : (d,) Σᵢ sᵢ aᵢⱼ².
+    """
+    pull = weight if border is None else weight * border
+    corner = float(pull.sum() if border is None else pull @ border)
+
+    def product(u: Array) -> Array:
+        direction, db = of.split(u)
+        moved = weight * (np.asarray(A @ direction) + (db if border is None else border * db))
+        out = np.asarray(A.T @ moved) + ridge * direction
+        return of.join(out, float(moved.sum() if border is None else border @ moved))
+
+    def matrix() -> Array:
+        out = gram(A, weight, A)
+        out[np.diag_indices_from(out)] += ridge
+        return of.bordered(out, np.asarray(A.T @ pull), corner)
+
+    return Curvature(product, of.join(squares + ridge, corner), matrix)
 
 
 def kept_curvature(rows: Rows, weights: Array, p: Array, mu: Array, variance: Array, r: Array) -> tuple[Any, Array]:

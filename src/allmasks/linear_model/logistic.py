@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, softmax
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from allmasks.errors import MethodNotApplicable
 from allmasks.linear_model.checks import check_multi_class, check_settings
-from allmasks.linear_model.logistic_problem import LabeledProblem, labeled_problem
-from allmasks.linear_model.logistic_solver import Solution, Task, solve, warn_if_unfinished
+from allmasks.linear_model.estimators import RowsEstimator
+from allmasks.linear_model.feature_rows import Rows
+from allmasks.linear_model.logistic_problem import LabeledProblem, LabeledRows, labeled_rows
+from allmasks.linear_model.logistic_solver import LogisticFit, solve, warn_if_unfinished
 from allmasks.linear_model.multinomial import QuadraticMultinomial
 from allmasks.linear_model.partitions import chunkwise, is_lazy, refuse_lazy
 from allmasks.linear_model.rates import feature_rates
-from allmasks.linear_model.rows import Rows
 from allmasks.linear_model.stopping import norm
 from allmasks.methods import Fourier
 from allmasks.scores.characteristic import logistic_moments
@@ -31,7 +31,7 @@ __all__ = ["DropoutLogisticRegression"]
 Array = NDArray[np.float64]
 
 
-class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
+class DropoutLogisticRegression(ClassifierMixin, RowsEstimator):
     """Logistic regression with dropout on its inputs, fitted to the exact objective.
 
     Minimises over w and b
@@ -121,11 +121,6 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         self.verbose = verbose
         self.random_state = random_state
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        return tags
-
     def fit(
         self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None, X_unlabeled: Any = None
     ) -> DropoutLogisticRegression:
@@ -140,109 +135,79 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         """
         alpha, tol, max_iter = check_settings(self)
         check_multi_class(self.multi_class)
+        problem: LabeledProblem
         if is_lazy(X, y, sample_weight):
+            from allmasks.linear_model.lazy_logistic import labeled_partitions
+
             if self.multi_class == "quadratic":
                 refuse_lazy('DropoutLogisticRegression(multi_class="quadratic")', X, y, sample_weight)
-            return self._fit_lazy(X, y, sample_weight, X_unlabeled, alpha, tol, max_iter)
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C")
-        check_classification_targets(y)
-        rates = feature_rates(self.p, X.shape[1])
-        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        more = None
-        if X_unlabeled is not None:
-            more = validate_data(self, X_unlabeled, accept_sparse="csr", dtype=X.dtype, reset=False)
-        problem = labeled_problem(self, X, np.asarray(y), weight, rates, alpha, more)
-        solutions, one_sided, separated = self._solve_labeled(problem, tol, max_iter)
-        warn_if_unfinished(self, solutions, one_sided, separated=separated)
+            problem = labeled_partitions(self, X, y, sample_weight, X_unlabeled, alpha)
+        else:
+            X, y = self._read(X, y, order="C")
+            check_classification_targets(y)
+            rates = feature_rates(self.p, X.shape[1])
+            weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+            more = (
+                None
+                if X_unlabeled is None
+                else validate_data(self, X_unlabeled, accept_sparse="csr", dtype=X.dtype, reset=False)
+            )
+            problem = labeled_rows(self, X, np.asarray(y), weight, rates, alpha, more)
+        fits, one_sided, separated = self._solve(problem, tol, max_iter)
+        warn_if_unfinished(self, fits, one_sided, separated=separated)
         return self
 
-    def _solve_labeled(
+    def _solve(
         self, problem: LabeledProblem, tol: float, max_iter: int, *, rough: bool = False
-    ) -> tuple[list[Solution], NDArray[np.bool_] | None, bool]:
-        """Solutions, features that speak for one class only, and whether never-dropped ones separate classes.
+    ) -> tuple[list[LogisticFit], NDArray[np.bool_] | None, bool]:
+        """Fits, features that speak for one class only, and whether never-dropped ones separate classes.
 
         rough : for weights that are only scored, see `solve`.
         """
         one_sided = problem.one_sided
+        starts = self._previous(problem.classes, len(problem.rates))
+        self.classes_, self._rates = problem.classes, problem.rates
         if self.multi_class == "quadratic":
-            return self._solve_quadratic(problem, tol, max_iter), one_sided, False
-        tasks, rates = problem.tasks, problem.rates
-        solutions = self._solve(
-            tasks, problem.classes, problem.targets, rates, problem.dtype, tol, max_iter, one_sided, rough=rough
-        )
-        labeled = one_sided is not None and not one_sided.any() and not problem.has_more
-        return solutions, one_sided, labeled and not rough and problem.separated(solutions)
-
-    def _fit_lazy(
-        self, X: Any, y: Any, sample_weight: Any, X_unlabeled: Any, alpha: float, tol: float, max_iter: int
-    ) -> DropoutLogisticRegression:
-        from allmasks.linear_model.partitioned import logistic_problem
-
-        rates = functools.partial(feature_rates, self.p)
-        problem = logistic_problem(self, X, y, sample_weight, X_unlabeled, rates, alpha)
-        one_sided, p = problem.one_sided() if alpha == 0.0 else None, rates(self.n_features_in_)
-        solutions = self._solve(
-            problem.tasks, problem.classes, problem.targets, p, problem.dtype, tol, max_iter, one_sided
-        )
-        separated = one_sided is not None and not one_sided.any() and X_unlabeled is None
-        separated = separated and problem.separated(solutions, p == 0.0)
-        warn_if_unfinished(self, solutions, one_sided, separated=separated, stacklevel=4)
-        return self
-
-    def _solve(
-        self,
-        tasks: Sequence[Task],
-        classes: NDArray[Any],
-        targets: Sequence[int],
-        rates: Array,
-        dtype: Any,
-        tol: float,
-        max_iter: int,
-        one_sided: NDArray[np.bool_] | None,
-        *,
-        rough: bool = False,
-    ) -> list[Solution]:
-        previous = self._previous(classes, len(rates))
-        self.classes_ = classes
-        self._rates = rates
-        solutions = []
+            assert isinstance(problem, LabeledRows)
+            return [self._solve_quadratic(problem, starts, tol, max_iter)], one_sided, False
+        fits = []
         endless = one_sided is not None and bool(one_sided.any())
-        for number, task in enumerate(tasks):
-            report = None
-            if self.verbose:
-                name = classes[list(targets)[number]]
-                report = lambda line, name=name: print(f"[class {name}] {line}", flush=True)  # noqa: E731
-            start = None if previous is None else previous[number]
-            solutions.append(solve(task, start, tol, max_iter, report, endless=endless, rough=rough))
-        self._store(tasks, solutions, np.dtype(dtype))
-        return solutions
-
-    def _solve_quadratic(self, labeled: LabeledProblem, tol: float, max_iter: int) -> list[Solution]:
-        tasks, classes, rates = labeled.tasks, labeled.classes, labeled.rates
-        rows = tasks[0].rows
-        labels = np.zeros((rows.n, len(classes)))
-        labels[np.arange(len(labeled.codes)), labeled.codes] = labeled.weight
-        problem = QuadraticMultinomial(
-            rows, rates / (1.0 - rates), tasks[0].alpha, bool(self.fit_intercept), labels, tasks[0].noisy
+        for number, (binary, target) in enumerate(zip(problem.binaries, problem.targets, strict=True)):
+            start = None if starts is None else starts[number]
+            report = self._teller(f"class {problem.classes[target]}")
+            fits.append(solve(binary, start, tol, max_iter, report, endless=endless, rough=rough))
+        ends = [fit.w for fit in fits]
+        split = [binary.split(w) for binary, w in zip(problem.binaries, ends, strict=True)]
+        self.coef_ = np.array([weights for weights, _ in split], problem.dtype)
+        self.intercept_ = np.array([b for _, b in split], problem.dtype)
+        self.equivalent_penalty_ = np.array(
+            [binary.equivalent_penalty(w) for binary, w in zip(problem.binaries, ends, strict=True)]
         )
-        previous = self._previous(classes, len(rates))
+        self._store(fits, "exact")
+        separated = one_sided is not None and not endless and not problem.has_more and not rough
+        return fits, one_sided, separated and problem.separated(ends)
+
+    def _solve_quadratic(
+        self, labeled: LabeledRows, starts: list[Array] | None, tol: float, max_iter: int
+    ) -> LogisticFit:
+        one = labeled.binaries[0]
+        labels = np.zeros((one.rows.n, len(labeled.classes)))
+        labels[np.arange(len(labeled.codes)), labeled.codes] = labeled.weight
+        problem = QuadraticMultinomial(one.rows, one.spread, one.alpha, one.fit_intercept, labels, one.noisy)
         start = None
-        if previous is not None:
-            together = np.array(previous)
-            start = np.concatenate([together[:, : rows.d].ravel(), together[:, rows.d :].ravel()])
-        report = (lambda line: print(f"[quadratic] {line}", flush=True)) if self.verbose else None
-        solution = problem.solve(start, tol, max_iter, report)
-        coef, intercept = problem.split(solution.w)
-        self.classes_ = classes
-        self._rates = rates
+        if starts is not None:
+            together = np.array(starts)
+            start = np.concatenate([together[:, : one.rows.d].ravel(), together[:, one.rows.d :].ravel()])
+        fit = problem.solve(start, tol, max_iter, self._teller("quadratic"))
+        coef, intercept = problem.split(fit.w)
         self.coef_ = coef[problem.free].astype(labeled.dtype)
         self.intercept_ = intercept[problem.free].astype(labeled.dtype)
-        self.equivalent_penalty_ = problem.equivalent_penalty(solution.w)
-        self.objective_, self.objective_error_ = solution.value, solution.error
-        self.gradient_norm_ = solution.gradient_norm
-        self.guarantee_ = "uncontrolled"
-        self.n_iter_ = np.array([solution.n_iter], np.int32)
-        return [solution]
+        self.equivalent_penalty_ = problem.equivalent_penalty(fit.w)
+        self._store([fit], "uncontrolled")
+        return fit
+
+    def _teller(self, name: str) -> Callable[[str], None] | None:
+        return (lambda line: print(f"[{name}] {line}", flush=True)) if self.verbose else None
 
     def _previous(self, classes: NDArray[Any], d: int) -> list[Array] | None:
         if not self.warm_start or not hasattr(self, "coef_"):
@@ -254,24 +219,17 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
             return list(coef)
         return list(np.column_stack([coef, self.intercept_.astype(np.float64)]))
 
-    def _store(self, tasks: Sequence[Task], solutions: list[Solution], dtype: Any) -> None:
-        split = [task.split(solution.w) for task, solution in zip(tasks, solutions, strict=True)]
-        penalties = [task.equivalent_penalty(solution.w) for task, solution in zip(tasks, solutions, strict=True)]
-        self.coef_ = np.array([weights for weights, _ in split], dtype)
-        self.intercept_ = np.array([b for _, b in split], dtype)
-        self.equivalent_penalty_ = np.array(penalties)
-        self.guarantee_ = "exact"
-        self.objective_ = float(sum(s.value for s in solutions))
-        self.objective_error_ = float(sum(s.error for s in solutions))
-        self.gradient_norm_ = norm(np.array([s.gradient_norm for s in solutions]))
-        self.n_iter_ = np.array([s.n_iter for s in solutions], np.int32)
+    def _store(self, fits: list[LogisticFit], guarantee: str) -> None:
+        self.guarantee_ = guarantee
+        self.objective_ = float(sum(fit.value for fit in fits))
+        self.objective_error_ = float(sum(fit.error for fit in fits))
+        self.gradient_norm_ = norm(np.array([fit.gradient_norm for fit in fits]))
+        self.n_iter_ = np.array([fit.n_iter for fit in fits], np.int32)
 
     @chunkwise
     def decision_function(self, X: Any) -> Array:
         """The score at the mean mask, μ = b + Σ wⱼ xⱼ: (n,) for two classes, else (n, n_classes)."""
-        check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
-        scores = np.asarray(X @ self.coef_.T) + self.intercept_
+        scores = np.asarray(self._read_new(X) @ self.coef_.T) + self.intercept_
         return scores.ravel() if scores.shape[1] == 1 else scores
 
     @chunkwise
@@ -297,10 +255,10 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
             if probability.ndim == 1:
                 return np.column_stack([1.0 - probability, probability])
         else:
-            moments = self._moments(X)
-            if len(moments) == 1:
-                return np.column_stack([1.0 - moments[0][:, 2], moments[0][:, 2]])
-            probability = np.column_stack([out[:, 2] for out in moments])
+            means = [mean for mean, _ in self._moments(X)]
+            if len(means) == 1:
+                return np.column_stack([1.0 - means[0], means[0]])
+            probability = np.column_stack(means)
         total = probability.sum(axis=1, keepdims=True)
         return np.where(total > 0, probability / np.where(total > 0, total, 1.0), 1.0 / probability.shape[1])
 
@@ -316,7 +274,7 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         Of several classes: of each one-vs-rest probability before they are divided by their sum.
         """
         # Var σ = E σ − E σ' − (E σ)²; the difference is 0 to within rounding where nothing varies.
-        variances = [np.maximum(m[:, 2] - m[:, 3] - m[:, 2] ** 2, 0.0) for m in self._moments(X)]
+        variances = [np.maximum(mean - slope - mean**2, 0.0) for mean, slope in self._moments(X)]
         spread = np.sqrt(np.column_stack(variances))
         return spread.ravel() if spread.shape[1] == 1 else spread
 
@@ -324,16 +282,19 @@ class DropoutLogisticRegression(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         return self.guarantee_ == "uncontrolled" and len(self.coef_) > 1
 
-    def _moments(self, X: Any) -> list[Array]:
+    def _moments(self, X: Any) -> list[tuple[Array, Array]]:
+        """E σ(S) and E σ'(S) of each class's score, (n,) each."""
         if self._is_softmax():
             raise MethodNotApplicable(
                 "Fourier",
                 "the mean of a softmax of several classes over all masks has no exact form",
                 "multi_class='ovr', whose means and spreads are exact, or am.predict on a torch net with these weights",
             )
-        X = Rows(validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)).X
+        X = Rows(self._read_more(X)).X
         share = np.full(X.shape[0], 1.0 / X.shape[0])
         out = []
         for weights, b in zip(self.coef_.astype(np.float64), self.intercept_, strict=True):
-            out.append(logistic_moments(ScoreProblem(weights, X, self._rates, float(b), share), Fourier())[0])
+            rows, _, _ = logistic_moments(ScoreProblem(weights, X, self._rates, float(b), share), Fourier())
+            _, _, mean, slope, _ = rows.T
+            out.append((mean, slope))
         return out

@@ -16,12 +16,12 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from allmasks.linear_model.checks import check_grid, check_multi_class, check_settings
+from allmasks.linear_model.folds import Scorer
 from allmasks.linear_model.lattice import Axis, Point, best_of, climb, distance
 from allmasks.linear_model.logistic import DropoutLogisticRegression
-from allmasks.linear_model.logistic_problem import labeled_problem
+from allmasks.linear_model.logistic_problem import labeled_rows
 from allmasks.linear_model.partitions import refuse_lazy
 from allmasks.linear_model.rates import feature_rates
-from allmasks.linear_model.scoring import Scorer
 
 __all__ = ["DropoutLogisticRegressionCV"]
 
@@ -124,7 +124,7 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
         refuse_lazy("DropoutLogisticRegressionCV", X, y, sample_weight)
         check_multi_class(self.multi_class)
         p_axis, alpha_axis = self._axes()
-        X, targets = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C")
+        X, targets = self._read(X, y, order="C")
         y = np.asarray(targets)
         check_classification_targets(y)
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
@@ -161,12 +161,7 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
         if self.refit:
             final = self._single(self.p_, self.alpha_, self.tol)
             final.verbose = self.verbose
-            final.fit(X, y, weight, more)
-            names = (
-                "classes_ coef_ intercept_ equivalent_penalty_ objective_ objective_error_ guarantee_ gradient_norm_"
-            )
-            for name in [*names.split(), "n_iter_", "_rates"]:
-                setattr(self, name, getattr(final, name))
+            self._adopt(final.fit(X, y, weight, more))
         return self
 
     def _axes(self) -> tuple[Axis, Axis]:
@@ -214,7 +209,7 @@ class _Rows:
         tol, limit = check_settings(model)[1:]
         rates = feature_rates(0.0, self.X.shape[1])
         weakest = float(self.alpha_axis.values[0])
-        problem = labeled_problem(model, self.X[train], self.y[train], self.weight[train], rates, weakest, self.more)
+        problem = labeled_rows(model, self.X[train], self.y[train], self.weight[train], rates, weakest, self.more)
         X, y, weight = self.X[test], self.y[test], self.weight[test] if self.weighted else None
         scores, steps = [], []
         for point in points:
@@ -224,7 +219,7 @@ class _Rows:
                 nearest = min(held, key=lambda at: (distance(at, point), -at[1]))
                 model.classes_, (model.coef_, model.intercept_) = problem.classes, held[nearest]
             model.set_params(p=p, alpha=alpha)
-            model._solve_labeled(problem.at(feature_rates(p, self.X.shape[1]), alpha), tol, limit, rough=True)
+            model._solve(problem.at(feature_rates(p, self.X.shape[1]), alpha), tol, limit, rough=True)
             held[point] = model.coef_, model.intercept_
             scores.append(self.score(model, X, y, weight))
             steps.append(int(model.n_iter_.sum()))

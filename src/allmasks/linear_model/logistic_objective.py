@@ -19,19 +19,23 @@ from scipy import sparse
 from scipy.special import expit, logit
 
 from allmasks.errors import MethodNotApplicable
-from allmasks.linear_model.curvature import bordered, gram, kept_curvature, logistic_density
+from allmasks.linear_model.curvature import gram, kept_curvature, logistic_density, summed_squares
+from allmasks.linear_model.feature_rows import Rows
 from allmasks.linear_model.newton import Curvature, solver_of
-from allmasks.linear_model.rows import Rows
 from allmasks.linear_model.stopping import AtRest, norm
+from allmasks.linear_model.unknowns import Unknowns
 from allmasks.methods import Fourier
 from allmasks.scores.characteristic import logistic_moments
 from allmasks.scores.score import EPS, ScoreProblem
 
-__all__ = ["ExactLogistic", "GaussianLogistic", "LogisticTask", "PlainLogistic", "logit_of"]
+__all__ = ["BinaryLogistic", "ExactLogistic", "GaussianLogistic", "PlainLogistic", "logit_of"]
 
 Array = NDArray[np.float64]
 
 _NODES = 20
+
+_PENALTY, _ERROR, _MEAN, _SLOPE, _MU = range(5)
+"""Columns of `logistic_moments`."""
 
 _FEW = 256
 """Features up to which a plain Hessian is formed and factorized."""
@@ -41,7 +45,7 @@ _COARSE = 1e-5
 
 
 @dataclass(frozen=True)
-class LogisticTask:
+class BinaryLogistic(Unknowns):
     """Data of one binary problem. `label` = s∘y (n,), `noisy` = r (n,), `plain` = t (n,) or None for 0.
 
     rest : the best intercept at weights 0 (over all rows, where these are a part of them).
@@ -70,12 +74,6 @@ class LogisticTask:
     def spread(self) -> Array:
         """p / (1 − p): the variance of a kept-or-dropped unit of mean 1."""
         return self.p / (1.0 - self.p)
-
-    def split(self, w: Array) -> tuple[Array, float]:
-        return (w[:-1], float(w[-1])) if self.fit_intercept else (w, 0.0)
-
-    def join(self, of_weights: Array, of_intercept: float) -> Array:
-        return np.append(of_weights, of_intercept) if self.fit_intercept else of_weights
 
     @property
     def size(self) -> int:
@@ -119,57 +117,57 @@ class LogisticTask:
 class GaussianLogistic:
     """E log(1 + e^{μ + σZ}) in place of the mean over masks ("fast dropout", Wang & Manning 2013)."""
 
-    def __init__(self, task: LogisticTask) -> None:
-        self.task = task
+    def __init__(self, binary: BinaryLogistic) -> None:
+        self.binary = binary
         nodes, shares = np.polynomial.hermite_e.hermegauss(_NODES)
         self._nodes, self._shares = nodes, shares / shares.sum()
 
     def _moments(self, w: Array) -> tuple[Array, float, Array, Array, Array]:
-        weights, b = self.task.split(w)
-        mu = self.task.rows.dot(weights) + b
-        variance = self.task.rows.squares_dot(self.task.spread * weights**2)
+        weights, b = self.binary.split(w)
+        mu = self.binary.rows.dot(weights) + b
+        variance = self.binary.rows.squares_dot(self.binary.spread * weights**2)
         return weights, b, mu, variance, mu[:, None] + np.sqrt(variance)[:, None] * self._nodes
 
     def value_and_gradient(self, w: Array) -> tuple[float, Array]:
-        task = self.task
+        binary = self.binary
         weights, _, mu, _, scores = self._moments(w)
         sigma = expit(scores)
-        value, slope = task.common(weights, mu)
+        value, slope = binary.common(weights, mu)
         # softplus(s) = max(s, 0) − log σ(|s|), from the σ at hand
         soft = np.maximum(scores, 0.0) - np.log(np.maximum(sigma, 1.0 - sigma))
-        value += float(task.noisy @ (soft @ self._shares))
-        slope = slope + task.noisy * (sigma @ self._shares)
-        second = task.noisy * ((sigma * (1.0 - sigma)) @ self._shares)
-        gradient = task.rows.transposed_dot(slope) + task.alpha * weights
-        gradient += task.spread * weights * task.rows.squares_transposed_dot(second)
-        return value, task.join(gradient, float(slope.sum()))
+        value += float(binary.noisy @ (soft @ self._shares))
+        slope = slope + binary.noisy * (sigma @ self._shares)
+        second = binary.noisy * ((sigma * (1.0 - sigma)) @ self._shares)
+        gradient = binary.rows.transposed_dot(slope) + binary.alpha * weights
+        gradient += binary.spread * weights * binary.rows.squares_transposed_dot(second)
+        return value, binary.join(gradient, float(slope.sum()))
 
     def curvature(self, w: Array) -> Curvature:
         """The Hessian of the Gaussian objective, exactly."""
-        task, rows = self.task, self.task.rows
+        binary, rows = self.binary, self.binary.rows
         weights, _, mu, _, scores = self._moments(w)
         sigma = expit(scores)
         first = sigma * (1.0 - sigma)
-        e2 = task.noisy * (first @ self._shares)
-        e3 = task.noisy * ((first * (1.0 - 2.0 * sigma)) @ self._shares)
-        e4 = task.noisy * ((first * (1.0 - 6.0 * first)) @ self._shares)
+        e2 = binary.noisy * (first @ self._shares)
+        e3 = binary.noisy * ((first * (1.0 - 2.0 * sigma)) @ self._shares)
+        e4 = binary.noisy * ((first * (1.0 - 6.0 * first)) @ self._shares)
         of_mean = e2
-        if task.plain is not None:
+        if binary.plain is not None:
             at_mean = expit(mu)
-            of_mean = e2 + task.plain * at_mean * (1.0 - at_mean)
-        spread = task.spread
-        ridge = task.alpha + spread * rows.squares_transposed_dot(e2)
+            of_mean = e2 + binary.plain * at_mean * (1.0 - at_mean)
+        spread = binary.spread
+        ridge = binary.alpha + spread * rows.squares_transposed_dot(e2)
         coupling = spread * weights
 
         def product(u: Array) -> Array:
-            direction, db = task.split(u)
+            direction, db = binary.split(u)
             d_mean = rows.dot(direction) + db
             d_variance = rows.squares_dot(coupling * direction)
             of_first = of_mean * d_mean + e3 * d_variance
             of_second = e3 * d_mean + e4 * d_variance
             out = rows.transposed_dot(of_first) + ridge * direction
             out += coupling * rows.squares_transposed_dot(of_second)
-            return task.join(out, float(of_first.sum()))
+            return binary.join(out, float(of_first.sum()))
 
         def matrix() -> Array:
             X, squares = rows.X, np.square(rows.X) if rows.squares is None else rows.squares
@@ -177,10 +175,10 @@ class GaussianLogistic:
             out = gram(X, of_mean, X) + across + across.T + coupling[:, None] * gram(squares, e4, squares) * coupling
             out[np.diag_indices_from(out)] += ridge
             both = rows.transposed_dot(of_mean) + coupling * rows.squares_transposed_dot(e3)
-            return bordered(out, both, float(of_mean.sum()), task.fit_intercept)
+            return binary.bordered(out, both, float(of_mean.sum()))
 
         diagonal = ridge + np.maximum(rows.squares_transposed_dot(of_mean), 0.0)
-        return Curvature(product, task.join(diagonal, max(float(of_mean.sum()), 0.0)), matrix)
+        return Curvature(product, binary.join(diagonal, max(float(of_mean.sum()), 0.0)), matrix)
 
 
 class ExactLogistic:
@@ -191,19 +189,19 @@ class ExactLogistic:
     lowers f by about that share, and what is cut off is a hundredth of the tolerance. Without a scale it is tol.
     """
 
-    def __init__(self, task: LogisticTask, tol: float, scale: float = 0.0, coarse: float = _COARSE) -> None:
-        self.task = task
+    def __init__(self, binary: BinaryLogistic, tol: float, scale: float = 0.0, coarse: float = _COARSE) -> None:
+        self.binary = binary
         self._tol, self._scale, self._coarse = tol, scale, coarse
         self.method = Fourier(tol=max(tol, coarse) if scale > 0 else tol)
-        self._total = float(task.noisy.sum())
+        self._total = float(binary.noisy.sum())
         self.error = np.nan
         """Bound on the error of the last value: of each row's mean over masks, and round-off of the sum."""
         self.used = np.nan
         """Tolerance of each row's mean in the last value and gradient."""
 
     def value_and_gradient(self, w: Array) -> tuple[float, Array]:
-        task = self.task
-        weights, _ = task.split(w)
+        binary = self.binary
+        weights, _ = binary.split(w)
         self.used = self.method.tol
         try:
             out, gradient = self._moments(w, grads=1)
@@ -211,8 +209,8 @@ class ExactLogistic:
             # A step so long that a row's scores spread beyond the node budget: the line search shortens it.
             return np.inf, np.full_like(w, np.nan)
         value, slope = self._value(weights, out)
-        total = self._total * gradient + task.rows.transposed_dot(slope) + task.alpha * weights
-        total = task.join(total, float(slope.sum() + task.noisy @ out[:, 2]))
+        total = self._total * gradient + binary.rows.transposed_dot(slope) + binary.alpha * weights
+        total = binary.join(total, float(slope.sum() + binary.noisy @ out[:, _MEAN]))
         if self._scale > 0:
             needed = self._coarse / _COARSE * (norm(total) / self._scale) ** 2
             # Digits once gained are kept, so that values stay comparable.
@@ -228,58 +226,38 @@ class ExactLogistic:
             return np.inf
 
     def _value_alone(self, w: Array) -> float:
-        return self._value(self.task.split(w)[0], self._moments(w, grads=0)[0])[0]
+        return self._value(self.binary.split(w)[0], self._moments(w, grads=0)[0])[0]
 
     def _moments(self, w: Array, grads: int) -> tuple[Array, Array]:
-        task = self.task
-        weights, b = task.split(w)
-        problem = ScoreProblem(weights, task.rows.X, task.p, b, task.noisy / self._total)
-        out, gradient, _ = logistic_moments(problem, self.method, grads=grads, slots=task.rows.slots)
+        binary = self.binary
+        weights, b = binary.split(w)
+        problem = ScoreProblem(weights, binary.rows.X, binary.p, b, binary.noisy / self._total)
+        out, gradient, _ = logistic_moments(problem, self.method, grads=grads, slots=binary.rows.slots)
         return out, gradient
 
     def _value(self, weights: Array, out: Array) -> tuple[float, Array]:
-        task, mu = self.task, out[:, 4]
-        value, slope = task.common(weights, mu)
-        value += float(task.noisy @ (np.logaddexp(0.0, mu) + out[:, 0]))
-        sizes = np.abs(task.label * mu) + task.noisy * np.logaddexp(0.0, mu)
-        self.error = float(task.noisy @ out[:, 1]) + (task.rows.n + task.rows.d + 16) * EPS * float(sizes.sum())
+        binary, mu = self.binary, out[:, _MU]
+        value, slope = binary.common(weights, mu)
+        value += float(binary.noisy @ (np.logaddexp(0.0, mu) + out[:, _PENALTY]))
+        sizes = np.abs(binary.label * mu) + binary.noisy * np.logaddexp(0.0, mu)
+        terms = binary.rows.n + binary.rows.d + 16
+        self.error = float(binary.noisy @ out[:, _ERROR]) + terms * EPS * float(sizes.sum())
         return value, slope
 
     def curvature(self, w: Array) -> Curvature:
-        task, rows = self.task, self.task.rows
-        weights, b = task.split(w)
+        binary, rows = self.binary, self.binary.rows
+        weights, b = binary.split(w)
         mu = rows.dot(weights) + b
-        variance = rows.squares_dot(task.spread * weights**2)
-        hat, extra = kept_curvature(rows, weights, task.p, mu, variance, task.noisy)
-        root = np.sqrt(task.noisy * logistic_density(mu, variance))
-        extra = extra + task.alpha
-        taken = None
-        if task.plain is not None:
-            at_mean = expit(mu)
-            taken = task.plain * at_mean * (1.0 - at_mean)
-
-        def product(u: Array) -> Array:
-            direction, db = task.split(u)
-            moved = np.asarray(hat @ direction) + root * db
-            out = np.asarray(hat.T @ moved) + extra * direction
-            of_intercept = float(root @ moved)
-            if taken is not None:
-                plain = taken * (rows.dot(direction) + db)
-                out += rows.transposed_dot(plain)
-                of_intercept += float(plain.sum())
-            return task.join(out, of_intercept)
-
-        def matrix() -> Array:
-            out = gram(hat, np.ones(rows.n), hat)
-            out[np.diag_indices_from(out)] += extra
-            both, of_intercept = np.asarray(hat.T @ root), float(root @ root)
-            if taken is not None:
-                out += gram(rows.X, taken, rows.X)
-                both, of_intercept = both + rows.transposed_dot(taken), of_intercept + float(taken.sum())
-            return bordered(out, both, of_intercept, task.fit_intercept)
-
+        variance = rows.squares_dot(binary.spread * weights**2)
+        hat, extra = kept_curvature(rows, weights, binary.p, mu, variance, binary.noisy)
+        root = np.sqrt(binary.noisy * logistic_density(mu, variance))
         squares = hat.multiply(hat).sum(axis=0) if sparse.issparse(hat) else np.einsum("ij,ij->j", hat, hat)
-        return Curvature(product, task.join(extra + np.asarray(squares).ravel(), float(root @ root)), matrix)
+        kept = summed_squares(binary, hat, np.ones(rows.n), extra + binary.alpha, np.asarray(squares).ravel(), root)
+        if binary.plain is None:
+            return kept
+        at_mean = expit(mu)
+        taken = binary.plain * at_mean * (1.0 - at_mean)
+        return kept.plus(summed_squares(binary, rows.X, taken, 0.0, np.zeros(rows.d)))
 
 
 class PlainLogistic:
@@ -287,58 +265,48 @@ class PlainLogistic:
 
     used = 0.0
 
-    def __init__(self, task: LogisticTask) -> None:
-        self.task = task
-        self._weight = task.weight
-        self._lengths = np.sqrt(task.rows.squares_dot(np.ones(task.rows.d)))
+    def __init__(self, binary: BinaryLogistic) -> None:
+        self.binary = binary
+        self._weight = binary.weight
+        self._lengths = np.sqrt(binary.rows.squares_dot(np.ones(binary.rows.d)))
         self.error = np.nan
         """Bound on the round-off of the last value."""
 
     def value_and_gradient(self, w: Array) -> tuple[float, Array]:
-        task = self.task
-        weights, b = task.split(w)
-        mu = task.rows.dot(weights) + b
+        binary = self.binary
+        weights, b = binary.split(w)
+        mu = binary.rows.dot(weights) + b
         # Each side by itself, so that neither 1 − σ nor log(1 + e^μ) − μ cancels; one exponential for all four.
-        other = self._weight - task.label
+        other = self._weight - binary.label
         tail = np.exp(-np.abs(mu))
         near, far = 1.0 / (1.0 + tail), tail / (1.0 + tail)
         up = mu >= 0.0
-        value = float(other @ np.maximum(mu, 0.0) - task.label @ np.minimum(mu, 0.0) + self._weight @ np.log1p(tail))
-        ridge = 0.5 * task.alpha * float(weights @ weights)
+        value = float(other @ np.maximum(mu, 0.0) - binary.label @ np.minimum(mu, 0.0) + self._weight @ np.log1p(tail))
+        ridge = 0.5 * binary.alpha * float(weights @ weights)
         # Σ |xᵢⱼ wⱼ| ≤ ‖xᵢ‖ ‖w‖ bounds the rounding of a score.
         reach = self._lengths * norm(weights) + abs(b)
-        rows = float(self._weight @ ((task.rows.most_entries + 12.0) * reach + 16.0))
-        self.error = EPS * (rows + (task.rows.n + 16.0) * value + (task.rows.d + 16.0) * ridge)
-        slope = other * np.where(up, near, far) - task.label * np.where(up, far, near)
-        gradient = task.rows.transposed_dot(slope) + task.alpha * weights
-        return value + ridge, task.join(gradient, float(slope.sum()))
+        rows = float(self._weight @ ((binary.rows.most_entries + 12.0) * reach + 16.0))
+        self.error = EPS * (rows + (binary.rows.n + 16.0) * value + (binary.rows.d + 16.0) * ridge)
+        slope = other * np.where(up, near, far) - binary.label * np.where(up, far, near)
+        gradient = binary.rows.transposed_dot(slope) + binary.alpha * weights
+        return value + ridge, binary.join(gradient, float(slope.sum()))
 
     def value(self, w: Array) -> float:
         return self.value_and_gradient(w)[0]
 
     def curvature(self, w: Array) -> Curvature:
         """The Hessian."""
-        task, rows = self.task, self.task.rows
-        weights, b = task.split(w)
+        binary, rows = self.binary, self.binary.rows
+        weights, b = binary.split(w)
         mu = rows.dot(weights) + b
         tail = np.exp(-np.abs(mu))
         bend = self._weight * tail / (1.0 + tail) ** 2
 
-        def product(u: Array) -> Array:
-            direction, db = task.split(u)
-            moved = bend * (rows.dot(direction) + db)
-            return task.join(rows.transposed_dot(moved) + task.alpha * direction, float(moved.sum()))
-
-        def matrix() -> Array:
-            out = gram(rows.X, bend, rows.X)
-            out[np.diag_indices_from(out)] += task.alpha
-            return bordered(out, rows.transposed_dot(bend), float(bend.sum()), task.fit_intercept)
-
-        if rows.d <= _FEW:
-            H = matrix()
-            return Curvature(lambda u: H @ u, np.diag(H).copy(), lambda: H, solve=solver_of(H))
-        diagonal = task.join(rows.squares_transposed_dot(bend) + task.alpha, float(bend.sum()))
-        return Curvature(product, diagonal, matrix)
+        curvature = summed_squares(binary, rows.X, bend, binary.alpha, rows.squares_transposed_dot(bend))
+        if rows.d > _FEW or curvature.matrix is None:
+            return curvature
+        H = curvature.matrix()
+        return Curvature(lambda u: H @ u, np.diag(H).copy(), lambda: H, solve=solver_of(H))
 
 
 def logit_of(share: float, fit_intercept: bool) -> float:

@@ -1,7 +1,8 @@
-"""Rows and classes as `DropoutLogisticRegression` solves them: one binary task a class, at any p and alpha."""
+"""Rows and classes as `DropoutLogisticRegression` solves them: one binary problem a class, at any p and alpha."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,57 +13,78 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from allmasks.linear_model.class_weights import class_factors
-from allmasks.linear_model.logistic_objective import LogisticTask, logit_of
-from allmasks.linear_model.logistic_solver import Solution, one_sided_features
-from allmasks.linear_model.rows import Rows
+from allmasks.linear_model.feature_rows import Rows
+from allmasks.linear_model.logistic_objective import BinaryLogistic, logit_of
+from allmasks.linear_model.logistic_solver import Binary
 from allmasks.linear_model.separation import separates
 
-__all__ = ["LabeledProblem", "labeled_problem", "make_tasks"]
+__all__ = ["LabeledProblem", "LabeledRows", "labeled_rows"]
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class LabeledProblem:
-    """Rows of positive weight with their classes, as tasks that share the rows.
+class LabeledProblem(ABC):
+    """Rows of positive weight with their classes, wherever they are: one binary problem a class.
 
-    codes, weight : (n,) of the labeled rows. targets : the class that each task holds against the rest. rates : (d,).
-    has_more : whether there are rows without a class, too.
+    targets : the class that each holds against the rest. rates : (d,). dtype : of coefficients. has_more : whether
+    there are rows without a class, too.
     """
 
-    tasks: list[LogisticTask]
+    binaries: Sequence[Binary]
     classes: NDArray[Any]
-    codes: NDArray[np.int64]
-    weight: Array
     targets: Sequence[int]
     rates: Array
     dtype: Any
     has_more: bool
 
-    def at(self, rates: Array, alpha: float) -> LabeledProblem:
+    @property
+    @abstractmethod
+    def one_sided(self) -> NDArray[np.bool_] | None:
+        """Features that speak for one class only; None at alpha > 0, where that does no harm."""
+
+    @abstractmethod
+    def separated(self, ends: list[Array]) -> bool:
+        """Whether undropped features separate some class from the rest; `ends` is where each fit stopped."""
+
+
+@dataclass(frozen=True)
+class LabeledRows(LabeledProblem):
+    """In memory: the binary problems share the rows. codes, weight : (n,) of the labeled ones."""
+
+    binaries: list[BinaryLogistic]
+    codes: NDArray[np.int64]
+    weight: Array
+
+    def at(self, rates: Array, alpha: float) -> LabeledRows:
         """The same rows, and what is tabulated of them, at another p and alpha."""
-        return replace(self, tasks=[replace(task, p=rates, alpha=alpha) for task in self.tasks], rates=rates)
+        return replace(self, binaries=[replace(one, p=rates, alpha=alpha) for one in self.binaries], rates=rates)
 
     @cached_property
     def one_sided(self) -> NDArray[np.bool_] | None:
-        """Features that speak for one class only; None at alpha > 0, where that does no harm."""
-        if self.tasks[0].alpha > 0.0:
+        rows, sided = self.binaries[0].rows, np.zeros(len(self.rates), bool)
+        if self.binaries[0].alpha > 0.0:
             return None
-        return one_sided_features(self.tasks[0].rows, self.codes, self.targets, self.weight)
+        # The labeled rows come first.
+        used, sign = np.arange(rows.n) < len(self.codes), np.zeros(rows.n)
+        for k in self.targets:
+            sign[: len(self.codes)] = np.where(self.codes == k, 1.0, -1.0)
+            positive, negative = rows.signs(sign, used)
+            sided |= positive ^ negative
+        return sided
 
-    def separated(self, solutions: list[Solution]) -> bool:
-        """Whether undropped features separate some class from the rest."""
-        for task, solution in zip(self.tasks, solutions, strict=True):
-            weights, b = task.split(solution.w)
-            sign = np.where(task.label > 0.0, 1.0, -1.0)
-            if separates(task.rows, sign, weights, b, task.p == 0.0, task.fit_intercept):
+    def separated(self, ends: list[Array]) -> bool:
+        for one, w in zip(self.binaries, ends, strict=True):
+            weights, b = one.split(w)
+            sign = np.where(one.label > 0.0, 1.0, -1.0)
+            if separates(one.rows, sign, weights, b, one.p == 0.0, one.fit_intercept):
                 return True
         return False
 
 
-def labeled_problem(
+def labeled_rows(
     estimator: Any, X: Any, y: NDArray[Any], weight: Array, rates: Array, alpha: float, more: Any
-) -> LabeledProblem:
+) -> LabeledRows:
     """Rows of weight 0 left out and class weights multiplied in, by the estimator's settings.
 
     Raises
@@ -85,44 +107,21 @@ def labeled_problem(
         X, weight, classes = X[used], weight[used], classes[present]
         codes = np.searchsorted(present, codes[used])
     targets = [1] if len(classes) == 2 else range(len(classes))
-    tasks = make_tasks(X, [codes == k for k in targets], weight, rates, alpha, bool(estimator.fit_intercept), more)
-    return LabeledProblem(tasks, classes, codes, weight, targets, rates, X.dtype, more is not None)
-
-
-def make_tasks(
-    X: Any,
-    positives: list[NDArray[np.bool_]],
-    weight: Array,
-    rates: Array,
-    alpha: float,
-    fit_intercept: bool,
-    X_unlabeled: Any = None,
-) -> list[LogisticTask]:
-    """One task for each class's rows; they share the rows."""
-    label_weight, noisy, plain = weight, weight, None
-    if X_unlabeled is not None and X_unlabeled.shape[0]:
-        n, m = X.shape[0], X_unlabeled.shape[0]
-        X = _stack(X, X_unlabeled)
-        label_weight = np.concatenate([weight, np.zeros(m)])
-        total = float(weight.sum())
-        noisy = np.concatenate([weight, np.ones(m)]) * (total / (total + m))
+    dtype, intercept = X.dtype, bool(estimator.fit_intercept)
+    padded, label_weight, noisy, plain = codes, weight, weight, None
+    if more is not None and more.shape[0]:
+        m, total = more.shape[0], float(weight.sum())
+        X = _stack(X, more)
+        padded, label_weight = np.append(codes, np.full(m, -1)), np.append(weight, np.zeros(m))
+        noisy = np.append(weight, np.ones(m)) * (total / (total + m))
         plain = label_weight - noisy
-        positives = [np.concatenate([positive, np.zeros(m, bool)]) for positive in positives]
-        assert len(label_weight) == n + m
-    rows, mass = Rows.to_fit(X, alpha, fit_intercept), label_weight / label_weight.sum()
-    return [
-        LogisticTask(
-            rows,
-            rates,
-            alpha,
-            fit_intercept,
-            label_weight * positive,
-            noisy,
-            plain,
-            logit_of(float(mass @ positive), fit_intercept),
-        )
-        for positive in positives
-    ]
+    rows, mass = Rows.to_fit(X, alpha, intercept), label_weight / label_weight.sum()
+    binaries = []
+    for k in targets:
+        positive = padded == k
+        rest = logit_of(float(mass @ positive), intercept)
+        binaries.append(BinaryLogistic(rows, rates, alpha, intercept, label_weight * positive, noisy, plain, rest))
+    return LabeledRows(binaries, classes, targets, rates, dtype, more is not None, codes, weight)
 
 
 def _stack(a: Any, b: Any) -> Any:

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from allmasks.linear_model.newton import Minimum, Objective, finite_start, minimize
-from allmasks.linear_model.rows import Rows
 from allmasks.linear_model.stopping import AtRest, Yardstick, norm
 
-__all__ = ["ExactObjective", "Solution", "Task", "one_sided_features", "solve", "warn_if_unfinished"]
+__all__ = ["Binary", "ExactObjective", "LogisticFit", "solve", "warn_if_unfinished"]
 
 Array = NDArray[np.float64]
 
@@ -41,7 +40,7 @@ class ExactObjective(Objective, Protocol):
     def value(self, w: Array) -> float: ...
 
 
-class Task(Protocol):
+class Binary(Protocol):
     """One binary problem, wherever its rows are."""
 
     @property
@@ -67,7 +66,7 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
-class Solution:
+class LogisticFit:
     """Weights and intercept, and the exact objective and gradient there (tolerance 1e-12 of each row)."""
 
     w: Array
@@ -82,7 +81,7 @@ class Solution:
 
 
 def solve(
-    task: Task,
+    binary: Binary,
     start: Array | None,
     tol: float,
     max_iter: int,
@@ -90,16 +89,15 @@ def solve(
     *,
     endless: bool = False,
     rough: bool = False,
-) -> Solution:
+) -> LogisticFit:
     """Minimise until ‖∇f‖₂ ≤ tol times its value at rest (weights 0, the best intercept).
 
     start : skips the Gaussian stage. endless : no finite weights are best, as is known: stop where the objective no
     longer falls to speak of. rough : the weights are all that is wanted, the value and gradient there only as the last
     step had them.
     """
-    yard = Yardstick.of(task.at_rest())
-    rest = np.zeros(task.size)
-    rest = task.join(task.split(rest)[0], task.rest)
+    yard = Yardstick.of(binary.at_rest())
+    rest = binary.join(binary.split(np.zeros(binary.size))[0], binary.rest)
     target = yard.target(tol)
     futile = np.cbrt(tol) if endless else 0.0
 
@@ -113,10 +111,10 @@ def solve(
 
     w, taken = rest if start is None else start, 0
     near = rough and start is not None
-    path = _PATH if start is None and max_iter > 0 and task.dropped and yard.scale > yard.floor else ()
+    path = _PATH if start is None and max_iter > 0 and binary.dropped and yard.scale > yard.floor else ()
     for stronger in path:
         stop = max(_ROUGH * yard.scale, target)
-        stage = minimize(task.gaussian(stronger), w, stop, max_iter, futile=futile, report=teller("Gaussian"))
+        stage = minimize(binary.gaussian(stronger), w, stop, max_iter, futile=futile, report=teller("Gaussian"))
         w, taken = stage.w, taken + stage.n_iter
     # Each row's loss is off by at most `accuracy` at the end, so neither the line search nor the gradient notices.
     accuracy = max(min(1e-3 * tol, 1e-2 * yard.sharp(tol)), 1e-13)
@@ -124,7 +122,7 @@ def solve(
         accuracy = min(1e-8, accuracy)
     coarse = 1e-5 * min(1.0, 10.0 * yard.sharp(1.0))
     # From a neighbor's weights there are few steps, and none whose accuracy could be spared.
-    exact = task.exact(accuracy) if near else task.exact(accuracy, yard.scale, coarse)
+    exact = binary.exact(accuracy) if near else binary.exact(accuracy, yard.scale, coarse)
 
     def descend(w: Array) -> Minimum:
         return minimize(
@@ -134,14 +132,14 @@ def solve(
     best = descend(w if near else finite_start(exact, w, rest))
     if near and not np.isfinite(best.value):
         best = descend(finite_start(exact, w, rest))
-    value, error, gradient = (best.value, exact.error, best.gradient) if rough else _final(task, exact, best)
-    size = norm(gradient)
-    return Solution(best.w, value, error, size, yard.relative(size), taken + best.n_iter, best.converged, best.refused)
+    value, error, gradient = (best.value, exact.error, best.gradient) if rough else _final(binary, exact, best)
+    size, n_iter = norm(gradient), taken + best.n_iter
+    return LogisticFit(best.w, value, error, size, yard.relative(size), n_iter, best.converged, best.refused)
 
 
-def _final(task: Task, exact: ExactObjective, best: Minimum) -> tuple[float, float, Array]:
+def _final(binary: Binary, exact: ExactObjective, best: Minimum) -> tuple[float, float, Array]:
     """Value, its error and gradient with every row to 1e-12; as the last step had them where that is out of reach."""
-    final = task.exact(1e-12)
+    final = binary.exact(1e-12)
     if best.converged and exact.used <= _SHARP:
         value, gradient = final.value(best.w), best.gradient
     else:
@@ -152,24 +150,12 @@ def _final(task: Task, exact: ExactObjective, best: Minimum) -> tuple[float, flo
     return value, exact.error, gradient
 
 
-def one_sided_features(rows: Rows, codes: NDArray[Any], targets: Any, weight: Array) -> NDArray[np.bool_]:
-    """Features that speak for one class only, in the labelled rows, which come first."""
-    one_sided = np.zeros(rows.d, bool)
-    used = np.concatenate([weight > 0, np.zeros(rows.n - len(weight), bool)])
-    for k in targets:
-        sign = np.zeros(len(used))
-        sign[: len(codes)] = np.where(codes == k, 1.0, -1.0)
-        one_sided |= rows.one_sided(sign, used)
-    return one_sided
-
-
 def warn_if_unfinished(
     estimator: Any,
-    solutions: list[Solution],
+    solutions: list[LogisticFit],
     one_sided: NDArray[np.bool_] | None,
     *,
     separated: bool = False,
-    stacklevel: int = 3,
 ) -> None:
     """ConvergenceWarning for weights without a finite best value, and for a stop before `tol`.
 
@@ -205,4 +191,4 @@ def warn_if_unfinished(
         )
     else:
         return
-    warnings.warn(text + refused, ConvergenceWarning, stacklevel=stacklevel)
+    warnings.warn(text + refused, ConvergenceWarning, stacklevel=3)

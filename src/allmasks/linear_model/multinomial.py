@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy import optimize, sparse
 from scipy.special import logsumexp, softmax
 
-from allmasks.linear_model.logistic_solver import Solution
-from allmasks.linear_model.rows import Rows
+from allmasks.linear_model.feature_rows import Rows
+from allmasks.linear_model.logistic_solver import LogisticFit
 from allmasks.linear_model.stopping import norm
 
 __all__ = ["QuadraticMultinomial"]
@@ -100,7 +100,7 @@ class QuadraticMultinomial:
 
     def solve(
         self, start: Array | None, tol: float, max_iter: int, report: Callable[[str], None] | None = None
-    ) -> Solution:
+    ) -> LogisticFit:
         """Descend by L-BFGS until ‖∇‖₂ ≤ tol times its value at 0; the value's error is not known (nan)."""
         f, d = self.shape
         rest = np.zeros(f * (d + self.fit_intercept))
@@ -143,7 +143,7 @@ class QuadraticMultinomial:
         value, gradient = self.value_and_gradient(found.x)
         size = norm(gradient)
         relative = 0.0 if size <= floor else size / scale
-        return Solution(found.x, value, np.nan, size, relative, int(found.nit), size <= target)
+        return LogisticFit(found.x, value, np.nan, size, relative, int(found.nit), size <= target)
 
 
 def _times(squares: Any, pi: Array, W: Array) -> Any:

@@ -42,6 +42,12 @@ class Curvature:
     matrix: Callable[[], Array] | None = None
     solve: Callable[[Array], Array] | None = None
 
+    def plus(self, more: Curvature) -> Curvature:
+        """The sum; preconditioned by the first, since `more` need not be positive."""
+        first, second = self.matrix, more.matrix
+        matrix = (lambda: first() + second()) if first is not None and second is not None else None
+        return Curvature(lambda u: self.product(u) + more.product(u), self.diagonal, matrix)
+
 
 def solver_of(H: Array) -> Callable[[Array], Array] | None:
     """H⁻¹ by Cholesky, of H scaled to ones on its diagonal; None where it is singular but for rounding."""

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.base import RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import d2_tweedie_score
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from allmasks.dropped_scores import expected_score
 from allmasks.linear_model.checks import check_settings
+from allmasks.linear_model.estimators import RowsEstimator, row_weights
+from allmasks.linear_model.feature_rows import Rows
 from allmasks.linear_model.newton import Minimum, finite_start, minimize
 from allmasks.linear_model.partitions import chunkwise, is_lazy
-from allmasks.linear_model.poisson_objective import ExactPoisson, log_of
+from allmasks.linear_model.poisson_objective import ExactPoisson, check_counts, log_of
 from allmasks.linear_model.rates import feature_rates
-from allmasks.linear_model.rows import Rows
 from allmasks.linear_model.stopping import Yardstick, norm
+
+if TYPE_CHECKING:
+    from allmasks.linear_model.lazy_poisson import PoissonOverPartitions
 
 __all__ = ["DropoutPoissonRegressor"]
 
 Array = NDArray[np.float64]
 
 
-class DropoutPoissonRegressor(RegressorMixin, BaseEstimator):
+class DropoutPoissonRegressor(RegressorMixin, RowsEstimator):
     """Poisson regression (log link) with dropout on its inputs, fitted to the exact objective.
 
     Minimises over w and b the mean over all 2^d masks of Σᵢ sᵢ (e^{Sᵢ} − yᵢ Sᵢ), plus α/2 ‖w‖², which is
@@ -102,7 +104,6 @@ class DropoutPoissonRegressor(RegressorMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
         tags.target_tags.positive_only = True
         return tags
 
@@ -110,31 +111,26 @@ class DropoutPoissonRegressor(RegressorMixin, BaseEstimator):
         """Fit to rows X (n, d), dense or CSR, and counts (or rates) y (n,), 0 or more; both may be Dask collections."""
         alpha, tol, max_iter = check_settings(self)
         if is_lazy(X, y, sample_weight):
-            from allmasks.linear_model.partitioned import poisson_problem
+            from allmasks.linear_model.lazy_poisson import PoissonOverPartitions
 
-            of = functools.partial(feature_rates, self.p)
-            lazy, dtype = poisson_problem(self, X, y, sample_weight, of, alpha)
-            return self._solve(lazy, of(self.n_features_in_), np.dtype(dtype), alpha, tol, max_iter)
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", y_numeric=True)
-        y = np.asarray(y, np.float64)
-        if (y < 0).any():
-            raise ValueError(f"y must be 0 or more for a Poisson loss, got {y.min():g} in row {int(np.argmin(y))}")
+            lazy = PoissonOverPartitions.of_data(self, X, y, sample_weight, alpha)
+            return self._solve(lazy, np.dtype(lazy.data.dtype), tol, max_iter)
+        X, y = self._read(X, y, order="C", y_numeric=True)
+        y = check_counts(np.asarray(y, np.float64))
         dtype, rates = X.dtype, feature_rates(self.p, X.shape[1])
-        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        if not (weight > 0).any():
-            raise ValueError("sample_weight must be positive for at least one row")
+        weight = row_weights(sample_weight, X)
         if (weight == 0).any():
             X, y, weight = X[weight > 0], y[weight > 0], weight[weight > 0]
         share = weight / weight.max()
         intercept = bool(self.fit_intercept)
         rest = log_of(float(np.average(y, weights=share)), intercept)
         objective = ExactPoisson(Rows.to_fit(X, alpha, intercept), y, weight, rates, alpha, intercept, rest)
-        return self._solve(objective, rates, dtype, alpha, tol, max_iter)
+        return self._solve(objective, dtype, tol, max_iter)
 
     def _solve(
-        self, objective: Any, rates: Array, dtype: Any, alpha: float, tol: float, max_iter: int
+        self, objective: ExactPoisson | PoissonOverPartitions, dtype: Any, tol: float, max_iter: int
     ) -> DropoutPoissonRegressor:
-        yard = Yardstick.of(objective.at_rest())
+        yard, rates, alpha = Yardstick.of(objective.at_rest()), objective.p, objective.alpha
         rest = objective.join(np.zeros(len(rates)), objective.rest)
         unbounded = objective.unbounded() if alpha == 0.0 else np.zeros(1, bool)
         w = rest
@@ -197,8 +193,7 @@ class DropoutPoissonRegressor(RegressorMixin, BaseEstimator):
         """Expected count, (n,): e^μ (weight scaling), or with average="masks" the exact mean of e^S over all masks."""
         if average not in (None, "masks"):
             raise ValueError(f'average must be None (weight scaling) or "masks" (exact mean), got {average!r}')
-        check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
+        X = self._read_new(X)
         if average == "masks":
             return self._said(self._moments(X), "mean")
         return np.exp(np.asarray(X @ self.coef_) + self.intercept_)
@@ -206,9 +201,7 @@ class DropoutPoissonRegressor(RegressorMixin, BaseEstimator):
     @chunkwise
     def predict_std(self, X: Any) -> Array:
         """Exact standard deviation of e^S over all masks, (n,)."""
-        check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
-        return self._said(self._moments(X), "std")
+        return self._said(self._moments(self._read_new(X)), "std")
 
     def _said(self, moments: Any, name: str) -> Array:
         """That moment, with a warning where it is beyond the largest double."""

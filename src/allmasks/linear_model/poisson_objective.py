@@ -8,20 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from allmasks.linear_model.curvature import bordered, gram
+from allmasks.linear_model.curvature import summed_squares
+from allmasks.linear_model.feature_rows import Rows
 from allmasks.linear_model.newton import Curvature
-from allmasks.linear_model.rows import Rows
 from allmasks.linear_model.separation import recedes
 from allmasks.linear_model.stopping import AtRest
+from allmasks.linear_model.unknowns import Unknowns
 from allmasks.losses import power_less_line
 from allmasks.scores.exponentials import log_mean_exp, tilt
 
-__all__ = ["ExactPoisson", "log_of"]
+__all__ = ["ExactPoisson", "check_counts", "log_of"]
 
 Array = NDArray[np.float64]
 
 
-class ExactPoisson:
+class ExactPoisson(Unknowns):
     """f = Σ sᵢ (Mᵢ − yᵢ μᵢ) + α/2 ‖w‖², log Mᵢ = b + Σⱼ log(pⱼ + qⱼ e^{aᵢⱼ}), aᵢⱼ = wⱼ xᵢⱼ / qⱼ.
 
     With the tilt kᵢⱼ = e^{aᵢⱼ} / (pⱼ + qⱼ e^{aᵢⱼ}) ≤ 1/qⱼ of a kept unit and x̂ = k∘x, ∂Mᵢ/∂wⱼ = Mᵢ x̂ᵢⱼ, and the
@@ -34,12 +35,6 @@ class ExactPoisson:
         """rest : the best intercept at weights 0 (over all rows, where these are a part of them)."""
         self.rows, self.y, self.weight, self.p = rows, y, weight, p
         self.alpha, self.fit_intercept, self.rest = alpha, fit_intercept, rest
-
-    def split(self, w: Array) -> tuple[Array, float]:
-        return (w[:-1], float(w[-1])) if self.fit_intercept else (w, 0.0)
-
-    def join(self, of_weights: Array, of_intercept: float) -> Array:
-        return np.append(of_weights, of_intercept) if self.fit_intercept else of_weights
 
     def at_rest(self) -> AtRest:
         """At weights 0 every mask gives e^rest."""
@@ -146,23 +141,18 @@ class ExactPoisson:
         weights, b = self.split(w)
         log_mean, hat, extra = self._tilted(weights, b)
         size = self.weight * np.exp(log_mean)
-        extra = extra + self.alpha
-
-        def product(u: Array) -> Array:
-            direction, db = self.split(u)
-            moved = size * (np.asarray(hat @ direction) + db)
-            return self.join(np.asarray(hat.T @ moved) + extra * direction, float(moved.sum()))
-
-        def matrix() -> Array:
-            out = gram(hat, size, hat)
-            out[np.diag_indices_from(out)] += extra
-            return bordered(out, np.asarray(hat.T @ size), float(size.sum()), self.fit_intercept)
-
         if sparse.issparse(hat):
             squares = np.asarray(hat.multiply(hat).T @ size)
         else:
             squares = np.einsum("ij,ij,i->j", hat, hat, size)
-        return Curvature(product, self.join(extra + squares, float(size.sum())), matrix)
+        return summed_squares(self, hat, size, extra + self.alpha, squares)
+
+
+def check_counts(y: Array) -> Array:
+    """y, refused where it is below 0."""
+    if (y < 0).any():
+        raise ValueError(f"y must be 0 or more for a Poisson loss, got {y.min():g} in row {int(np.argmin(y))}")
+    return y
 
 
 def log_of(mean: float, fit_intercept: bool) -> float:

@@ -9,6 +9,7 @@ scales without touching X.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from scipy.sparse.linalg import LinearOperator, lsmr
 
 from allmasks.linear_model.centered import Centered, centered_gram, centered_kernel
 
-__all__ = ["LARGEST_GRAM", "Solution", "solve_penalized"]
+__all__ = ["LARGEST_GRAM", "GramSolver", "LeastSquares", "in_units", "inverted", "solve_penalized"]
 
 Array = NDArray[np.float64]
 
@@ -31,7 +32,7 @@ _FAINT = 1e12
 
 
 @dataclass(frozen=True)
-class Solution:
+class LeastSquares:
     """coef (d, k), intercept (k,), and iterations (1 where solved directly)."""
 
     coef: Array
@@ -40,7 +41,7 @@ class Solution:
     converged: bool = True
 
 
-def solve_penalized(data: Centered, penalty: Array, *, tol: float, max_iter: int | None) -> Solution:
+def solve_penalized(data: Centered, penalty: Array, *, tol: float, max_iter: int | None) -> LeastSquares:
     """The minimiser; of least norm, columns scaled to one length, where coefficients without penalty are undetermined.
 
     Parameters
@@ -54,47 +55,52 @@ def solve_penalized(data: Centered, penalty: Array, *, tol: float, max_iter: int
     n, d = data.X.shape
     energy = data.energy
     live = (energy > 0) & np.isfinite(penalty)
-    # In units in which each column and its penalty together have length 1, no solver meets a scale.
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scale = np.where(live, 1.0 / np.sqrt(energy + penalty), 0.0)
-    scale[~np.isfinite(scale)] = 0.0
-    ridge = np.where(live, penalty * scale**2, 1.0)
+    scale, ridge = in_units(energy, penalty, live)
     if min(n, d) > LARGEST_GRAM:
         coef, n_iter, converged = _iterative(data, scale, ridge, tol, max_iter)
     else:
         n_iter, converged = 1, True
         coef = _by_kernel(data, scale, ridge) if d > n else _by_gram(data, penalty, scale, ridge)
     coef = np.where(live[:, None], coef, 0.0)
-    return Solution(coef, data.intercept(coef), n_iter, converged)
+    return LeastSquares(coef, data.intercept(coef), n_iter, converged)
+
+
+def in_units(energy: Array, penalty: Array, live: NDArray[np.bool_]) -> tuple[Array, Array]:
+    """Scales under which each live column and its penalty together have length 1, and the penalties under them.
+
+    No solver then meets a scale. Columns that are not live have scale 0 and penalty 1.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.where(live, 1.0 / np.sqrt(energy + penalty), 0.0)
+    scale[~np.isfinite(scale)] = 0.0
+    return scale, np.where(live, penalty * scale**2, 1.0)
 
 
 def _by_gram(data: Centered, penalty: Array, scale: Array, ridge: Array) -> Array:
-    solver = _GramSolver(data, scale, ridge)
+    solver = GramSolver(centered_gram(data), scale, ridge)
     coef = solver(data.t_dot(data.targets))
     # One step of refinement on the residuals of the data themselves: the normal equations square the condition.
     gradient = data.t_dot(data.targets - data.dot(coef)) - penalty[:, None] * coef
     return coef + solver(np.where(np.isfinite(gradient), gradient, 0.0))
 
 
-class _GramSolver:
-    """(Z ᵀZ + diag ridge)⁻¹ for Z = centered X · scale: Cholesky, or the pseudo-inverse where that fails."""
+class GramSolver:
+    """(ZᵀZ + diag ridge)⁻¹ for Z = centered X · scale: Cholesky, or the pseudo-inverse where that fails."""
 
-    def __init__(self, data: Centered, scale: Array, ridge: Array) -> None:
+    def __init__(self, gram: Array, scale: Array, ridge: Array, *, factorize: bool = True) -> None:
+        """gram : of the centered X; written over. factorize : whether to try Cholesky's way at all."""
         self.scale = scale
-        gram = centered_gram(data)
         gram *= scale
         gram *= scale[:, None]
         gram[np.diag_indices_from(gram)] += ridge
         self.factor: Any = None
-        try:
-            factor = linalg.cho_factor(gram, lower=True, overwrite_a=False, check_finite=False)
-            if np.abs(np.diag(factor[0])).min() > 1e-6:
+        with suppress(linalg.LinAlgError):
+            factor = linalg.cho_factor(gram, lower=True, check_finite=False) if factorize else None
+            if factor is not None and np.abs(np.diag(factor[0])).min() > 1e-6:
                 self.factor = factor
                 return
-        except linalg.LinAlgError:
-            pass
         values, self.vectors = linalg.eigh(gram, driver="evd", check_finite=False)
-        self.inverse = _inverted(values, 0.0)
+        self.inverse = inverted(values, 0.0)
 
     def __call__(self, gradient: Array) -> Array:
         right = self.scale[:, None] * gradient
@@ -133,7 +139,7 @@ class _KernelSolver:
                 self.factor = linalg.cholesky(kernel, lower=True, check_finite=False, overwrite_a=True)
             else:
                 values, vectors = linalg.eigh(kernel, driver="evd", check_finite=False)
-                self.whiten = np.sqrt(_inverted(values, 1.0))[:, None] * vectors.T
+                self.whiten = np.sqrt(inverted(values, 1.0))[:, None] * vectors.T
         self.free = np.flatnonzero(free)
         self.scale = scale
         if not len(self.free):
@@ -147,7 +153,7 @@ class _KernelSolver:
         else:
             inner = self._half(self._half(centered_kernel(data, np.where(free, scale**2, 0.0))).T)
             values, vectors = linalg.eigh(inner, driver="evd" if n > 1 else None, check_finite=False)
-            self.back = (vectors * _inverted(values, 0.0)) @ vectors.T
+            self.back = (vectors * inverted(values, 0.0)) @ vectors.T
             self.to_free = None
 
     def _half(self, right: Array) -> Array:
@@ -178,7 +184,7 @@ class _KernelSolver:
         return coef + self.inverse[:, None] * data.t_dot(dual), dual
 
 
-def _inverted(values: Array, more: float) -> Array:
+def inverted(values: Array, more: float) -> Array:
     """1 / (values + more) for eigenvalues of a semidefinite matrix; 0 for those that are rounding alone."""
     cut = values[-1] * len(values) * np.finfo(np.float64).eps
     fine = values > cut if more <= cut else np.ones(len(values), bool)

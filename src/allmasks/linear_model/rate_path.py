@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import linalg, sparse
 
 from allmasks.linear_model.centered import Centered, centered_gram, centered_kernel, row_blocks
-from allmasks.linear_model.quadratic import LARGEST_GRAM
+from allmasks.linear_model.quadratic import LARGEST_GRAM, inverted
 
 __all__ = ["RatePath", "WidePath", "rate_path"]
 
@@ -53,16 +53,10 @@ class RatePath:
             values, self.vectors = linalg.eigh(gram, driver=driver, check_finite=False, overwrite_a=True)
             self.rotated = self.vectors.T @ (self.scale[:, None] * data.t_dot(data.targets))
         self.values = np.maximum(values, 0.0)
-        self.cut = float(self.values[-1]) * len(self.values) * np.finfo(np.float64).eps if len(values) else 0.0
-
-    def _inverse(self, strength: float) -> Array:
-        total = self.values + strength
-        fine = (total > 0) & ((strength > 0) | (self.values > self.cut))
-        return np.where(fine, 1.0 / np.where(fine, total, 1.0), 0.0)
 
     def coefficients(self, strengths: Array) -> list[Array]:
         """w for each λ, (d, k)."""
-        inverse = np.stack([self._inverse(float(v)) for v in strengths])
+        inverse = np.stack([inverted(self.values, float(v)) for v in strengths])
         k = self.rotated.shape[1]
         spectral = (inverse[:, :, None] * self.rotated).transpose(1, 0, 2).reshape(len(self.values), -1)
         coordinates = self.vectors @ spectral
@@ -77,11 +71,11 @@ class RatePath:
         fitted = self.values
         if not self.by_kernel and self.alpha > 0:
             fitted = fitted - self.alpha * (np.square(self.vectors).T @ self.scale**2)
-        return np.array([fitted @ self._inverse(float(v)) for v in strengths]) + float(center)
+        return np.array([fitted @ inverted(self.values, float(v)) for v in strengths]) + float(center)
 
     def left_out(self, strengths: Array, center: bool) -> Array:
         """Squared leave-one-out errors times s, summed over outputs: (n, len(strengths)); infinite where unknown."""
-        inverse = np.stack([self._inverse(float(v)) for v in strengths], axis=1)
+        inverse = np.stack([inverted(self.values, float(v)) for v in strengths], axis=1)
         root, targets = self.data.root, self.data.targets
         own = root**2 / float((root**2).sum()) if center else np.zeros_like(root)
         k = targets.shape[1]

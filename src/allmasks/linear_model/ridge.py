@@ -8,48 +8,40 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
-from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from allmasks.linear_model.centered import Centered, canonical, second_moments
 from allmasks.linear_model.checks import check_number, check_squares
-from allmasks.linear_model.moments import Moments
-from allmasks.linear_model.partitions import chunkwise, is_lazy, refuse_lazy
-from allmasks.linear_model.quadratic import Solution, solve_penalized
+from allmasks.linear_model.estimators import RowsEstimator, row_weights
+from allmasks.linear_model.partitions import Partitions, chunkwise, is_lazy, refuse_lazy
+from allmasks.linear_model.quadratic import LeastSquares, solve_penalized
 from allmasks.linear_model.rates import feature_rates
 from allmasks.linear_model.stopping import norm
+from allmasks.linear_model.sufficient import Sufficient, squares_over_partitions
 
-__all__ = ["DropoutRidge", "RidgePrediction", "row_weights"]
+__all__ = ["DropoutRidge", "RidgePrediction"]
 
 Array = NDArray[np.float64]
 
 
-class RidgePrediction(MultiOutputMixin, RegressorMixin, BaseEstimator):
+class RidgePrediction(MultiOutputMixin, RegressorMixin, RowsEstimator):
     """What a fitted coef_, intercept_ and the rates they were fitted under predict."""
 
     coef_: NDArray[Any]
     intercept_: Any
     _rates: Array
-    _moments: Moments | None
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        return tags
+    _seen: Sufficient | None
 
     @chunkwise
     def predict(self, X: Any) -> NDArray[Any]:
         """X w + b, (n,) or (n, k): for this model both the weight-scaling prediction and the exact mean over masks."""
-        check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
-        return np.asarray(X @ self.coef_.T + self.intercept_)
+        return np.asarray(self._read_new(X) @ self.coef_.T + self.intercept_)
 
     @chunkwise
     def predict_std(self, X: Any) -> NDArray[Any]:
         """The exact standard deviation of the prediction over all masks, √(Σⱼ pⱼ/(1 − pⱼ) wⱼ² xⱼ²): (n,) or (n, k)."""
-        check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
+        X = self._read_new(X)
         strength = np.sqrt(self._rates / (1.0 - self._rates)) * np.abs(self.coef_, dtype=np.float64)
         # Weights and inputs meet before they are squared: of a column of 1e200 and a weight of 1e-200 neither square is
         # a double, and their product is.
@@ -145,16 +137,14 @@ class DropoutRidge(RidgePrediction):
         """
         if is_lazy(X, y, sample_weight):
             return self._fit_lazy(X, y, sample_weight, X_unlabeled)
-        X, y = validate_data(
-            self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32), multi_output=True, y_numeric=True
-        )
+        X, y = self._read(X, y, multi_output=True, y_numeric=True)
         rates, alpha = feature_rates(self.p, X.shape[1]), check_number("alpha", self.alpha, lowest=0.0)
         weight = row_weights(sample_weight, X)
         targets = np.asarray(y, np.float64).reshape(len(y), -1)
         squares = second_moments(X, weight)
         check_squares(squares, X, vanishing=alpha == 0.0)
         if X_unlabeled is not None:
-            rest = validate_data(self, X_unlabeled, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
+            rest = self._read_more(X_unlabeled)
             total = weight.sum()
             squares = (squares + second_moments(rest)) * (total / (total + rest.shape[0]))
         data = Centered.of(X, targets, weight, center=self.fit_intercept)
@@ -169,23 +159,20 @@ class DropoutRidge(RidgePrediction):
             energy = np.square(data.root[:, None] * targets).sum(axis=0)
             size = float(np.square(np.sqrt(squares) @ np.abs(solution.coef) + np.sqrt(energy)).sum())
         self._finish(solution, error, penalty, gradient, size, X.shape[0], X.dtype, y.ndim)
-        self._moments = None
+        self._seen = None
         return self
 
     def _fit_lazy(self, X: Any, y: Any, sample_weight: Any, X_unlabeled: Any) -> DropoutRidge:
-        from allmasks.linear_model.partitioned import lazy_moments, lazy_squares
-        from allmasks.linear_model.partitions import Partitions
-
         check_number("alpha", self.alpha, lowest=0.0)
         data = Partitions.of(self, X, y, sample_weight)
         feature_rates(self.p, data.n_features)
-        total = lazy_moments(data)
+        total = Sufficient.of_partitions(data)
         squares = total.squares
         if X_unlabeled is not None:
-            more, n = lazy_squares(Partitions.of(self, X_unlabeled, None, reset=False, labeled=False))
+            more, n = squares_over_partitions(Partitions.of(self, X_unlabeled, None, reset=False, labeled=False))
             squares = (squares + more) * (total.weight / (total.weight + n))
-        self._fit_moments(total, squares, np.dtype(data.dtype), data.y_ndim)
-        self._moments = None
+        self._fit_seen(total, squares, np.dtype(data.dtype), data.y_ndim)
+        self._seen = None
         return self
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> DropoutRidge:
@@ -199,31 +186,22 @@ class DropoutRidge(RidgePrediction):
         ValueError : as `fit`; and where the number of features or outputs changes.
         """
         refuse_lazy("partial_fit", X, y, sample_weight)
-        seen: Moments | None = getattr(self, "_moments", None)
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse="csr",
-            dtype=(np.float64, np.float32),
-            multi_output=True,
-            y_numeric=True,
-            reset=seen is None,
-        )
+        seen: Sufficient | None = getattr(self, "_seen", None)
+        X, y = self._read(X, y, multi_output=True, y_numeric=True, reset=seen is None)
         feature_rates(self.p, X.shape[1])
         check_number("alpha", self.alpha, lowest=0.0)
         targets = np.asarray(y, np.float64).reshape(len(y), -1)
-        batch = Moments.of(X, targets, row_weights(sample_weight, X))
+        batch = Sufficient.of(X, targets, row_weights(sample_weight, X))
         if seen is not None and batch.y_mean.shape != seen.y_mean.shape:
             raise ValueError(
                 f"y has {targets.shape[1]} outputs but earlier batches had {len(seen.y_mean)}; give the same"
             )
         total = batch if seen is None else seen + batch
-        self._moments = total
-        self._fit_moments(total, total.squares, X.dtype, y.ndim)
+        self._seen = total
+        self._fit_seen(total, total.squares, X.dtype, y.ndim)
         return self
 
-    def _fit_moments(self, total: Moments, squares: Array, dtype: Any, y_ndim: int) -> None:
+    def _fit_seen(self, total: Sufficient, squares: Array, dtype: Any, y_ndim: int) -> None:
         """squares : Σᵢ sᵢ xᵢⱼ² that the penalty takes."""
         rates, alpha = feature_rates(self.p, len(squares)), check_number("alpha", self.alpha, lowest=0.0)
         moments = total if self.fit_intercept else total.raw()
@@ -239,7 +217,7 @@ class DropoutRidge(RidgePrediction):
 
     def _finish(
         self,
-        solution: Solution,
+        solution: LeastSquares,
         error: float,
         penalty: Array,
         gradient: Array,
@@ -280,11 +258,3 @@ def _equivalent_penalty(rates: Array, squares: Array) -> Array:
             "the feature or the weights down"
         )
     return penalty
-
-
-def row_weights(sample_weight: Any, X: Any) -> Array:
-    """sᵢ as float64, (n,); 0 or more, not all 0."""
-    weight = np.asarray(_check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True))
-    if not weight.sum() > 0:
-        raise ValueError("sample_weight must be positive for at least one row")
-    return weight

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.model_selection import check_cv
-from sklearn.utils.validation import validate_data
 
 from allmasks.linear_model.centered import Centered, second_moments
 from allmasks.linear_model.checks import check_number
+from allmasks.linear_model.estimators import row_weights
+from allmasks.linear_model.folds import Scorer
 from allmasks.linear_model.partitions import refuse_lazy
 from allmasks.linear_model.rate_path import rate_path
 from allmasks.linear_model.rates import feature_rates
-from allmasks.linear_model.ridge import DropoutRidge, RidgePrediction, row_weights
-from allmasks.linear_model.scoring import Scorer
+from allmasks.linear_model.ridge import DropoutRidge, RidgePrediction
 
 __all__ = ["DropoutRidgeCV"]
 
@@ -90,9 +90,7 @@ class DropoutRidgeCV(RidgePrediction):
         ValueError : an empty grid, p outside [0, 1), alpha below 0, and what scikit-learn refuses.
         """
         refuse_lazy("DropoutRidgeCV", X, y, sample_weight)
-        X, y = validate_data(
-            self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32), multi_output=True, y_numeric=True
-        )
+        X, y = self._read(X, y, multi_output=True, y_numeric=True)
         rates = feature_rates(self.ps, len(np.atleast_1d(np.asarray(self.ps))))
         alphas = [check_number("alpha", a, lowest=0.0) for a in np.atleast_1d(np.asarray(self.alphas, dtype=object))]
         if not len(rates) or not alphas:
@@ -120,9 +118,7 @@ class DropoutRidgeCV(RidgePrediction):
         final = DropoutRidge(
             self.p_, self.alpha_, fit_intercept=self.fit_intercept, tol=self.tol, max_iter=self.max_iter
         ).fit(X, y, weight)
-        for name in ("coef_", "intercept_", "objective_", "objective_error_", "gradient_norm_", "equivalent_penalty_"):
-            setattr(self, name, getattr(final, name))
-        self.n_iter_, self._rates = final.n_iter_, final._rates
+        self._adopt(final)
         return self
 
     def _leave_one_out(

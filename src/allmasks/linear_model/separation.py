@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, sparse
 
-from allmasks.linear_model.rows import Rows
+from allmasks.linear_model.feature_rows import Rows
 
 __all__ = ["recedes", "separates"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from allmasks.linear_model.rows import Rows
+from allmasks.linear_model.feature_rows import Rows
 
 __all__ = ["AtRest", "Yardstick", "norm"]
 

@@ -116,12 +116,6 @@ class Rows:
             return np.asarray(np.bincount(self.X.indices, terms, self.d), np.float64)
         return np.sum([np.abs(self.X[rows]).T @ r[rows] for rows in self._blocks()], axis=0)
 
-    def absolute_dot(self, v: Array) -> Array:
-        """|X| v."""
-        if self._sparse:
-            return np.asarray(abs(self.X) @ v)
-        return np.concatenate([np.abs(self.X[rows]) @ v for rows in self._blocks()])
-
     def squares_dot(self, v: Array) -> Array:
         """(X∘X) v."""
         if self.squares is not None:
@@ -136,11 +130,6 @@ class Rows:
         for rows in self._blocks():
             total += np.square(self.X[rows]).T @ r[rows]
         return total
-
-    def one_sided(self, sign: Array, used: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Features whose non-zero values, times the row's sign, never change sign over the rows used: (d,) of bool."""
-        positive, negative = self.signs(sign, used)
-        return positive ^ negative
 
     def signs(self, sign: Array, used: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Features with a value, times the row's sign, above 0 in a row used, and with one below: (d,) of bool each."""
