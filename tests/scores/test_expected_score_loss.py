@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 import allmasks as am
+from allmasks.losses import LOSSES
 from allmasks.methods import ClosedForm, Enumeration, Fourier, MonteCarlo
 
 rng = np.random.default_rng(0)
@@ -23,6 +24,22 @@ def test_the_strongest_guarantee_is_chosen():
     }
     for loss, method in chosen.items():
         assert am.expected_score_loss(W, X, Y, 0.3, loss=loss).method == method
+
+
+@pytest.mark.parametrize("name", [*LOSSES, "another"])
+@pytest.mark.parametrize("method", [None, Fourier(), MonteCarlo(n_masks=4096)], ids=repr)
+def test_a_function_is_itself_whatever_its_name(name, method):
+    """One called poisson or logistic was taken for that loss, by its formula."""
+
+    def loss(s):
+        return np.tanh(s) ** 2
+
+    loss.__name__ = name
+    exact = am.expected_score_loss(W, X, Y, 0.3, loss=loss, method=Enumeration()).value
+    result = am.expected_score_loss(W, X, Y, 0.3, loss=loss, method=method)
+    assert abs(result.value - exact) <= 4.5 * result.error + 1e-12
+    with pytest.raises(am.MethodNotApplicable, match=f"the {name} loss has no formula"):
+        am.expected_score_loss(W, X, Y, 0.3, loss=loss, method=ClosedForm())
 
 
 @given(st.lists(st.floats(0, 5), min_size=6, max_size=6).filter(lambda w: sum(w) > 0.1))

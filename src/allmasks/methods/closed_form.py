@@ -18,7 +18,7 @@ class ClosedForm(Method):
     """An explicit formula: squared, Poisson and exponential losses of a dropped-out linear score. Exact."""
 
     def on_scores(self, asked: LossAsked) -> Answer[RowResults] | Refusal:
-        if asked.loss.name not in CLOSED_FORMS:
+        if not isinstance(asked.loss, CLOSED_FORMS):
             return Refusal(f"the {asked.loss.name} loss has no formula")
         formula = partial(closed_form, loss=asked.loss, want_grad=asked.want_grad)
         return Answer("exact", asked.by_output(formula))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from allmasks.losses import Logistic
 from allmasks.methods.base import Answer, LossAsked, Method, MomentsAsked, Refusal
 from allmasks.scores.characteristic import fourier_logistic, guaranteed, sigmoid_moments
 from allmasks.scores.cosine import cosine_loss
@@ -33,7 +34,7 @@ class Fourier(Method):
             raise ValueError(f"max_nodes must be at least 2, got {self.max_nodes}")
 
     def on_scores(self, asked: LossAsked) -> Answer[RowResults] | Refusal:
-        if asked.loss.name == "logistic":
+        if isinstance(asked.loss, Logistic):
             logistic = partial(fourier_logistic, rule=self, want_grad=asked.want_grad)
             return Answer(guaranteed(self), asked.by_output(logistic))
         series = partial(cosine_loss, loss=asked.loss, rule=self, want_grad=asked.want_grad)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allmasks.errors import MethodNotApplicable
-from allmasks.losses import CallableScoreLoss, ScoreLoss
+from allmasks.losses import CallableScoreLoss, Exponential, Poisson, ScoreLoss
 from allmasks.scores.formulas import closed_form_gradient
 from allmasks.scores.score import EPS, LEAST, Gradient, RowResults, ScoreProblem
 
@@ -137,7 +137,7 @@ def enumerate_loss(problem: ScoreProblem, y: Array, loss: ScoreLoss, max_masks: 
     at_mean = loss.value(mu, y)
     gradients: tuple[Gradient, ...] = ()
     if slopes is not None:
-        overflows = not np.isfinite(slopes).all() and loss.name in ("poisson", "exponential")
+        overflows = not np.isfinite(slopes).all() and isinstance(loss, Poisson | Exponential)
         # Slopes beyond the largest double may be multiplied by tiny inputs: the formula then works in logs.
         own = closed_form_gradient(problem, y, loss) if overflows else problem.gradient_of(slopes, mean_slope)
         gradients = (own,)

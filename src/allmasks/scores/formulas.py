@@ -7,7 +7,7 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
-from allmasks.losses import ScoreLoss, power_less_line
+from allmasks.losses import Exponential, Poisson, ScoreLoss, SquaredError, power_less_line
 from allmasks.scores.exponentials import LogMoment, error_of_exp, exp, gap, log_moment, log_tilt
 from allmasks.scores.score import EPS, Gradient, RowResults, ScoreProblem
 
@@ -15,7 +15,7 @@ __all__ = ["CLOSED_FORMS", "closed_form", "closed_form_gradient"]
 
 Array = NDArray[np.float64]
 
-CLOSED_FORMS = ("squared_error", "poisson", "exponential")
+CLOSED_FORMS = (SquaredError, Poisson, Exponential)
 
 
 def closed_form(problem: ScoreProblem, y: Array, loss: ScoreLoss, want_grad: bool) -> RowResults:
@@ -25,7 +25,7 @@ def closed_form(problem: ScoreProblem, y: Array, loss: ScoreLoss, want_grad: boo
     poisson : e^b Πⱼ (pⱼ + qⱼ e^{aⱼ}) − y μ
     exponential : e^{−yb} Πⱼ (pⱼ + qⱼ e^{−y aⱼ})
     """
-    if loss.name == "squared_error":
+    if isinstance(loss, SquaredError):
         return _squared(problem, y, want_grad)
     return _exponentials(problem, y, loss, want_grad)
 
@@ -46,7 +46,7 @@ def _squared(problem: ScoreProblem, y: Array, want_grad: bool) -> RowResults:
 
 
 def _exponentials(problem: ScoreProblem, y: Array, loss: ScoreLoss, want_grad: bool) -> RowResults:
-    poisson = loss.name == "poisson"
+    poisson = isinstance(loss, Poisson)
     mu = problem.mean()
     moment = log_moment(problem, _sign(y, loss))
     penalty, penalty_error = gap(moment.mean, moment.mean_error, moment.excess, moment.excess_error)
@@ -69,7 +69,7 @@ def closed_form_gradient(problem: ScoreProblem, y: Array, loss: ScoreLoss) -> Gr
 
 def _sign(y: Array, loss: ScoreLoss) -> Array:
     """Of the score in the exponent."""
-    return np.ones(len(y)) if loss.name == "poisson" else -y
+    return np.ones(len(y)) if isinstance(loss, Poisson) else -y
 
 
 _STEP = 512
@@ -81,7 +81,7 @@ _FARTHEST = 3000.0
 
 def _exponential_gradient(problem: ScoreProblem, moment: LogMoment, y: Array, loss: ScoreLoss) -> Gradient:
     """From E[L'(S) mⱼ/qⱼ] = ± E e^{±S} · tiltⱼ, less y for Poisson; `moment` is that of ±S."""
-    sign, line = _sign(y, loss), -y if loss.name == "poisson" else np.zeros(problem.n)
+    sign, line = _sign(y, loss), -y if isinstance(loss, Poisson) else np.zeros(problem.n)
 
     def logs(rows: slice) -> Array:
         a, columns = problem.entries(rows)

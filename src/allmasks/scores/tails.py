@@ -12,7 +12,7 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
-from allmasks.losses import ScoreLoss
+from allmasks.losses import Exponential, Poisson, ScoreLoss
 from allmasks.reliability import Unseen
 
 __all__ = ["tail_moments"]
@@ -30,9 +30,9 @@ def tail_moments(loss: ScoreLoss, a: Array, keep_prob: Array, b: float, y: Array
     ----------
     a : (n, d) contributions of kept units. y : (n,). block : masks in a block.
     """
-    if loss.name == "exponential":
+    if isinstance(loss, Exponential):
         a, b_rows, linear = -y[:, None] * a, -y * b, np.zeros_like(y)
-    elif loss.name == "poisson":
+    elif isinstance(loss, Poisson):
         b_rows, linear = np.broadcast_to(b, y.shape), y
     else:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from allmasks.losses import CallableScoreLoss, ScoreLoss
+from allmasks.losses import CallableScoreLoss, Poisson, ScoreLoss
 from allmasks.reliability import FEWEST_MASKS, Unseen, seldom, varying
 from allmasks.sampling import Blocks
 from allmasks.scores.score import ScoreProblem
@@ -149,7 +149,7 @@ class Watch:
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 ends = [self._loss.value(fixed + np.clip(random, *side).sum(axis=1), y) for side in _SIDES]
                 highest += np.maximum(*ends)
-                if self._loss.name == "poisson":
+                if isinstance(self._loss, Poisson):
                     lowest += np.where(y > 0, y - y * np.log(np.where(y > 0, y, 1.0)), 0.0)
         return lowest, np.nan_to_num(highest, nan=np.inf)
 
