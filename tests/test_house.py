@@ -34,7 +34,7 @@ LONG_FILES = {
     "scores.py",
 }
 LONG_FUNCTIONS = {"predict", "audit"}
-MANY_PARAMETERS = {"tabulated_rows"}
+MANY_PARAMETERS: set[str] = set()
 PRIVATE_IMPORTS = {
     "_Keyed",
     "_fill",

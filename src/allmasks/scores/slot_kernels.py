@@ -7,9 +7,11 @@ lowers its aliasing, a later last node only its tail. Nodes come in eights, so t
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numba import njit, prange
+from numpy.typing import NDArray
 
 from allmasks.scores.every_row import row_units, sub_gaussian_constants
 from allmasks.scores.lanes import LANES, gathered_product, gathered_sum, set_factors, tilted_part, times_factors, turn
@@ -17,7 +19,13 @@ from allmasks.scores.row_kernel import lane_powers, sigmoid, softplus
 from allmasks.scores.tail_bounds import log_mgf_bound, quick_period_for, statistics
 from allmasks.scores.threads import parallel
 
-__all__ = ["add_common", "number_entries", "row_periods", "saturated_rows", "spread_entries", "tabulated_rows"]
+if TYPE_CHECKING:
+    from allmasks.scores.score import ScoreProblem
+    from allmasks.scores.slots import Slots
+
+__all__ = ["Sums", "add_common", "number_entries", "row_periods", "saturated_rows", "spread_entries", "tabulated_rows"]
+
+Array = NDArray[np.float64]
 
 _EPS = 2.220446049250313e-16
 
@@ -300,32 +308,58 @@ def _finish(which, indptr, rows, eps, h, sums, common, of_rate, out):  # type: i
         common[i], of_rate[i] = sigma - plain, h / (2.0 * math.pi)
 
 
-def tabulated_rows(  # type: ignore[no-untyped-def]
-    which, a, p, row_start, row_slot, slot_start, slot_row, single_start, single, data, indices, indptr, per_unit,
-    rates, b, eps, h, n_nodes, share, rows, grads, row_chunks, slot_chunks, common, of_rate, tilted, gradient, out
-):  # fmt: skip
-    """Moments of the rows `which`, all with step h and n_nodes, a multiple of LANES, by slots a, p (slots,).
+class Sums(NamedTuple):
+    """What groups of rows add to.
 
-    `tilted` (slots,) and `gradient` (d,) collect what each slot, and each entry without one, adds to the gradient
-    beside `common` and `of_rate` (n,): see `add_common`.
+    common, of_rate : (n,) what all slopes of a row share, and the share of p a in them: see `add_common`.
+    tilted, gradient : (slots,) and (d,), what each slot, and each entry without one, adds to the gradient beside them.
+    out : (n, 5), see `every_row`.
     """
-    n = len(indptr) - 1
+
+    common: Array
+    of_rate: Array
+    tilted: Array
+    gradient: Array
+    out: Array
+
+
+def tabulated_rows(
+    which: NDArray[np.int64],
+    problem: ScoreProblem,
+    slots: Slots,
+    units: tuple[Array, Array],
+    eps: float,
+    h: float,
+    n_nodes: int,
+    rows: Array,
+    grads: bool,
+    sums: Sums,
+) -> None:
+    """Moments of the rows `which`, all with step h and n_nodes, a multiple of LANES.
+
+    Parameters
+    ----------
+    units : contributions and rates of the slots, (slots,) each.
+    rows : (n, 6) of `row_periods`.
+    """
+    x, per_unit, rates, share = problem.X, problem.per_unit, problem.p, problem.share
+    (a, p), row_chunks, slot_chunks = units, min(64, len(which)), max(1, min(64, len(slots)))
     lanes, factors, steps = np.empty((len(a), 2 * LANES)), np.empty((len(a), 2 * LANES)), np.empty((len(a), 2))
-    alone = np.empty((len(which) if len(single) else 0, n_nodes // LANES, 2 * LANES))
-    if len(single):
-        _single_factors(which, single_start, single, data, indices, per_unit, rates, h, row_chunks, alone)
-    turns, sums, tilt = _turns(which, rows, h), np.zeros((len(which), 5)), np.zeros((n, 2 * LANES))
-    nodes, units = _by_node(b, h, n_nodes), rows[:, 4].copy()
+    alone = np.empty((len(which) if len(slots.single) else 0, n_nodes // LANES, 2 * LANES))
+    singles = (which, slots.single_start, slots.single, x.data, x.indices, per_unit, rates, h)
+    if len(slots.single):
+        _single_factors(*singles, row_chunks, alone)
+    turns, own, tilt = _turns(which, rows, h), np.zeros((len(which), 5)), np.zeros((problem.n, 2 * LANES))
+    nodes, factor_counts = _by_node(problem.intercept, h, n_nodes), rows[:, 4].copy()
     _start(a, p, h, slot_chunks, lanes, steps, factors)
     for block in range(n_nodes // LANES):
-        _row_nodes(
-            which, block, nodes, row_start, row_slot, factors, alone, share, units, row_chunks, turns, sums, tilt
-        )
+        of_rows = (slots.row_start, slots.row_slot, factors, alone, share, factor_counts, row_chunks, turns, own, tilt)
+        _row_nodes(which, block, nodes, *of_rows)
         if grads or (block + 1) * LANES < n_nodes:
-            _advance(p, slot_start, slot_row, tilt, grads, slot_chunks, lanes, steps, factors, tilted)
-    if grads and len(single):
-        _single_gradient(which, single_start, single, data, indices, per_unit, rates, h, share, alone, gradient)
-    _finish(which, indptr, rows, eps, h, sums, common, of_rate, out)
+            _advance(p, slots.slot_start, slots.slot_row, tilt, grads, slot_chunks, lanes, steps, factors, sums.tilted)
+    if grads and len(slots.single):
+        _single_gradient(*singles, share, alone, sums.gradient)
+    _finish(which, x.indptr, rows, eps, h, own, sums.common, sums.of_rate, sums.out)
 
 
 @njit(cache=True, fastmath={"contract"}, error_model="numpy")

@@ -104,24 +104,21 @@ def tabulated_moments(
     kernels.saturated_rows(np.flatnonzero(period == 0.0), x.indptr, rows, common, out)
     blocks = t_end * period / (2.0 * np.pi * LANES)
     fits = np.ceil(blocks) * LANES <= min(max_nodes, _MOST_NODES)
-    a, p = slots.value * per_unit[slots.column], rates[slots.column]
-    tilted, gradient = np.zeros(len(slots)), np.zeros(problem.d)
+    units = slots.value * per_unit[slots.column], rates[slots.column]
+    sums = kernels.Sums(common, of_rate, np.zeros(len(slots)), np.zeros(problem.d), out)
     lowest = 0.0
     for highest in _groups(blocks[(blocks > 0.0) & fits], len(slots) / max(len(x.indices), 1)):
         which = np.flatnonzero((blocks > lowest) & (blocks <= highest))
         lowest, h = highest, 2.0 * np.pi / float(period[which].max(initial=1.0))
         n_nodes = int(np.ceil(t_end / h / LANES)) * LANES
-        kernels.tabulated_rows(
-            which, a, p, slots.row_start, slots.row_slot, slots.slot_start, slots.slot_row, slots.single_start,
-            slots.single, x.data, x.indices, x.indptr, per_unit, rates, b, eps, h, n_nodes, problem.share, rows, grads,
-            min(64, len(which)), max(1, min(64, len(slots))), common, of_rate, tilted, gradient, out
-        )  # fmt: skip
+        kernels.tabulated_rows(which, problem, slots, units, eps, h, n_nodes, rows, grads, sums)
     if grads:
-        gradient += np.bincount(slots.column, slots.value * tilted, problem.d)
+        gradient = sums.gradient
+        gradient += np.bincount(slots.column, slots.value * sums.tilted, problem.d)
         common *= problem.share
         of_rate *= problem.share
         kernels.add_common(x.data, x.indices, x.indptr, common, of_rate, rates * per_unit, gradient)
-    return gradient, np.flatnonzero((period > 0.0) & ~fits)
+    return sums.gradient, np.flatnonzero((period > 0.0) & ~fits)
 
 
 def _groups(blocks: Array, per_entry: float) -> list[float]:
