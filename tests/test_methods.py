@@ -1,0 +1,107 @@
+"""Every method of the table, whatever it is: held against enumeration by its guarantee, or refusing in one sentence."""
+
+import numpy as np
+import pytest
+
+import allmasks as am
+from allmasks.losses import LOSSES
+from allmasks.methods import METHODS, MonteCarlo
+from allmasks.methods.base import Method
+from truth import Biased, every_mask, z_score
+
+rng = np.random.default_rng(3)
+W, X, B = rng.standard_normal(6), rng.standard_normal((4, 6)), 0.3
+P = np.array([0.5, 0.2, 0.0, 0.7, 0.5, 0.1])
+Y = {
+    "squared_error": rng.standard_normal(4),
+    "logistic": np.array([0.0, 1.0, 0.3, 1.0]),
+    "poisson": np.array([0.0, 3.0, 1.0, 2.0]),
+    "exponential": np.array([-1.0, 1.0, 1.0, -1.0]),
+}
+MASKS, WEIGHT = every_mask(P)
+SCORES = (MASKS / (1 - P) * W) @ X.T + B
+
+
+def squashed(s):
+    return np.tanh(s) ** 2
+
+
+CASES = [*LOSSES, squashed]
+
+
+def exact(loss) -> np.ndarray:
+    """E L of each row."""
+    values = LOSSES[loss].value(SCORES, Y[loss]) if isinstance(loss, str) else loss(SCORES)
+    return WEIGHT @ values
+
+
+def held(value, error, truth, guarantee, replicates) -> bool:
+    """Whether the truth is where the guarantee says."""
+    if guarantee == "statistical":
+        return bool((np.abs(z_score(value, truth, error, replicates)) < 4.5).all())
+    if guarantee == "uncontrolled":
+        return bool(np.isnan(error).all() and np.isfinite(value).all())
+    return bool((np.abs(value - truth) <= error).all())
+
+
+def answered(method, loss):
+    return am.expected_score_loss(W, X, Y.get(loss, np.zeros(4)), P, loss=loss, intercept=B, method=method)
+
+
+def or_refusal(call):
+    try:
+        return call()
+    except am.MethodNotApplicable as refused:
+        return refused
+
+
+@pytest.mark.parametrize("loss", CASES, ids=lambda loss: getattr(loss, "__name__", loss))
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_a_score_is_held_against_every_mask(method, loss):
+    result = or_refusal(lambda: answered(method, loss))
+    if isinstance(result, am.MethodNotApplicable):
+        assert str(result).startswith(f"{method.name} does not apply here: ")
+        for other in result.try_instead.split(", "):
+            if other.endswith("()"):
+                answered(getattr(am.methods, other.removesuffix("()"))(), loss)
+        return
+    assert result.method == method
+    truth = exact(loss)
+    assert held(result.per_example, result.per_example_error, truth, result.guarantee, result.n_replicates)
+    assert held(result.value, result.error, truth.mean(), result.guarantee, result.n_replicates)
+
+
+def test_the_same_test_sees_a_planted_bias():
+    result = answered(MonteCarlo(n_masks=16384, sampler=Biased(by=0.1)), "logistic")
+    truth = exact("logistic")
+    assert not held(result.per_example, result.per_example_error, truth, result.guarantee, result.n_replicates)
+    closed = answered(None, "poisson")
+    assert not held(closed.value, closed.error, exact("poisson").mean() * (1 + 1e-9), closed.guarantee, 0)
+
+
+LINKS = {"logistic": lambda s: 1 / (1 + np.exp(-s)), "identity": lambda s: s, "log": np.exp}
+
+
+@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_moments_are_held_against_every_mask(method, link):
+    values = LINKS[link](SCORES)
+    mean = WEIGHT @ values
+    variance = WEIGHT @ (values - mean) ** 2
+    result = or_refusal(lambda: am.expected_score(W, X, P, link=link, intercept=B, method=method))
+    if isinstance(result, am.MethodNotApplicable):
+        assert f"{method.name} does not apply here: it has no moments for the {link} link" in str(result)
+    elif result.guarantee != "uncontrolled":
+        rounding = 1e-13 * (1 + variance)  # the truth's own
+        assert held(result.mean, result.mean_error + rounding, mean, result.guarantee, 0)
+        assert held(result.variance, result.variance_error + rounding, variance, result.guarantee, 0)
+
+
+def test_a_value_that_does_nothing_refuses_everything():
+    class Nothing(Method):
+        pass
+
+    with pytest.raises(am.MethodNotApplicable, match=r"Nothing does not apply here: it is not for scores. Try F"):
+        answered(Nothing(), "logistic")
+    with pytest.raises(am.MethodNotApplicable, match=r"no moments for the log link. Try method=None, Enum"):
+        am.expected_score(W, X, P, link="log", method=Nothing())
