@@ -294,7 +294,6 @@ class DropoutLogisticRegression(ClassifierMixin, RowsEstimator):
         share = np.full(X.shape[0], 1.0 / X.shape[0])
         out = []
         for weights, b in zip(self.coef_.astype(np.float64), self.intercept_, strict=True):
-            rows, _, _ = logistic_moments(ScoreProblem(weights, X, self._rates, float(b), share), Fourier())
-            _, _, mean, slope, _ = rows.T
-            out.append((mean, slope))
+            found, _, _ = logistic_moments(ScoreProblem(weights, X, self._rates, float(b), share), Fourier())
+            out.append((found.sigma, found.slope))
         return out

@@ -25,7 +25,7 @@ from allmasks.linear_model.newton import Curvature, solver_of
 from allmasks.linear_model.stopping import AtRest, norm
 from allmasks.linear_model.unknowns import Unknowns
 from allmasks.methods import Fourier
-from allmasks.scores.characteristic import logistic_moments
+from allmasks.scores.characteristic import Integrals, logistic_moments
 from allmasks.scores.score import EPS, ScoreProblem
 
 __all__ = ["BinaryLogistic", "ExactLogistic", "GaussianLogistic", "PlainLogistic", "logit_of"]
@@ -34,8 +34,6 @@ Array = NDArray[np.float64]
 
 _NODES = 20
 
-_PENALTY, _ERROR, _MEAN, _SLOPE, _MU = range(5)
-"""Columns of `logistic_moments`."""
 
 _FEW = 256
 """Features up to which a plain Hessian is formed and factorized."""
@@ -204,13 +202,13 @@ class ExactLogistic:
         weights, _ = binary.split(w)
         self.used = self.method.tol
         try:
-            out, gradient = self._moments(w, grads=1)
+            found, gradient = self._moments(w, grads=1)
         except MethodNotApplicable:
             # A step so long that a row's scores spread beyond the node budget: the line search shortens it.
             return np.inf, np.full_like(w, np.nan)
-        value, slope = self._value(weights, out)
+        value, slope = self._value(weights, found)
         total = self._total * gradient + binary.rows.transposed_dot(slope) + binary.alpha * weights
-        total = binary.join(total, float(slope.sum() + binary.noisy @ out[:, _MEAN]))
+        total = binary.join(total, float(slope.sum() + binary.noisy @ found.sigma))
         if self._scale > 0:
             needed = self._coarse / _COARSE * (norm(total) / self._scale) ** 2
             # Digits once gained are kept, so that values stay comparable.
@@ -228,20 +226,20 @@ class ExactLogistic:
     def _value_alone(self, w: Array) -> float:
         return self._value(self.binary.split(w)[0], self._moments(w, grads=0)[0])[0]
 
-    def _moments(self, w: Array, grads: int) -> tuple[Array, Array]:
+    def _moments(self, w: Array, grads: int) -> tuple[Integrals, Array]:
         binary = self.binary
         weights, b = binary.split(w)
         problem = ScoreProblem(weights, binary.rows.X, binary.p, b, binary.noisy / self._total)
-        out, gradient, _ = logistic_moments(problem, self.method, grads=grads, slots=binary.rows.slots)
-        return out, gradient
+        found, gradient, _ = logistic_moments(problem, self.method, grads=grads, slots=binary.rows.slots)
+        return found, gradient
 
-    def _value(self, weights: Array, out: Array) -> tuple[float, Array]:
-        binary, mu = self.binary, out[:, _MU]
+    def _value(self, weights: Array, found: Integrals) -> tuple[float, Array]:
+        binary, mu = self.binary, found.mu
         value, slope = binary.common(weights, mu)
-        value += float(binary.noisy @ (np.logaddexp(0.0, mu) + out[:, _PENALTY]))
+        value += float(binary.noisy @ (np.logaddexp(0.0, mu) + found.penalty))
         sizes = np.abs(binary.label * mu) + binary.noisy * np.logaddexp(0.0, mu)
         terms = binary.rows.n + binary.rows.d + 16
-        self.error = float(binary.noisy @ out[:, _ERROR]) + terms * EPS * float(sizes.sum())
+        self.error = float(binary.noisy @ found.error) + terms * EPS * float(sizes.sum())
         return value, slope
 
     def curvature(self, w: Array) -> Curvature:

@@ -13,7 +13,7 @@ E e^{−|S|} is below the tolerance already (a saturated score) no node is neede
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,22 @@ from allmasks.results import Guarantee
 from allmasks.scores.score import EPS, Gradient, Moments, RowResults, ScoreProblem
 from allmasks.scores.slots import Slots, tabulated_moments
 
-__all__ = ["Rule", "fourier_logistic", "guaranteed", "logistic_moments", "sigmoid_moments"]
+__all__ = ["Integrals", "Rule", "fourier_logistic", "guaranteed", "logistic_moments", "sigmoid_moments"]
 
 Array = NDArray[np.float64]
 
 _EXACT_TOL = 1e-12
 """Up to this tolerance, what is cut off (a hundredth of it) is below round-off: the answer is exact."""
+
+
+class Integrals(NamedTuple):
+    """Of each row, (n,): E log(1 + e^S) − log(1 + e^μ) and its error, E σ(S), E σ'(S), and μ."""
+
+    penalty: Array
+    error: Array
+    sigma: Array
+    slope: Array
+    mu: Array
 
 
 class Rule(Protocol):
@@ -47,8 +57,8 @@ def guaranteed(rule: Rule) -> Guarantee:
 
 def logistic_moments(
     problem: ScoreProblem, rule: Rule, y: Array | None = None, grads: int = 0, slots: Slots | None = None
-) -> tuple[Array, Array, object]:
-    """Rows of (penalty, error, E σ(S), E σ'(S), μ), shape (n, 5); gradients with respect to weights and X.
+) -> tuple[Integrals, Array, Array]:
+    """The integrals of each row, and the gradients of their mean with respect to weights and X.
 
     slots : of CSR rows of few values, whose factors are then tabulated (`slots.py`), for gradients in the weights.
 
@@ -94,7 +104,7 @@ def logistic_moments(
             f"row {refused} needs more than max_nodes={rule.max_nodes} nodes, its scores spread too far",
             "Fourier(max_nodes=...) with more nodes, Enumeration() for at most 20 units, or MonteCarlo()",
         )
-    return out, grad_w, grad_x
+    return Integrals(*out.T), grad_w, grad_x
 
 
 def _one_by_one(problem: ScoreProblem, rows: NDArray[np.int64], settings: Any, out: Array, grad_w: Array) -> int:
@@ -116,8 +126,7 @@ def _one_by_one(problem: ScoreProblem, rows: NDArray[np.int64], settings: Any, o
 
 def fourier_logistic(problem: ScoreProblem, y: Array, rule: Rule, want_grad: bool) -> RowResults:
     """E log(1 + e^S) − y S for each row."""
-    out, grad_w, grad_x = logistic_moments(problem, rule, y, 2 if want_grad else 0)
-    penalty, error, sigma, mu = out[:, 0], out[:, 1], out[:, 2], out[:, 4]
+    (penalty, error, sigma, _, mu), grad_w, grad_x = logistic_moments(problem, rule, y, 2 if want_grad else 0)
     value = np.logaddexp(0.0, mu) - y * mu + penalty
     gradients: tuple[Gradient, ...] = ()
     if want_grad:
@@ -132,8 +141,8 @@ def fourier_logistic(problem: ScoreProblem, y: Array, rule: Rule, want_grad: boo
 
 def sigmoid_moments(problem: ScoreProblem, rule: Rule) -> Moments:
     """Mean and variance of σ(S) for each row."""
-    out, _, _ = logistic_moments(problem, rule)
-    mean, error = np.clip(out[:, 2], 0.0, 1.0), out[:, 1]
+    found, _, _ = logistic_moments(problem, rule)
+    mean, error = np.clip(found.sigma, 0.0, 1.0), found.error
     # The difference cancels where nearly nothing varies: it is then 0 to within its own error.
-    variance = np.maximum(mean - out[:, 3] - mean**2, 0.0)
+    variance = np.maximum(mean - found.slope - mean**2, 0.0)
     return Moments(mean, error, variance, error * (2.0 + 2.0 * mean) + 8 * EPS)
