@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from allmasks.diagnose import Audit
     from allmasks.inputs.data_files import Inputs
+    from allmasks.ranks.groups import Group
 
 __all__ = ["audit"]
 
@@ -91,20 +92,13 @@ def audit(
             raise ValueError(_("--model needs --data FILE beside it: .npz with X and y, .csv or .parquet"))
         check_outputs(out, json_file, lang)
 
+    how: dict[str, Any] = {"n_masks": masks, "atol": atol, "seed": seed, "batch_size": batch_size}
     with processes(check) as ranks:
         shown = sys.stdout.isatty() and json_file != "-"
         with output_of_models():
             net, examples = ranks.run(lambda: _model_and_data(model, weights, data, ranks.rank == 0, _))
         if ranks.size > 1:
-            from allmasks.ranks.agreement import weights_of_first
-
-            apart = weights_of_first(ranks, net)
-            if apart and ranks.rank == 0:
-                told = _(
-                    "the factory made other weights in each process ({number} tensors, {name} first): the first one's "
-                    "are used in all; seed the factory, or pass --weights"
-                )
-                say(told.format(number=len(apart), name=apart[0]))
+            _use_weights_of_first(ranks, net, _)
         with output_of_models():
             chosen = named_loss(loss, _) if loss else ranks.run(lambda: _choose_loss(net, *examples))
         first, group = ranks.rank == 0, None
@@ -118,19 +112,21 @@ def audit(
             group = "world"
             examples = ranks.run(lambda: shard(examples, group))
         with output_of_models():
-            found = run_audit(
-                net,
-                examples,
-                chosen,
-                n_masks=masks,
-                atol=atol,
-                seed=seed,
-                batch_size=batch_size,
-                progress=first and shown,
-                group=group,
-            )
+            found = run_audit(net, examples, chosen, **how, progress=first and shown, group=group)
         if first:
             _tell(found, out, json_file, lang)
+
+
+def _use_weights_of_first(ranks: Group, net: nn.Module, _: Callable[[str], str]) -> None:
+    from allmasks.ranks.agreement import weights_of_first
+
+    apart = weights_of_first(ranks, net)
+    if apart and ranks.rank == 0:
+        told = _(
+            "the factory made other weights in each process ({number} tensors, {name} first): the first one's are used "
+            "in all; seed the factory, or pass --weights"
+        )
+        say(told.format(number=len(apart), name=apart[0]))
 
 
 def _tell(found: Audit, out: str | None, json_file: str | None, lang: str) -> None:
