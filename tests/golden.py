@@ -32,6 +32,12 @@ from architectures import ARCHITECTURES
 from model_cases import CASES, seeded
 
 LARGEST = 400
+SHOWN = re.compile(
+    r"\(?(-?\d[\d.,e+-]*|–) ± (\d[\d.e+-]*|\?|unknown|알 수 없음)\)?(e-?\d+)?"
+    r"|(?<=평균\)에서 )[\d.]+(?=, 평가)|\d[\d.]* ±|\d[\d.]*e-\d+"
+)
+"""A value with its error, as text: how many of its digits are shown has changed, and its bits are recorded."""
+
 TIMES = re.compile(r"\d+(\.\d+)?(e-\d+)? ?(s|seconds|초)\b")
 
 
@@ -453,7 +459,9 @@ def recorded(source: Callable[[], Iterator[tuple[str, Callable[[], Any]]]]) -> d
 def differences(old: Any, new: Any, exact: bool, at: str = "") -> Iterator[str]:
     """Where two records differ. What is new in a dictionary is no difference."""
     if isinstance(old, str) and isinstance(new, str):
-        old, new = (TIMES.sub("some time", text) for text in (old, new))
+        old, new = (SHOWN.sub("value ± error", TIMES.sub("some time", text)) for text in (old, new))
+        # Columns are as wide as what they hold, and lines break where they do.
+        old, new = (re.sub(r"[\s─%]+", " ", text) for text in (old, new))
     if isinstance(old, dict) and isinstance(new, dict):
         if set(old) == {"shape", "sha", "s"} and not exact:
             old, new = {"shape": old["shape"], "s": old["s"]}, {"shape": new.get("shape"), "s": new.get("s")}

@@ -33,7 +33,7 @@ LONG_FILES = {
     "test_loaders.py",
     "scores.py",
 }
-LONG_FUNCTIONS = {"predict", "audit"}
+LONG_FUNCTIONS = {"predict"}
 MANY_PARAMETERS: set[str] = set()
 PRIVATE_IMPORTS = {
     "_Keyed",

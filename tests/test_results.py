@@ -2,16 +2,20 @@
 
 import copy
 import json
+import math
 import pickle
+import re
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import allmasks as am
 from allmasks.methods import MonteCarlo
-from allmasks.results import ExpectedLoss, Note, Result, plain_numbers
+from allmasks.results import ExpectedLoss, Note, Result, plain_numbers, with_error
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,6 +59,48 @@ def test_plain_numbers_hold_methods_by_their_repr_and_leave_out_what_is_to_be():
         "inner": {"value": None, "notes": []},
         "array": [[1.0, None]],
     }
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "shown"),
+    [
+        (0.23138, 0.00061, "0.23138 ± 0.00061"),
+        (0.23138, 0.0143, "0.231 ± 0.014"),
+        (0.23138, 0.0096, "0.2314 ± 0.0096"),
+        (0.5, 0.5, "0.50 ± 0.50"),
+        (12.3456, 1.2, "12.3 ± 1.2"),
+        (12345.6, 42.0, "12346 ± 42"),
+        (12345.6, 421.0, "12350 ± 420"),
+        (123.4, 99.7, "123 ± 100"),
+        (1.2345e8, 42.0, "(1.23450000 ± 0.00000042)e8"),
+        (0.1845859, 1.5e-6, "0.1845859 ± 1.5e-06"),
+        (0.1845859, 4e-6, "0.1845859 ± 4e-06"),
+        (18.0, 2e-15, "18 ± 2e-15"),
+        (0.1234567891, 2.4e-16, "0.1234567891 ± 2.4e-16"),
+        (-0.0, 0.0, "0 ± 0"),
+        (0.25, 0.0, "0.25 ± 0"),
+        (1.2e-7, 3e-8, "(1.20 ± 0.30)e-7"),
+        (1e-17, 2e-15, "(0.0 ± 2.0)e-15"),
+        (-0.0421, 0.003, "-0.0421 ± 0.0030"),
+        (0.25, math.nan, "0.25 ± unknown"),
+        (math.nan, 0.1, "–"),
+        (math.inf, 0.1, "inf ± 0.1"),
+    ],
+)
+def test_value_digits_follow_the_error(value, error, shown):
+    assert with_error(value, error) == shown
+
+
+@given(st.floats(-1e9, 1e9), st.floats(1e-12, 1e6))
+def test_what_is_shown_is_true(value, error):
+    shown = with_error(value, error)
+    number_text = r"(-?[\d.]+(?:e[-+]?\d+)?)"
+    match = re.fullmatch(rf"\(?{number_text} ± {number_text}\)?(?:e(-?\d+))?", shown)
+    assert match, shown
+    scale = 10.0 ** int(match[3] or 0)
+    # Half a unit of the error's second digit, or the tenth digit of the value.
+    assert abs(float(match[1]) * scale - value) <= 0.06 * error + 1e-9 * abs(value)
+    assert float(match[2]) * scale == pytest.approx(error, rel=0.06)
 
 
 def test_a_note_is_its_sentence():

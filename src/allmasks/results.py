@@ -91,18 +91,34 @@ def _number(value: Any) -> float:
     return float(value.detach() if hasattr(value, "detach") else value)
 
 
-def with_error(value: float, error: float) -> str:
-    """A value to as many digits as two of its error deserve, and the error.
+def with_error(value: float, error: float, *, most: int = 10, unknown: str = "unknown") -> str:
+    """A value to as many digits as two of its error deserve, `most` at most, and the error.
+
+    `unknown` is said of an error that is nan.
 
     >>> with_error(1.10812380, 0.00034), with_error(18.0, 3e-15), with_error(0.25, float("nan"))
     ('1.10812 ± 0.00034', '18 ± 3e-15', '0.25 ± unknown')
+    >>> with_error(12345.6, 421), with_error(1.2345e-7, 3e-8)
+    ('12350 ± 420', '(1.23 ± 0.30)e-7')
     """
+    if math.isnan(value):
+        return "–"
     if math.isnan(error):
-        return f"{value:.6g} ± unknown"
-    if not error > 1e-11 * abs(value) or error >= 1:
-        return f"{value:.10g} ± {error:.2g}"
-    decimals = max(0, 1 - math.floor(math.log10(error)))
-    return f"{value:.{decimals}f} ± {error:.2g}"
+        return f"{value:.6g} ± {unknown}"
+    if not (error > 10.0 ** -(most + 1) * abs(value) and math.isfinite(error)):
+        return f"{value + 0.0:.{most}g} ± {error:.2g}"
+    top = math.floor(math.log10(max(abs(value), error)))
+    decimals = 1 - math.floor(math.log10(error))
+    if top < -4 or top > 6:
+        scaled = (f"{_rounded(x / 10.0**top, decimals + top)}" for x in (value, error))
+        return f"({' ± '.join(scaled)})e{top}"
+    # Zeros are hard to count: a small error is easier to read with its exponent.
+    return f"{_rounded(value, decimals)} ± {_rounded(error, decimals) if error >= 1e-4 else f'{error:.2g}'}"
+
+
+def _rounded(value: float, decimals: int) -> str:
+    # Adding zero turns -0.0 into 0.0.
+    return f"{round(value, decimals) + 0.0:.{max(decimals, 0)}f}"
 
 
 def how_computed(guarantee: Guarantee, method: Method, n_masks: int) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from allmasks.diagnose import Audit, ConvergencePoint, SitePenalty
+from allmasks.diagnose.audit import explain
 from allmasks.methods import Enumeration, MonteCarlo
 from allmasks.results import ExpectedLoss
 
@@ -69,7 +70,7 @@ def make_audit(*, exact=False, names=("input.drop", "block1.drop", "block2.drop"
         "train_mode_loss": value,
         "train_mode_error": error,
         "eval_mode_loss": at_mean,
-        "explanation": "On the very same examples this model loses 0.2314 in train mode and 0.1821 in eval mode.",
+        "explanation": explain(value, error, at_mean, value - at_mean, random=True),
         "penalty_share": (value - at_mean) / value,
         "penalty_share_error": at_mean / value**2 * error,
         "seconds": 3.21,

@@ -36,7 +36,7 @@ def test_a_chart_answers_the_pointer(browser, sampled, tmp_path):
     browser.execute_script("Plotly.Fx.hover('sites', [{curveNumber: 0, pointNumber: 1}])")
     text = browser.execute_script("return document.querySelector('#sites .hoverlayer').textContent")
     assert "block1.drop" in text
-    assert "0.0211 ± 0.0003 nats" in text
+    assert "0.02112 ± 0.00030 nats" in text
 
 
 @pytest.mark.parametrize("width", [400, 1200])

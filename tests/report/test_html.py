@@ -92,14 +92,14 @@ def test_names_are_escaped_everywhere(hostile):
 def test_the_numbers_are_in_the_page_without_any_script(sampled):
     page = Page(render_html(sampled))
     for words in [
-        "0.2314 ± 0.0006",
+        "0.23138 ± 0.00061",
         "0.18214",
-        "0.0492 ± 0.0006",
-        "21.3 ± 0.2",
+        "0.04924 ± 0.00061",
+        "21.28 ± 0.21",
         "statistical (Monte Carlo standard error)",
         "MonteCarlo(sampler=LatinHypercube()), 1,024 masks an example",
-        "0.0211 ± 0.0003",
-        "0.0041 ± 0.0006",
+        "0.02112 ± 0.00030",
+        "0.00407 ± 0.00061",
         sampled.explanation,
         "median",
     ]:

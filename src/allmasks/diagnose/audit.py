@@ -20,11 +20,11 @@ from allmasks.over_masks.plan import DEFAULT_BUDGET
 from allmasks.ranks.agreement import agree_on_call
 from allmasks.ranks.groups import join
 from allmasks.replicates import mean_and_error
-from allmasks.results import ExpectedLoss, Guarantee, Reported, weakest, with_error
+from allmasks.results import ExpectedLoss, Guarantee, Note, Reported, weakest, with_error
 from allmasks.samplers import Independent
 from allmasks.sites import DropoutSite, class_name, leaves_no_trace
 
-__all__ = ["Audit", "ConvergencePoint", "SitePenalty", "audit"]
+__all__ = ["Audit", "ConvergencePoint", "SitePenalty", "all_and_alone", "audit", "combine", "explain"]
 
 _CONVERGENCE_MASKS = 256
 
@@ -140,41 +140,19 @@ def audit(
     names = [site.name for site in problem.random_sites]
     with torch.no_grad(), progress_bar(progress, "audit") as (start, tick):
         expected, fixed, alone = all_and_alone(problem, request, start, tick)
-        without = {
-            name: _only(problem, fixed, set(names) - {name}, tick) if len(names) > 2 else alone[_other(names, name)]
-            for name in names
-            if len(names) > 1
-        }
+        without = _all_but_one(problem, fixed, alone, tick)
         convergence = _convergence(problem, seed, tick) if names else ()
-        looking = names and instruments
-        dearest = sorted(names, key=lambda name: -abs(float(alone[name].penalty)))
-        measured, remarks = (
-            problem.group.run(lambda: measure_sites(problem, dearest, seed, tick)) if looking else ((), ())
-        )
-    at_mean = float(expected.weight_scaling_loss)
-    per_site = []
-    for site in problem.random_sites:
-        single = alone[site.name]
-        if len(names) > 1:
-            saved, saved_error = combine([(1.0, expected), (-1.0, without[site.name])])
-            guarantee = weakest(single.guarantee, expected.guarantee, without[site.name].guarantee)
-            reliable = single.reliable and expected.reliable and without[site.name].reliable
-        else:
-            saved, saved_error, guarantee = float(single.penalty), float(single.penalty_error), single.guarantee
-            reliable = single.reliable
-        per_site.append(
-            SitePenalty(
-                site, float(single.penalty), float(single.penalty_error), saved, saved_error, guarantee, reliable
-            )
-        )
-    total, interaction_error = combine([(1.0, expected), *((-1.0, alone[name]) for name in names)])
-    if len(names) <= 1:
-        interaction, interaction_error = 0.0, 0.0
-    else:
-        # Each penalty subtracts the weight-scaling loss once.
-        interaction = total + at_mean * (len(names) - 1)
+        measured: tuple[SiteInstruments, ...] = ()
+        remarks: tuple[str, ...] = ()
+        if names and instruments:
+            dearest = sorted(names, key=lambda name: -abs(float(alone[name].penalty)))
+            measured, remarks = problem.group.run(lambda: measure_sites(problem, dearest, seed, tick))
+    per_site = tuple(
+        _site_penalty(site, expected, alone[site.name], without.get(site.name)) for site in problem.random_sites
+    )
+    interaction, interaction_error = _interaction(expected, list(alone.values()))
+    at_mean, penalty = float(expected.weight_scaling_loss), float(expected.penalty)
     value, error = float(expected.value), float(expected.error)
-    penalty = float(expected.penalty)
     return Audit(
         model_name=class_name(problem.model),
         n_examples=problem.n_examples,
@@ -183,7 +161,7 @@ def audit(
         seed=seed,
         sites=problem.sites,
         expected=expected,
-        per_site=tuple(per_site),
+        per_site=per_site,
         interaction=interaction,
         interaction_error=interaction_error,
         convergence=convergence,
@@ -192,7 +170,7 @@ def audit(
         train_mode_loss=value,
         train_mode_error=error,
         eval_mode_loss=at_mean,
-        explanation=_explain(value, error, at_mean, penalty, bool(names)),
+        explanation=explain(value, error, at_mean, penalty, bool(names)),
         penalty_share=penalty / value if value else math.nan,
         penalty_share_error=_share_error(at_mean, value, float(expected.penalty_error)),
         seconds=time.perf_counter() - began,
@@ -200,6 +178,28 @@ def audit(
         instruments=measured,
         reliable=expected.reliable and all(site.reliable for site in per_site),
     )
+
+
+def _site_penalty(
+    site: DropoutSite, expected: ExpectedLoss, alone: ExpectedLoss, without: ExpectedLoss | None
+) -> SitePenalty:
+    """`without`: E[L] with this site alone switched off; None where it is the only one."""
+    penalty, error = float(alone.penalty), float(alone.penalty_error)
+    if without is None:
+        return SitePenalty(site, penalty, error, penalty, error, alone.guarantee, alone.reliable)
+    saved, saved_error = combine([(1.0, expected), (-1.0, without)])
+    parts = (alone, expected, without)
+    guarantee = weakest(*(part.guarantee for part in parts))
+    return SitePenalty(site, penalty, error, saved, saved_error, guarantee, all(part.reliable for part in parts))
+
+
+def _interaction(expected: ExpectedLoss, alone: Sequence[ExpectedLoss]) -> tuple[float, float]:
+    """The penalty minus the sum of each site's alone, and its error."""
+    if len(alone) < 2:
+        return 0.0, 0.0
+    total, error = combine([(1.0, expected), *((-1.0, one) for one in alone)])
+    # Each penalty subtracts the weight-scaling loss once.
+    return total + float(expected.weight_scaling_loss) * (len(alone) - 1), error
 
 
 def _share_error(at_mean: float, value: float, penalty_error: float) -> float:
@@ -244,6 +244,18 @@ def _only(problem: Expectation, request: Request, names: set[str], tick: Any) ->
     return problem.expected(request, frozenset(names), grad=False, tick=tick)
 
 
+def _all_but_one(
+    problem: Expectation, request: Request, alone: dict[str, ExpectedLoss], tick: Any
+) -> dict[str, ExpectedLoss]:
+    """E[L] with each of several sites switched off; of two, that is the other one alone."""
+    names = list(alone)
+    if len(names) < 2:
+        return {}
+    if len(names) == 2:
+        return dict(zip(names, reversed(alone.values()), strict=True))
+    return {name: _only(problem, request, set(names) - {name}, tick) for name in names}
+
+
 def _with_masks(request: Request, expected: ExpectedLoss) -> Request:
     if not isinstance(expected.method, MonteCarlo):
         return request
@@ -253,10 +265,6 @@ def _with_masks(request: Request, expected: ExpectedLoss) -> Request:
     # Masks of a site that can be listed within the budget are, whatever number the run of all sites came to.
     budget = DEFAULT_BUDGET if request.n_masks is None else request.budget
     return replace(request, method=method, n_masks=expected.n_masks, atol=None, rtol=None, budget=budget)
-
-
-def _other(names: list[str], name: str) -> str:
-    return next(other for other in names if other != name)
 
 
 def _convergence(problem: Expectation, seed: int, tick: Any) -> tuple[ConvergencePoint, ...]:
@@ -271,20 +279,24 @@ def _convergence(problem: Expectation, seed: int, tick: Any) -> tuple[Convergenc
     return tuple(points)
 
 
-def _explain(value: float, error: float, at_mean: float, penalty: float, random: bool) -> str:
+def explain(value: float, error: float, at_mean: float, penalty: float, random: bool) -> Note:
+    """Train-mode loss against eval-mode loss in one sentence."""
     if not random:
-        return "No mask varies, so the loss in train mode and in eval mode is the same."
-    spread = with_error(value, error) if error > 1e-6 * abs(value) else f"{value:.4g}"
-    loses = (
-        f"On the very same examples this model loses {spread} in train mode (the mean over masks) "
-        f"and {at_mean:.4g} in eval mode"
-    )
+        return Note("No mask varies, so the loss in train mode and in eval mode is the same.")
+    told = {
+        "train": with_error(value, error) if error > 1e-6 * abs(value) else f"{value:.4g}",
+        "eval": f"{at_mean:.4g}",
+        "gap": f"{abs(penalty):.2g}",
+    }
     if penalty >= 0:
-        return (
-            f"{loses}: a training loss {penalty:.2g} above the validation loss is what dropout costs, not a sign that "
-            "validation data are easier."
+        return Note(
+            "On the very same examples this model loses {train} in train mode (the mean over masks) and {eval} in "
+            "eval mode: a training loss {gap} above the validation loss is what dropout costs, not a sign that "
+            "validation data are easier.",
+            **told,
         )
-    return (
-        f"{loses}: here the masks lower the loss by {-penalty:.2g}, which happens where the model is confident and "
-        "wrong."
+    return Note(
+        "On the very same examples this model loses {train} in train mode (the mean over masks) and {eval} in "
+        "eval mode: here the masks lower the loss by {gap}, which happens where the model is confident and wrong.",
+        **told,
     )

@@ -12,7 +12,7 @@ import numpy as np
 from allmasks.language import Translate
 from allmasks.report.figures import Chart, bars, finite, layout, line, name_axis
 from allmasks.report.instrument_charts import instrument_charts
-from allmasks.report.text import clean, number, with_error
+from allmasks.report.text import clean, number, plus_minus
 
 if TYPE_CHECKING:
     from allmasks.diagnose import Audit
@@ -38,7 +38,6 @@ def all_charts(audit: Audit, _: Translate) -> list[Chart]:
 
 def _build_up(audit: Audit, _: Translate) -> Chart:
     """Weight-scaling loss, then each site's penalty, then the interaction: the expected loss."""
-    unknown = _("unknown")
     at_mean = float(audit.expected.weight_scaling_loss)
     total, total_error = float(audit.expected.value), float(audit.expected.error)
     steps = [(clean(one.site.name), one.alone, one.alone_error) for one in audit.per_site]
@@ -49,8 +48,8 @@ def _build_up(audit: Audit, _: Translate) -> Chart:
     errors = [0.0, *(error for *_rest, error in steps), total_error]
     # Each step begins where the one before ended; the first and the last stand on zero.
     bases = [0.0, *(at_mean + np.concatenate([[0.0], np.cumsum(lengths[1:-1])])[:-1]).tolist(), 0.0]
-    texts = [number(at_mean), *(with_error(v, e, unknown=unknown) for _name, v, e in steps)]
-    texts.append(with_error(total, total_error, unknown=unknown))
+    texts = [number(at_mean), *(plus_minus(v, e, _) for _name, v, e in steps)]
+    texts.append(plus_minus(total, total_error, _))
     colors = ["@muted", *("@accent" if value >= 0 else "@second" for _n, value, _e in steps), "@total"]
     window = _window([base + length for base, length in zip(bases, lengths, strict=True)])
     caption = _(
@@ -72,14 +71,14 @@ def _build_up(audit: Audit, _: Translate) -> Chart:
 
 
 def _sites(audit: Audit, _: Translate) -> Chart:
-    found, unknown = audit.per_site, _("unknown")
+    found = audit.per_site
     names = [clean(one.site.name) for one in found]
     traces, columns = [], []
     for label, color, values, errors in (
         (_("alone"), "@accent", [o.alone for o in found], [o.alone_error for o in found]),
         (_("saved"), "@second", [o.saved for o in found], [o.saved_error for o in found]),
     ):
-        texts = [with_error(v, e, unknown=unknown) for v, e in zip(values, errors, strict=True)]
+        texts = [plus_minus(v, e, _) for v, e in zip(values, errors, strict=True)]
         hover = _hover(names, [f"{label}: {text}" for text in texts], _(audit.units))
         traces.append(bars(color, values, errors, hover, name=label))
         columns.append(texts)
@@ -106,14 +105,14 @@ def _sites(audit: Audit, _: Translate) -> Chart:
 
 
 def _convergence(audit: Audit, _: Translate) -> Chart:
-    unknown, points = _("unknown"), audit.convergence
+    points = audit.convergence
     k = [point.n_masks for point in points]
     upper = [point.value + point.error for point in points]
     lower = [point.value - point.error for point in points]
-    texts = [with_error(point.value, point.error, unknown=unknown) for point in points]
+    texts = [plus_minus(point.value, point.error, _) for point in points]
     error, reference = float(audit.expected.error), audit.reference
     target = _("exact value") if audit.exact is not None else _("best estimate")
-    shown = f"{target}: {escape(with_error(reference, error, unknown=unknown))}"
+    shown = f"{target}: {escape(plus_minus(reference, error, _))}"
     data = [
         line(k, upper, "@accent", width=0, hoverinfo="skip", showlegend=False),
         line(

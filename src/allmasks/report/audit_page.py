@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from allmasks.language import translator
 from allmasks.report.audit_charts import all_charts
 from allmasks.report.html import fill
-from allmasks.report.text import clean, explanation, glossary, guarantee_words, method_words, number, said, with_error
+from allmasks.report.text import clean, glossary, guarantee_words, method_words, number, plus_minus, said
 
 if TYPE_CHECKING:
     from allmasks.diagnose import Audit
@@ -25,13 +25,13 @@ def render(audit: Audit, lang: str = "en") -> str:
     ValueError : a language that the report does not speak.
     """
     _ = translator(lang)
-    expected, unknown = audit.expected, _("unknown")
+    expected = audit.expected
     charts = all_charts(audit, _)
     share, interaction = "", ""
     if math.isfinite(audit.penalty_share):
-        share = with_error(100 * audit.penalty_share, 100 * audit.penalty_share_error, unknown=unknown)
+        share = plus_minus(100 * audit.penalty_share, 100 * audit.penalty_share_error, _)
     if len(audit.per_site) > 1:
-        interaction = with_error(audit.interaction, audit.interaction_error, unknown=unknown)
+        interaction = plus_minus(audit.interaction, audit.interaction_error, _)
     return fill(
         "audit.html.j2",
         _,
@@ -40,13 +40,13 @@ def render(audit: Audit, lang: str = "en") -> str:
         audit=audit,
         model=clean(audit.model_name),
         units=_(audit.units),
-        value=with_error(float(expected.value), float(expected.error), unknown=unknown),
+        value=plus_minus(expected.value, expected.error, _),
         at_mean=number(float(expected.weight_scaling_loss)),
-        penalty=with_error(float(expected.penalty), float(expected.penalty_error), unknown=unknown),
+        penalty=plus_minus(expected.penalty, expected.penalty_error, _),
         share=share,
         guarantee=guarantee_words(expected.guarantee, _),
         method=method_words(expected.method),
-        explanation=explanation(audit, lang),
+        explanation=said(audit.explanation, _),
         notes=[said(note, _) for note in audit.notes],
         sites=_site_rows(audit, _),
         interaction=interaction,
@@ -71,8 +71,8 @@ def _site_rows(audit: Audit, _: Translate) -> list[dict[str, str]]:
                 "kind": clean(site.kind),
                 "p": f"{site.p:g}",
                 "units": f"{site.units:,}",
-                "alone": "–" if one is None else with_error(one.alone, one.alone_error, unknown=_("unknown")),
-                "saved": "–" if one is None else with_error(one.saved, one.saved_error, unknown=_("unknown")),
+                "alone": "–" if one is None else plus_minus(one.alone, one.alone_error, _),
+                "saved": "–" if one is None else plus_minus(one.saved, one.saved_error, _),
                 "guarantee": "–" if one is None else _(one.guarantee),
                 "remarks": "; ".join(remarks),
             }

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from allmasks.language import Translate, translator
 from allmasks.report.instrument_charts import summary_rows
-from allmasks.report.text import clean, explanation, guarantee_words, method_words, number, said, with_error
+from allmasks.report.text import clean, guarantee_words, method_words, number, plus_minus, said
 
 if TYPE_CHECKING:
     from allmasks.diagnose import Audit
@@ -47,7 +47,7 @@ def show(audit: Audit, console: Console, lang: str = "en") -> None:
         console.print(_instruments(audit, _))
         console.print(Text(_("co-adaptation: mean |interaction| of two ablations / mean |ablation|"), style="dim"))
     console.print()
-    console.print(Text(explanation(audit, lang)))
+    console.print(Text(said(audit.explanation, _)))
     for note in audit.notes:
         console.print(Text(_("Note: {note}").format(note=said(note, _))))
     console.print(Text(_("{seconds:.1f} s, seed {seed}").format(seconds=audit.seconds, seed=audit.seed), style="dim"))
@@ -55,7 +55,6 @@ def show(audit: Audit, console: Console, lang: str = "en") -> None:
 
 def _headline(audit: Audit, _: Translate) -> Table:
     expected = audit.expected
-    unknown = _("unknown")
     units = f" {_(audit.units)}" if audit.units else ""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 1))
     table.add_column(style="dim", no_wrap=True)
@@ -64,14 +63,14 @@ def _headline(audit: Audit, _: Translate) -> Table:
     def add(label: str, text: str, style: str = "") -> None:
         table.add_row(Text(label), Text(text, style=style))
 
-    value = with_error(float(expected.value), float(expected.error), unknown=unknown)
+    value = plus_minus(expected.value, expected.error, _)
     add(_("expected loss"), value + units, "bold")
     add(_("guarantee"), guarantee_words(expected.guarantee, _))
     add(_("weight-scaling loss"), number(float(expected.weight_scaling_loss)) + units)
-    penalty = with_error(float(expected.penalty), float(expected.penalty_error), unknown=unknown)
+    penalty = plus_minus(expected.penalty, expected.penalty_error, _)
     share = ""
     if math.isfinite(audit.penalty_share):
-        percent = with_error(100 * audit.penalty_share, 100 * audit.penalty_share_error, unknown=unknown)
+        percent = plus_minus(100 * audit.penalty_share, 100 * audit.penalty_share_error, _)
         share = _(" ({percent} % of the loss)").format(percent=percent)
     add(_("penalty"), penalty + units + share)
     masks = _(", {n} masks an example").format(n=f"{expected.n_masks:,}") if expected.n_masks > 1 else ""
@@ -82,7 +81,6 @@ def _headline(audit: Audit, _: Translate) -> Table:
 
 
 def _sites(audit: Audit, _: Translate) -> Table:
-    unknown = _("unknown")
     found = {one.site.name: one for one in audit.per_site}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(_("site"), overflow="fold", min_width=8)
@@ -97,15 +95,15 @@ def _sites(audit: Audit, _: Translate) -> Table:
             ("–", "–")
             if one is None
             else (
-                with_error(one.alone, one.alone_error, unknown=unknown),
-                with_error(one.saved, one.saved_error, unknown=unknown),
+                plus_minus(one.alone, one.alone_error, _),
+                plus_minus(one.saved, one.saved_error, _),
             )
         )
         row = (clean(site.name), clean(site.kind), f"{site.p:g}", f"{site.units:,}", *numbers)
         table.add_row(*(Text(cell) for cell in row))
     if len(audit.per_site) > 1:
         table.add_section()
-        interaction = with_error(audit.interaction, audit.interaction_error, unknown=unknown)
+        interaction = plus_minus(audit.interaction, audit.interaction_error, _)
         table.add_row(Text(_("interaction")), "", "", "", Text(interaction), "")
     return table
 
@@ -142,7 +140,7 @@ def _convergence(audit: Audit, _: Translate) -> Table:
         difference = point.value - audit.reference
         table.add_row(
             f"{point.n_masks:,}",
-            with_error(point.value, point.error, unknown=_("unknown")),
+            plus_minus(point.value, point.error, _),
             f"{difference:+.2g}",
         )
     return table

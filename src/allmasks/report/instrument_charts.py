@@ -10,7 +10,7 @@ import numpy as np
 
 from allmasks.language import Translate
 from allmasks.report.figures import Chart, bars, layout, line, name_axis
-from allmasks.report.text import clean, number, with_error
+from allmasks.report.text import clean, number, plus_minus
 
 if TYPE_CHECKING:
     from allmasks.diagnose import SiteInstruments
@@ -45,16 +45,16 @@ def summary_rows(found: tuple[SiteInstruments, ...], _: Translate) -> tuple[tupl
         half = int(np.abs(robust.fractions - 0.5).argmin())
         kept = "–"
         if robust.accuracy is not None and robust.accuracy_error is not None:
-            kept = with_error(100 * robust.accuracy[half], 100 * robust.accuracy_error[half]) + " %"
+            kept = plus_minus(100 * robust.accuracy[half], 100 * robust.accuracy_error[half], _) + " %"
         agreement = one.unit_penalty.agreement
         rows.append(
             (
                 clean(one.site.name),
                 f"{len(one.unit_penalty.dead)} / {one.site.units}",
                 "–" if not np.isfinite(agreement) else f"{100 * agreement:.0f} %",
-                with_error(pairs.strength, pairs.strength_error),
-                with_error(shares.gini, shares.gini_error),
-                with_error(shares.carry_90, shares.carry_90_error),
+                plus_minus(pairs.strength, pairs.strength_error, _, 6),
+                plus_minus(shares.gini, shares.gini_error, _, 6),
+                plus_minus(shares.carry_90, shares.carry_90_error, _, 6),
                 kept,
             )
         )
@@ -129,9 +129,7 @@ def _pairs(one: SiteInstruments, i: int, units: str, _: Translate) -> Chart:
     caption = _(
         "Loss without both units, minus that without each alone. Positive: each covers for the other. Negative: what "
         "one does needs the other. Effective rank of the activations: {rank} of {units} units."
-    ).format(
-        rank=with_error(found.effective_rank, found.effective_rank_error, unknown=_("unknown")), units=one.site.units
-    )
+    ).format(rank=plus_minus(found.effective_rank, found.effective_rank_error, _), units=one.site.units)
     if found.duplicates:
         pairs = ", ".join(f"{a} + {b}" for a, b in found.duplicates[:8])
         caption += " " + _("Duplicates (correlation above 0.95): {pairs}.").format(pairs=pairs)
@@ -177,7 +175,9 @@ def _shares(one: SiteInstruments, i: int, _: Translate) -> Chart:
     caption = _(
         "Importance is the Shapley value: how much the loss falls when a unit joins, averaged over random orders. Gini "
         "coefficient {gini}; {carry} units carry 90 %."
-    ).format(gini=with_error(found.gini, found.gini_error), carry=with_error(found.carry_90, found.carry_90_error))
+    )
+    carry = plus_minus(found.carry_90, found.carry_90_error, _)
+    caption = caption.format(gini=plus_minus(found.gini, found.gini_error, _), carry=carry)
     if found.decisive:
         caption += " " + _("Decisive, more than half of everything: {units}.").format(
             units=", ".join(map(str, found.decisive))
@@ -189,7 +189,7 @@ def _shares(one: SiteInstruments, i: int, _: Translate) -> Chart:
         figure,
         (_("unit"), _("importance"), _("removing it alone costs")),
         tuple(
-            (str(j), with_error(found.shapley[j], found.shapley_error[j]), number(found.ablation[j], 3))
+            (str(j), plus_minus(found.shapley[j], found.shapley_error[j], _), number(found.ablation[j], 3))
             for j in order[:_SHOWN]
         ),
     )
