@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,35 @@ def test_every_public_name_is_on_the_api_page():
     for path in shown:
         module, _, name = path.rpartition(".")
         assert hasattr(importlib.import_module(f"allmasks.{module}"), name), path
+
+
+WALK = re.compile(r"^`am\.(\w+)\(.*`:\n\n((?:\d+\. .*\n)+)", re.M)
+
+
+def located(path):
+    """The function or class of that name, in the longest part of the path that is a module."""
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError:
+        return getattr(located(module), name)
+
+
+def test_the_walks_of_the_architecture_exist_and_go_down():
+    """Every line names something that is there, and none is in a layer above the one before it."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    (layers,) = (contract["layers"] for contract in settings["contracts"] if contract["type"] == "layers")
+    depth = {room: i for i, layer in enumerate(layers) for room in layer.split(" | ")}
+    walks = dict(WALK.findall(page))
+    assert set(walks) == {"expected_loss", "predict", "audit"}
+    for call, text in walks.items():
+        steps = re.findall(r"^\d+\. `([\w.]+)`", text, re.M)
+        assert len(steps) == 10
+        assert steps[0].rpartition(".")[2] == call
+        assert all(callable(located(f"allmasks.{step}")) for step in steps), steps
+        depths = [depth[step.partition(".")[0]] for step in steps]
+        assert depths == sorted(depths), steps
 
 
 @pytest.mark.slow

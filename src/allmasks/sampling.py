@@ -6,8 +6,9 @@ What others stand on:
   blocks (a Latin hypercube of eight needs 256 masks for 32 blocks): draw with `blocks.sampler`. `blocks.sizes` are the
   masks of each block, the last may be a shorter one; `blocks.parts(at_most)` cuts the masks without cutting a block.
 - `Sampling`: what a method must say for it. `masks_drawn(method)`: the K of a run without a tolerance.
-- `masks_for(...)`: the K with which a standard error falls below a tolerance, from a pilot of `pilot_masks(sampler)`.
+- `masks_for_tolerance(method, cap, pilot)`: the K with which a standard error falls below a tolerance, from pilots.
 - `Cap.of(method, budget, n_examples)`: the most masks it may draw, and the note on what stopped the run.
+- `chunk_masks(n_examples, units)`: how many masks go through a model at once.
 - `PILOT_FIRST`: where a pilot's mask numbers begin.
 
 Means over these blocks and their errors are in `replicates`.
@@ -16,14 +17,15 @@ Means over these blocks and their errors are in `replicates`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtri
 
+from allmasks.replicates import block_means, mean_and_error
 from allmasks.results import Note
 from allmasks.samplers import Sampler
 
@@ -34,18 +36,23 @@ __all__ = [
     "PILOT_FIRST",
     "Blocks",
     "Cap",
+    "Pilot",
     "Sampling",
     "about",
     "blocks_of",
-    "larger_pilot",
+    "chunk_masks",
     "masks_drawn",
     "masks_for",
+    "masks_for_tolerance",
     "pilot_masks",
     "wanted_error",
 ]
 
 DEFAULT_MASKS = 256
 """Masks an example where nothing is said."""
+
+_CHUNK_BYTES = 64 * 2**20
+"""Activations of one chunk of masks are kept near this, about what a core's share of the cache can feed."""
 
 MIN_BLOCKS = 32
 """Blocks that a sampler's block leaves at least, where it can be made smaller; and those of a pilot."""
@@ -118,6 +125,11 @@ class Blocks:
             ),
         )
 
+    def mean_and_error(self, totals: Any) -> tuple[Any, Any, Any]:
+        """(g, …) means over the blocks of values (K, …) under each mask, their mean, and its standard error."""
+        means = block_means(totals, self.block)
+        return (means, *mean_and_error(means, self.sizes))
+
     def parts(self, at_most: int) -> Iterator[slice]:
         """Consecutive ranges of mask numbers 0 … K − 1, of whole blocks, about `at_most` masks each."""
         step = max(self.block, at_most // self.block * self.block)
@@ -149,6 +161,11 @@ def blocks_of(sampler: Sampler, n_masks: int, least: int = MIN_BLOCKS) -> Blocks
             break
         sampler = halved()
     return Blocks(sampler, int(n_masks))
+
+
+def chunk_masks(n_examples: int, units: int) -> int:
+    """Masks that so many examples of a model with so many units at its sites go through at once."""
+    return max(1, min(1024, _CHUNK_BYTES // (4 * n_examples * (units + 64))))
 
 
 def masks_drawn(method: Sampling) -> int:
@@ -205,10 +222,12 @@ class Cap:
     ----------
     masks : an example's.
     name : "n_masks=500" or "budget=10000"; empty where nothing but `MAX_MASKS` limits it.
+    refuse : a tolerance out of reach, in words -> what is raised.
     """
 
     masks: int
     name: str = ""
+    refuse: Callable[[str], Exception] = ValueError
 
     @classmethod
     def of(cls, method: Sampling, budget: int | None = None, n_examples: int = 1) -> Cap:
@@ -257,12 +276,12 @@ class Cap:
             )
             return self.masks, (note,)
         if wanted is None:
-            raise ValueError(
+            raise self.refuse(
                 f"{asked} would take about {about(needed)} masks for each example, over the limit of {self.masks:,}; "
                 "pass a larger atol or rtol, or a larger budget="
             )
         reachable = wanted * math.sqrt(needed / self.masks)
-        raise ValueError(
+        raise self.refuse(
             f"a standard error of {wanted:.2g} would take about {about(needed)} masks for each example, over the limit "
             f"of {self.masks:,}; {reachable:.2g} is within reach, or pass a larger budget="
         )
@@ -283,16 +302,61 @@ class Cap:
                 tolerance=asked,
             )
             return self.masks, (note,)
-        raise ValueError(
+        raise self.refuse(
             f"{asked} cannot be promised. After a pilot of {pilot:,} masks: {why} Pass n_masks= to sample without it"
         )
 
 
-def larger_pilot(pilot: int, would_help: int, least: int) -> int | None:
-    """Masks of the next pilot, in whole pilots of `least`, where one of so many cannot be trusted; None to give up."""
-    # One step is at most 16-fold: what would help is itself an estimate.
-    larger = -(-min(max(2 * pilot, would_help), 16 * pilot) // least) * least
-    return larger if larger <= _MAX_PILOT else None
+class Trust(Protocol):
+    """Whether an error can be trusted, why not, and how many masks would help: `reliability.Verdict` is one."""
+
+    @property
+    def reliable(self) -> bool: ...
+    @property
+    def note(self) -> str: ...
+    @property
+    def masks(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """What a pilot says: its standard error, the one wanted, and whether it can be trusted.
+
+    Parameters
+    ----------
+    wanted : None where `error` is in units of what is wanted.
+    trust : None where the error already holds what the pilot's own masks cannot have shown.
+    """
+
+    error: float
+    wanted: float | None = None
+    trust: Trust | None = None
+
+
+def masks_for_tolerance(method: Sampling, cap: Cap, pilot: Callable[[Blocks], Pilot]) -> tuple[int, tuple[str, ...]]:
+    """Masks with which the standard error is as small as asked, and what stopped the run where it is capped.
+
+    A pilot of fixed size decides once, and the run then uses masks of its own: stopping when the error "looks small"
+    biases both the value and the error. Where a pilot cannot have shown what matters, a larger one decides.
+
+    Parameters
+    ----------
+    pilot : makes one with these blocks, whose masks begin at `PILOT_FIRST`.
+    """
+    least = masks = pilot_masks(method.sampler)
+    if cap.masks <= least:
+        return cap.before_pilot(least)
+    while True:
+        blocks = blocks_of(method.sampler, masks)
+        found = pilot(blocks)
+        if found.trust is None or found.trust.reliable:
+            needed = masks_for(found.error, blocks.count, blocks.block, found.wanted or 1.0)
+            return cap.stop(method, needed, masks, found.wanted)
+        # One step is at most 16-fold: what would help is itself an estimate.
+        larger = -(-min(max(2 * masks, found.trust.masks), 16 * masks) // least) * least
+        if larger > _MAX_PILOT or larger >= cap.masks:
+            return cap.undecided(method, masks, found.trust.note)
+        masks = larger
 
 
 _MAX_PILOT = 2**16

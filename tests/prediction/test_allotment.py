@@ -22,16 +22,16 @@ def net(below: float, last: float) -> nn.Module:
 
 
 def inner(model, batch_size=None):
-    from allmasks.expect.expectation import Request
+    from allmasks.over_masks.request import Request
     from allmasks.prediction.allotment import allotted
-    from allmasks.prediction.run import choose_route
-    from allmasks.prediction.setup import look, read
+    from allmasks.prediction.averages import route_of
+    from allmasks.prediction.outputs import Asked, outputs_of
+    from allmasks.ranks.groups import ALONE
 
-    with torch.no_grad():
-        data, first = read(model, X, None, example_index=None, batch_dim=None, batch_size=batch_size)
-        setup = look(model, data, first, task="multiclass", class_dim=None, batch_dim=None)
-        request = Request(MonteCarlo(n_masks=256), None, None, None, None, 0)
-        return allotted(setup, choose_route(setup, request, samples=False, likelihood=False), 0).inner
+    outputs = outputs_of(model, X, None, Asked("multiclass"), ALONE, batch_size=batch_size)
+    with torch.no_grad(), outputs.look.lent():
+        plan = outputs.plan(Request(MonteCarlo(n_masks=256)))
+        return allotted(outputs, route_of(outputs, plan.chosen, 0), 0).option.inner
 
 
 def test_the_last_layer_gets_more_masks_where_its_share_is_larger():

@@ -16,7 +16,7 @@ from allmasks.diagnose.instruments import SiteInstruments, measure_sites
 from allmasks.expect import Expectation, Request, prepare, progress_bar
 from allmasks.expect.arguments import given_loss
 from allmasks.methods import Method, MonteCarlo
-from allmasks.over_masks.plan import DEFAULT_BUDGET
+from allmasks.over_masks.options import DEFAULT_BUDGET
 from allmasks.ranks.agreement import agree_on_call
 from allmasks.ranks.groups import join
 from allmasks.replicates import mean_and_error
@@ -137,7 +137,7 @@ def audit(
     agree_on_call(ranks, "audit", model, given_loss(y, loss), **asked, instruments=instruments)
     request = Request(**asked)
     problem = prepare(model, data, y, loss, batch_size=batch_size, group=ranks, paired=True)
-    names = [site.name for site in problem.random_sites]
+    names = [site.name for site in problem.look.random_sites]
     with torch.no_grad(), progress_bar(progress, "audit") as (start, tick):
         expected, fixed, alone = all_and_alone(problem, request, start, tick)
         without = _all_but_one(problem, fixed, alone, tick)
@@ -146,20 +146,20 @@ def audit(
         remarks: tuple[str, ...] = ()
         if names and instruments:
             dearest = sorted(names, key=lambda name: -abs(float(alone[name].penalty)))
-            measured, remarks = problem.group.run(lambda: measure_sites(problem, dearest, seed, tick))
+            measured, remarks = problem.look.group.run(lambda: measure_sites(problem, dearest, seed, tick))
     per_site = tuple(
-        _site_penalty(site, expected, alone[site.name], without.get(site.name)) for site in problem.random_sites
+        _site_penalty(site, expected, alone[site.name], without.get(site.name)) for site in problem.look.random_sites
     )
     interaction, interaction_error = _interaction(expected, list(alone.values()))
     at_mean, penalty = float(expected.weight_scaling_loss), float(expected.penalty)
     value, error = float(expected.value), float(expected.error)
     return Audit(
-        model_name=class_name(problem.model),
-        n_examples=problem.n_examples,
+        model_name=class_name(problem.look.model),
+        n_examples=problem.look.n_examples,
         loss=problem.loss.name,
         units=problem.loss.units,
         seed=seed,
-        sites=problem.sites,
+        sites=problem.look.sites,
         expected=expected,
         per_site=per_site,
         interaction=interaction,
@@ -219,7 +219,7 @@ def all_and_alone(
     """
     expected = problem.expected(request, grad=False, start=start, tick=tick)
     fixed = _with_masks(request, expected)
-    return expected, fixed, {site.name: _only(problem, fixed, {site.name}, tick) for site in problem.random_sites}
+    return expected, fixed, {site.name: _only(problem, fixed, {site.name}, tick) for site in problem.look.random_sites}
 
 
 def combine(terms: Sequence[tuple[float, ExpectedLoss]]) -> tuple[float, float]:

@@ -210,13 +210,13 @@ def effective_penalty(model: nn.Module, data: Any, y: Any = None, loss: Any = No
     [1.0, 9.0]
     """
     problem = prepare(model, data, y, loss, paired=True)
-    if problem.last is None:
+    if problem.look.last is None:
         raise ValueError(
             "no dropout site feeds a Linear whose output is the model's output; λⱼ has no weights to act on"
         )
-    site = next(site for site in problem.sites if site.name == problem.last.site)
+    site = next(site for site in problem.look.sites if site.name == problem.look.last.site)
     found = measure_unit_penalty(ScaledUnits(problem, site))
-    squared_norm = (problem.last.weight.detach().double() ** 2).sum(dim=0).cpu().numpy()
+    squared_norm = (problem.look.last.weight.detach().double() ** 2).sum(dim=0).cpu().numpy()
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(squared_norm > 0, found.penalty / squared_norm, 0.0)
 

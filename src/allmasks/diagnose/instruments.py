@@ -48,22 +48,22 @@ def measure_sites(
     ----------
     dearest : the sites' names, those that add most first; of those that can be measured, the first 32 are.
     """
-    batch, group = problem.data.first(EXAMPLES), None
+    batch, group = problem.look.data.first(EXAMPLES), None
     found: list[SiteInstruments] = []
     notes: list[str] = []
-    if is_sharded(problem.model):
+    if is_sharded(problem.look.model):
         # Its ranks can only look together, and so at the same examples.
-        batch, group = same_batch(problem.model, problem.group, batch, problem.data), EACH_THE_SAME
+        batch, group = same_batch(problem.look.model, problem.look.group, batch, problem.look.data), EACH_THE_SAME
         notes.append(Note("No curvature was measured: a model sharded by FSDP is not differentiated."))
     few = prepare(
-        problem.model,
+        problem.look.model,
         batch.args or batch.kwargs,
         batch.target,
         problem.loss,
-        batch_dim=problem.data.batch_dim,
+        batch_dim=problem.look.data.batch_dim,
         group=group,
     )
-    measurable = [site.name for site in few.random_sites if refusal(site) is None and 2 <= site.units <= MAX_UNITS]
+    measurable = [site.name for site in few.look.random_sites if refusal(site) is None and 2 <= site.units <= MAX_UNITS]
     left = set(sorted(measurable, key=list(dearest).index)[MAX_SITES:])
     if left:
         notes.append(
@@ -73,7 +73,7 @@ def measure_sites(
                 most=MAX_SITES,
             )
         )
-    for site in few.random_sites:
+    for site in few.look.random_sites:
         if site.name in left:
             continue
         why = refusal(site)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from allmasks.expect import Expectation, prepare
 from allmasks.expect.under_masks import Plain
 from allmasks.over_masks.forward import Forward
-from allmasks.over_masks.sources import MaskChunk, NoMask
+from allmasks.over_masks.sources import MaskChunk
 from allmasks.results import Note
 from allmasks.sites import DropoutSite, is_sharded
 
@@ -48,15 +48,15 @@ def each_site(model: nn.Module, data: Any, loss: Any, sites: Iterable[str] | Non
     problem = prepare(model, data, None, loss, paired=True)
 
     def refused(site: DropoutSite) -> str | None:
-        if problem.varies_in_form(site):
+        if problem.look.varies_in_form(site):
             return "it has other units in batches of another shape; pad all batches to one length"
         return refusal(site)
 
-    known = {site.name: site for site in problem.sites}
+    known = {site.name: site for site in problem.look.sites}
     if sites is None:
-        chosen = [site for site in problem.sites if refused(site) is None]
+        chosen = [site for site in problem.look.sites if refused(site) is None]
         if not chosen:
-            reasons = "; ".join(f"{site.name}: {refused(site)}" for site in problem.sites) or "it has no dropout"
+            reasons = "; ".join(f"{site.name}: {refused(site)}" for site in problem.look.sites) or "it has no dropout"
             raise ValueError(f"{type(model).__name__} has no site whose units can be removed ({reasons})")
     else:
         names = [sites] if isinstance(sites, str) else list(sites)
@@ -95,7 +95,7 @@ class ScaledUnits:
     @property
     def n_examples(self) -> int:
         """Examples of the data."""
-        return self.problem.data.n_examples
+        return self.problem.look.data.n_examples
 
     def ones(self, rows: int) -> Tensor:
         """(rows, units) multipliers that change nothing."""
@@ -130,11 +130,11 @@ class ScaledUnits:
         loss = self.problem.loss
         if loss.whole_output or loss.n_outputs > 1:
             return None
-        found, forward = [], self.problem.forward((replace(self.site, p=0.0),))
+        found, forward = [], self.problem.look.forward((replace(self.site, p=0.0),))
         for rows in multipliers.split(self._rows_at_once()):
             hits = []
-            with torch.no_grad(), self.problem.lent():
-                for batch in self.problem.data:
+            with torch.no_grad(), self.problem.look.lent():
+                for batch in self.problem.look.data:
                     for _, outputs in forward(batch, self._as_chunk(rows)):
                         target = loss.check(outputs[0], batch.target)
                         each = [loss.hits(output, target) for output in outputs]
@@ -160,10 +160,10 @@ class ScaledUnits:
     def curvature(self, at_once: int = 64) -> Tensor:
         """(n, units) ∂²L/∂mⱼ² at m = 1, which is hⱼ² ∂²L/∂hⱼ²; nan where the model cannot be differentiated twice."""
         rows = []
-        if is_sharded(self.problem.model):
+        if is_sharded(self.problem.look.model):
             return torch.full((self.n_examples, self.units), torch.nan, dtype=torch.float64)
-        with self.problem.lent(), torch.enable_grad():
-            for batch in self.problem.data:
+        with self.problem.look.lent(), torch.enable_grad():
+            for batch in self.problem.look.data:
                 noise = torch.ones(1, len(batch), self.units, dtype=torch.float64, requires_grad=True)
                 chunk = MaskChunk({self.site.name: noise}, torch.ones(1), 0)
                 (found,) = self._plain(batch, chunk, with_error=False)
@@ -172,8 +172,8 @@ class ScaledUnits:
 
     def _chunk(self, rows: Tensor, with_error: bool) -> tuple[Tensor, Tensor]:
         losses, errors = [], []
-        with torch.no_grad(), self.problem.lent():
-            for batch in self.problem.data:
+        with torch.no_grad(), self.problem.look.lent():
+            for batch in self.problem.look.data:
                 for found in self._plain(batch, self._as_chunk(rows), with_error=with_error):
                     losses.append(found.loss.detach().cpu())
                     errors.append(found.error.detach().cpu())
@@ -185,14 +185,14 @@ class ScaledUnits:
         return MaskChunk({self.site.name: kept}, torch.ones(len(rows), dtype=torch.float64, device=device), 0)
 
     def _rows_at_once(self) -> int:
-        return self.problem.job(NoMask(), self._plain, grad=False).chunk_masks
+        return self.problem.look.chunk_masks
 
     def _observed(self, transform: Any, *, total: bool = False) -> Tensor:
-        forward: Forward = self.problem.forward((), observe=self.site.name)
+        forward: Forward = self.problem.look.forward((), observe=self.site.name)
         rows = []
         empty = MaskChunk({}, torch.ones(1), 0)
-        with torch.no_grad(), self.problem.lent():
-            for batch in self.problem.data:
+        with torch.no_grad(), self.problem.look.lent():
+            for batch in self.problem.look.data:
                 ((_, seen),) = forward(batch, empty)
                 h = transform(seen[0].movedim(self.site.batch_dim or 0, 0))
                 # Elements that share a bit lie along axes where the mask has length 1 and the activation has not.

@@ -34,7 +34,7 @@ def examine(lab: Lab, dataset: str, arm: str, seed: int) -> dict[str, Any]:
     training = prepare(net, *lab.tensors(dataset, seed, "train", 100), "cross_entropy")
     rows: list[dict[str, Any]] = []
     for name in SITES:
-        site = next(s for s in held_out.sites if s.name == name)
+        site = next(s for s in held_out.look.sites if s.name == name)
         run = ScaledUnits(held_out, site)
         pairs = measure_co_adaptation(run, max_pairs=400)
         shares = measure_concentration(run, n_orders=16)
@@ -73,7 +73,8 @@ def examine(lab: Lab, dataset: str, arm: str, seed: int) -> dict[str, Any]:
             }
         )
     weights = torch.cat([layer.weight.detach().flatten() for layer in net if isinstance(layer, nn.Linear)])
-    penalties = measure_unit_penalty(ScaledUnits(training, next(s for s in training.sites if s.name == "5"))).penalty
+    site = next(s for s in training.look.sites if s.name == "5")
+    penalties = measure_unit_penalty(ScaledUnits(training, site)).penalty
     squared = (_weight(net, 6) ** 2).sum(0).numpy()
     lam = np.where(squared > 0, penalties / np.where(squared > 0, squared, 1), 0.0)
     out = {key: np.mean([row[key] for row in rows], axis=0).tolist() for key in rows[0]}

@@ -6,17 +6,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
 from allmasks.expect.arguments import given_loss
-from allmasks.expect.expectation import Expectation, Request
+from allmasks.expect.expectation import Expectation
 from allmasks.expect.prepare import prepare
 from allmasks.methods import Method
 from allmasks.over_masks.plan import Plan
+from allmasks.over_masks.progress import progress_bar
+from allmasks.over_masks.request import Request
 from allmasks.ranks.agreement import agree_on_call
 from allmasks.ranks.groups import join
 from allmasks.results import ExpectedLoss
@@ -152,16 +152,3 @@ def expected_loss(
     )
     with progress_bar(progress) as (start, tick):
         return problem.expected(request, start=start, tick=tick)
-
-
-@contextmanager
-def progress_bar(show: bool, title: str = "masks × examples") -> Iterator[tuple[Any, Any]]:
-    """A rich progress bar over evaluations: (start(total), tick(done)); does nothing unless shown."""
-    if not show:
-        yield (lambda total: None), (lambda done: None)
-        return
-    from rich.progress import Progress
-
-    with Progress(transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield (lambda total: bar.update(task, total=total)), (lambda done: bar.advance(task, done))

@@ -16,16 +16,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from allmasks.errors import MethodNotApplicable
 from allmasks.expect.class_losses import CrossEntropy
+from allmasks.expect.loss import ModelLoss
+from allmasks.methods import MonteCarlo
 from allmasks.over_masks.data import Batch
 from allmasks.over_masks.forward import Forward
+from allmasks.over_masks.look import Look
 from allmasks.over_masks.passes import Losses
 from allmasks.over_masks.sources import MaskChunk, SampledMasks
 from allmasks.replicates import block_means
 from allmasks.results import Guarantee
+from allmasks.sampling import pilot_masks
 from allmasks.sites import DropoutSite
 
-__all__ = ["Controlled", "best_coefficient", "pilot_blocks"]
+__all__ = ["Controlled", "best_coefficient", "controlled", "pilot_blocks"]
+
+_FIRST = 2**41
+"""First mask of the pilot that fits the coefficient: beyond every run's and every other pilot's."""
 
 
 @dataclass
@@ -76,6 +84,33 @@ class Controlled:
         spread = s @ w**2 - (s @ w) ** 2
         trace = self.site.p / (1 - self.site.p) * (h**2 * spread).sum(dim=-1)
         return quadratic - 0.5 * trace
+
+
+def controlled(
+    look: Look, loss: ModelLoss, weight: Tensor, sites: tuple[DropoutSite, ...], method: MonteCarlo, seed: int
+) -> Controlled:
+    """The loss with the last layer's quadratic form as control variate, its coefficient from a pilot."""
+    before, site = look.split(sites)
+    if look.last is None or site is None or not isinstance(loss, CrossEntropy) or loss.weight is not None:
+        raise MethodNotApplicable(
+            "MonteCarlo",
+            'control="quadratic" needs the cross-entropy, without class weights, of a Linear fed by a dropout site',
+            "MonteCarlo() without it",
+        )
+    if look.forms:
+        raise MethodNotApplicable("MonteCarlo", "the control needs batches of one shape", "MonteCarlo()")
+    targets = (torch.as_tensor(batch.target) for batch in look.data)
+    if any(bool((y == loss.ignore_index).any()) for y in targets if not y.is_floating_point()):
+        raise MethodNotApplicable("MonteCarlo", "the control needs targets without ignore_index", "MonteCarlo()")
+    evaluate = Controlled(look.forward(before, observe=site.name), loss, site, look.last.weight, look.last.bias)
+    pilot = SampledMasks(sites, method.sampler, pilot_masks(method.sampler), seed, first=_FIRST)
+
+    def blocks() -> Tensor:
+        with look.lent():
+            return pilot_blocks(evaluate, look.data, pilot, weight, look.chunk_masks)
+
+    evaluate.coefficient = best_coefficient(look.group.sum(look.group.run(blocks)))
+    return evaluate
 
 
 def pilot_blocks(evaluate: Controlled, data: Any, source: SampledMasks, weight: Tensor, chunk_masks: int) -> Tensor:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from allmasks.errors import UncontrolledRandomness
 from allmasks.expect.arguments import settled
-from allmasks.expect.expectation import INSPECTED_EXAMPLES, Expectation
+from allmasks.expect.expectation import Expectation
 from allmasks.expect.loss import ModelLoss
-from allmasks.over_masks.data import Batch, Data
-from allmasks.over_masks.forms import Form, sites_of_form
-from allmasks.over_masks.forward import as_it_is, extract_output, extract_several
-from allmasks.over_masks.sources import NoMask
-from allmasks.ranks.agreement import agree_on_data, agree_on_sites
-from allmasks.ranks.groups import Group, join, unwrapped
-from allmasks.ranks.sharded import keep_in_step, same_batch
-from allmasks.results import Note
-from allmasks.sites import borrowed, inspect_model
+from allmasks.expect.under_masks import plain, terms_of
+from allmasks.over_masks.look import Look, Purpose, look
+from allmasks.over_masks.output import as_it_is, extract_output, extract_several
+from allmasks.over_masks.sources import no_masks
+from allmasks.ranks.groups import join
 
 __all__ = ["prepare"]
 
@@ -48,111 +43,32 @@ def prepare(
     group : as in `expected_loss`.
     """
     ranks = join(group)
-    keywords = {"example_index": example_index, "batch_dim": batch_dim, "batch_size": batch_size}
     x, y, the_loss = ranks.run(lambda: settled(x, y, loss, paired=paired))
-    model, data, own = ranks.run(lambda: _read(model, x, y, the_loss, ranks, **keywords))
-    agree_on_data(ranks, own.args, own.kwargs, own.target)
-    first = same_batch(model, ranks, own, data)
-    problem = ranks.run(lambda: _look(model, data, the_loss, first, batch_dim))
-    problem.group, problem.buffers = ranks, ranks.buffers_of_first(model)
-    problem.batched = keep_in_step(ranks, problem.forward(problem.random_sites), first)
-    sizes = ranks.gather(problem.data.n_examples)
-    problem.n_examples = sum(sizes)
-    problem.data.number_from(sum(sizes[: ranks.rank]))
-    agree_on_sites(ranks, problem.sites)
-    weight = ranks.run(lambda: _evaluate_mean_mask(problem, sample_weight))
-    problem.splits = all(ranks.gather(problem.splits))
-    total = float(ranks.sum(weight.sum()))
+    keywords = {"example_index": example_index, "batch_dim": batch_dim, "batch_size": batch_size}
+    seen = look(model, x, y, _purpose(the_loss), ranks, **keywords)
+    found = ranks.run(lambda: _at_mean_mask(seen, the_loss, sample_weight))
+    splits = all(ranks.gather(found.splits))
+    total = float(ranks.sum(found.weight.sum()))
     if not total > 0:
         raise ValueError("no example has positive weight; at least one is needed")
-    problem.share = weight / total
-    problem.weight = problem.share if the_loss.normalized else weight
-    return problem
+    share = found.weight / total
+    weight = share if the_loss.normalized else found.weight
+    return Expectation(seen, the_loss, weight, share, found.loss, found.error, splits)
 
 
-def _read(
-    model: nn.Module,
-    x: Any,
-    y: Any,
-    loss: ModelLoss,
-    ranks: Group,
-    *,
-    example_index: Any,
-    batch_dim: Any,
-    batch_size: Any,
-) -> tuple[nn.Module, Data, Batch]:
-    """What was given, checked, and the examples to look at the model with."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    model = unwrapped(model, ranks)
-    with borrowed(model):
-        device = next((t.device for t in itertools.chain(model.parameters(), model.buffers())), None)
-        data = Data(
-            x,
-            y,
-            batch_dim=batch_dim,
-            batch_size=batch_size,
-            example_index=example_index,
-            device=device,
-            targets=loss.needs_target,
-        )
-        first = data.first(INSPECTED_EXAMPLES)
-        loss.check_inputs(first.kwargs, first.target)
-        return model, data, first
-
-
-def _look(model: nn.Module, data: Data, the_loss: ModelLoss, batch: Batch, batch_dim: int | None) -> Expectation:
-    extract = _extraction(the_loss)
-    with borrowed(model):
+def _purpose(loss: ModelLoss) -> Purpose:
+    extract: Callable[[Any], Any] = as_it_is
+    if not loss.whole_output:
+        several = partial(extract_several, n=loss.n_outputs, loss=loss.name)
+        extract = extract_output if loss.n_outputs == 1 else several
+    return Purpose(
         # A callable takes outputs of any kind; where the examples lie in them is its own affair.
-        seen = inspect_model(
-            model,
-            batch.args,
-            batch.kwargs,
-            batch_dim=batch_dim,
-            extract=_tensor_output if the_loss.whole_output else extract,
-        )
-        if seen.unaccounted:
-            raise UncontrolledRandomness(
-                f"{type(model).__name__} is random beyond its dropout: {'; '.join(seen.unaccounted)}. Its loss is not "
-                "one number; make these deterministic in eval mode, or register them with am.register_dropout"
-            )
-        notes = [*data.notes, *seen.notes]
-        if not seen.sites:
-            notes.append(
-                Note(
-                    "No dropout was found, so E_m[L] is the loss in eval mode. Hand-written dropout is seen once it is "
-                    "registered with am.register_dropout."
-                )
-            )
-        for site in seen.sites:
-            if not site.mean_preserving and site.p > 0:
-                notes.append(
-                    Note(
-                        "{site} ({kind}) does not keep the mean: eval mode is not the loss at its mean mask.",
-                        site=site.name,
-                        kind=site.kind,
-                    )
-                )
-        return Expectation(
-            model=model,
-            data=data,
-            loss=the_loss,
-            sites=seen.sites,
-            last=seen.last_linear,
-            output_dims=tuple(dim or 0 for dim in seen.output_batch_dims),
-            extract=extract,
-            batched=not seen.convolves_after_site,
-            notes=tuple(notes),
-        )
-
-
-def _extraction(loss: ModelLoss) -> Callable[[Any], Any]:
-    if loss.whole_output:
-        return as_it_is
-    if loss.n_outputs == 1:
-        return extract_output
-    return lambda output: extract_several(output, loss.n_outputs, loss.name)
+        output=_tensor_output if loss.whole_output else extract,
+        extract=lambda seen: extract,
+        beyond="Its loss is not one number",
+        targets=loss.needs_target,
+        check=lambda batch: loss.check_inputs(batch.kwargs, batch.target),
+    )
 
 
 def _tensor_output(output: Any) -> Tensor | None:
@@ -162,19 +78,25 @@ def _tensor_output(output: Any) -> Tensor | None:
         return None
 
 
-def _evaluate_mean_mask(problem: Expectation, sample_weight: Any) -> Tensor:
-    """The eval-mode loss of each example, kept; returns what each weighs in the mean."""
-    n = problem.data.n_examples
-    rows, weights = [], []
-    with torch.no_grad(), problem.lent():
-        evaluate, errors = problem.plain(()), []
-        own_forms = {problem.data.first(INSPECTED_EXAMPLES).form}
-        problem.splits = problem.last is not None and not problem.loss.whole_output
-        for batch in problem.data:
-            problem.splits = problem.splits and problem.splits_into_scores(batch)
-            _notice_form(problem, batch, own_forms)
-            chunk = next(NoMask().chunks(batch.examples, 1, torch.device("cpu")))
-            (losses,) = evaluate(batch, chunk)
+class _AtMeanMask(NamedTuple):
+    """(n,) losses in eval mode, their round-off, what each example weighs; and whether all split into scores."""
+
+    loss: Tensor
+    error: Tensor
+    weight: Tensor
+    splits: bool
+
+
+def _at_mean_mask(seen: Look, loss: ModelLoss, sample_weight: Any) -> _AtMeanMask:
+    n = seen.data.n_examples
+    rows, errors, weights = [], [], []
+    splits = True
+    with torch.no_grad(), seen.lent():
+        evaluate = plain(seen, loss, ())
+        for batch in seen.data:
+            splits = splits and terms_of(loss, seen.last, batch) is not None
+            seen.sites_in(batch)
+            (losses,) = evaluate(batch, no_masks(batch.examples))
             if not bool(torch.isfinite(losses.loss).all()):
                 i = int((~torch.isfinite(losses.loss[0])).nonzero()[0])
                 raise ValueError(
@@ -183,26 +105,12 @@ def _evaluate_mean_mask(problem: Expectation, sample_weight: Any) -> Tensor:
                 )
             rows.append(losses.loss[0])
             errors.append(losses.error[0])
-            own = losses.weight
-            weights.append(torch.ones_like(losses.loss[0]) if own is None else own.to(losses.loss[0]))
-    problem.weight_scaling, problem.weight_scaling_error = torch.cat(rows), torch.cat(errors)
-    if len(problem.weight_scaling) != n:
-        raise ValueError(f"the data gave {len(problem.weight_scaling)} examples in all, {n} were announced")
-    weight = torch.cat(weights) * _sample_weight(sample_weight, n).to(problem.weight_scaling.device)
-    return weight
-
-
-def _notice_form(problem: Expectation, batch: Batch, known: set[Form]) -> None:
-    """Look at the model again where a batch's inputs have another shape, and so perhaps its masks."""
-    if batch.form in known or not problem.sites:
-        return
-    known.add(batch.form)
-    few = problem.data.part(batch, INSPECTED_EXAMPLES)
-    extract = _tensor_output if problem.loss.whole_output else problem.extract
-    dim = problem.data.batch_dim or None
-    sites = sites_of_form(problem.model, few, problem.sites, batch_dim=dim, extract=extract)
-    if any(sites[site.name] != site for site in problem.sites):
-        problem.forms[batch.form] = sites
+            weights.append(torch.ones_like(rows[-1]) if losses.weight is None else losses.weight.to(rows[-1]))
+    at_mean = torch.cat(rows)
+    if len(at_mean) != n:
+        raise ValueError(f"the data gave {len(at_mean)} examples in all, {n} were announced")
+    weight = torch.cat(weights) * _sample_weight(sample_weight, n).to(at_mean.device)
+    return _AtMeanMask(at_mean, torch.cat(errors), weight, splits)
 
 
 def _sample_weight(sample_weight: Any, n: int) -> Tensor:

@@ -14,13 +14,14 @@ from allmasks.expect.loss import ModelLoss, score_terms
 from allmasks.methods import Method
 from allmasks.over_masks.data import Batch
 from allmasks.over_masks.forward import Forward
-from allmasks.over_masks.last_layer import expected_score_terms
+from allmasks.over_masks.last_layer import ScoreTerm, expected_score_terms
+from allmasks.over_masks.look import Look
 from allmasks.over_masks.passes import Losses
 from allmasks.over_masks.sources import MaskChunk
 from allmasks.results import Guarantee
 from allmasks.sites import DropoutSite, LastLayer
 
-__all__ = ["Integrated", "Plain"]
+__all__ = ["Integrated", "Plain", "plain", "terms_of"]
 
 
 @dataclass
@@ -144,6 +145,26 @@ def _floating(output: Any) -> list[Tensor]:
     return found + [t for leaf in inside for t in _floating(dict(leaf) if isinstance(leaf, Mapping) else leaf)]
 
 
+def plain(look: Look, loss: ModelLoss, sites: tuple[DropoutSite, ...], *, proven: bool = True) -> Plain:
+    """The loss under masks of these sites, all others at their mean mask.
+
+    Parameters
+    ----------
+    proven : whether the round-off stands for a guarantee; beside a standard error an estimate of it will do.
+    """
+    last = look.last if proven and loss.n_outputs == 1 and not loss.whole_output else None
+    forward = look.forward(sites, along=None if last is None else last.site)
+    dims = tuple(dim or 0 for dim in look.seen.output_batch_dims)
+    return Plain(forward, loss, dims, last, steep=proven)
+
+
+def terms_of(loss: ModelLoss, last: LastLayer | None, batch: Batch) -> list[ScoreTerm] | None:
+    """The loss of the last Linear's outputs as a sum of score losses, or None where it is not one."""
+    if last is None or loss.whole_output:
+        return None
+    return score_terms(loss, last.weight, last.bias, batch.target, len(batch))
+
+
 @dataclass
 class Integrated:
     """The masks of the site before the last Linear integrated by formula, for each mask of the sites before it.
@@ -155,16 +176,14 @@ class Integrated:
     forward: Forward
     loss: ModelLoss
     site: DropoutSite
-    weight: Tensor
-    bias: Tensor | None
+    last: LastLayer
     method: Method | None = None
     guarantee: Guarantee = "exact"
-    used: Method | None = None
 
     def __call__(self, batch: Batch, chunk: MaskChunk, *, with_error: bool = True) -> Iterator[Losses]:
         for where, hidden in self.forward(batch, chunk):
             m, n = hidden.shape[:2]
-            terms = score_terms(self.loss, self.weight, self.bias, batch.target, n)
+            terms = terms_of(self.loss, self.last, batch)
             assert terms is not None
             result = expected_score_terms(
                 hidden.reshape(m * n, -1),
@@ -175,5 +194,5 @@ class Integrated:
                 # The model computes in its own dtype; the formula's own error comes on top.
                 round_off=_ROUND_OFF * torch.finfo(hidden.dtype).eps,
             )
-            self.used, self.guarantee = result.method, result.guarantee
+            self.guarantee = result.guarantee
             yield Losses(where, result.value.reshape(m, n), result.error.reshape(m, n))

@@ -131,8 +131,8 @@ class Question:
     def check(self, model: nn.Module) -> tuple[str, ...]:
         """Raise now what the first reading would raise after hours of training; draws no mask. The sites' names."""
         with self.problem(model) as problem:
-            problem.group.run(lambda: problem.plan(self.request))
-            return tuple(site.name for site in problem.sites)
+            problem.look.group.run(lambda: problem.plan(self.request))
+            return tuple(site.name for site in problem.look.sites)
 
     def attempt(self, model: nn.Module, sites: tuple[str, ...] = ()) -> Reading:
         """See `read`; but a training is never stopped by being watched: what is raised becomes the reading's reason.
@@ -163,7 +163,7 @@ class Question:
             guarantee=expected.guarantee,
             method=expected.method,
             n_masks=expected.n_masks,
-            sites=tuple(_share(site.name, site.p, alone.get(site.name), expected) for site in problem.sites),
+            sites=tuple(_share(site.name, site.p, alone.get(site.name), expected) for site in problem.look.sites),
             reliable=expected.reliable,
             notes=expected.notes,
         )

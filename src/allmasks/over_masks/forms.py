@@ -46,7 +46,7 @@ def in_form(thing: Any, sites: SitesByName) -> Any:
         changed["sites"] = tuple(replace(sites[own.name], p=own.p) for own in thing.sites)
     if isinstance(getattr(thing, "site", None), DropoutSite):
         changed["site"] = replace(sites[thing.site.name], p=thing.site.p)
-    for part in ("forward", "setup", "evaluate"):
+    for part in ("forward", "outputs", "option", "evaluate"):
         if is_dataclass(getattr(thing, part, None)):
             changed[part] = in_form(getattr(thing, part), sites)
     return replace(thing, **changed) if changed else thing

@@ -11,47 +11,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map, tree_map_only
 
 from allmasks.over_masks.data import Batch
+from allmasks.over_masks.output import extract_output
 from allmasks.over_masks.sources import MaskChunk
 from allmasks.ranks.groups import ALONE, Group
 from allmasks.sites import DropoutSite, begin_pass, borrowed, hold_masks
-from allmasks.sites.trace import output_tensors
 
-__all__ = ["Forward", "as_it_is", "extract_output", "extract_several"]
-
-
-def extract_output(output: Any) -> Tensor:
-    """The tensor the loss is about: the output itself, its `.logits`, "logits" of a mapping, or the first entry."""
-    if isinstance(output, Tensor):
-        return output
-    logits = getattr(output, "logits", None)
-    if isinstance(logits, Tensor):
-        return logits
-    if isinstance(output, Mapping):
-        if "logits" in output:
-            return extract_output(output["logits"])
-        if len(output) == 1:
-            return extract_output(next(iter(output.values())))
-        raise TypeError(
-            f'the model returns a mapping with keys {sorted(map(str, output))} and no "logits"; wrap it so that it '
-            "returns one tensor, or pass a callable loss"
-        )
-    if isinstance(output, tuple | list) and output:
-        return extract_output(output[0])
-    raise TypeError(f"the model must return a tensor, or something with .logits; got {type(output).__name__}")
-
-
-def extract_several(output: Any, n: int, loss: str) -> tuple[Tensor, ...]:
-    """The n tensors of the output, in order, that a loss of several outputs compares."""
-    tensors = tuple(output_tensors(output))
-    if len(tensors) != n:
-        what = "(mean, variance)" if loss == "GaussianNLLLoss" else f"{n} tensors"
-        raise ValueError(f"{loss} needs a model that returns {what}; this one returns {len(tensors)} tensors")
-    return tensors
-
-
-def as_it_is(output: Any) -> Any:
-    """The output itself."""
-    return output
+__all__ = ["Forward"]
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from allmasks.over_masks.data import Batch, Data
+from allmasks.over_masks.data import Batch
 from allmasks.over_masks.derivatives import mean_with_gradients
-from allmasks.over_masks.forms import Form, SitesByName, in_form
+from allmasks.over_masks.forms import Form, in_form
+from allmasks.over_masks.look import Look
 from allmasks.over_masks.sources import MaskChunk, MaskSource, SampledMasks
-from allmasks.ranks.groups import ALONE, Group
 from allmasks.replicates import RunningMean
 from allmasks.results import Guarantee, weakest
 from allmasks.sampling import Blocks
@@ -51,41 +51,33 @@ class Job:
 
     Parameters
     ----------
-    chunk_masks : most masks of one batch held at once.
     weight : (n,) what each example's loss is multiplied by in the value.
     inputs : tensors that gradients flow to.
-    prepare : context under which the model may be run (it is borrowed).
     tick : called with the number of (mask, example) evaluations done.
-    group : the processes that share the examples.
-    forms : sites of batches whose inputs have another shape than the first one's, by that shape.
     """
 
-    data: Data
+    look: Look
     source: MaskSource
     evaluate: Evaluator
     weight: Tensor
-    chunk_masks: int
-    inputs: tuple[Tensor, ...]
-    prepare: Callable[[], Any]
+    inputs: tuple[Tensor, ...] = ()
     tick: Callable[[int], None] = lambda done: None
-    group: Group = ALONE
-    forms: Mapping[Form, SitesByName] = field(default_factory=dict)
-    others: dict[Form, Job] = field(default_factory=dict, init=False)
+    _others: dict[Form, Job] = field(default_factory=dict, init=False, repr=False)
 
     def for_batch(self, batch: Batch) -> Job:
         """This job, with the sites as they lie in that batch."""
-        sites = self.forms.get(batch.form)
+        sites = self.look.sites_in(batch)
         if sites is None:
             return self
-        if batch.form not in self.others:
+        if batch.form not in self._others:
             source, evaluate = in_form(self.source, sites), in_form(self.evaluate, sites)
-            self.others[batch.form] = replace(self, source=source, evaluate=evaluate, forms={})
-        return self.others[batch.form]
+            self._others[batch.form] = replace(self, source=source, evaluate=evaluate)
+        return self._others[batch.form]
 
     @property
     def guarantee(self) -> Guarantee:
         """What the evaluators of all batches have come to guarantee."""
-        return weakest(self.evaluate.guarantee, *(job.evaluate.guarantee for job in self.others.values()))
+        return weakest(self.evaluate.guarantee, *(job.evaluate.guarantee for job in self._others.values()))
 
 
 @dataclass(frozen=True)
@@ -121,21 +113,21 @@ class _Tally:
         self.totals: Tensor | None = None
 
     def run(self) -> None:
-        self.job.group.run(self._run)
+        self.job.look.group.run(self._run)
         if self.totals is not None:
-            self.totals = self.job.group.sum(self.totals)
-        self.guarantee = weakest(*self.job.group.gather(self.guarantee))
+            self.totals = self.job.look.group.sum(self.totals)
+        self.guarantee = weakest(*self.job.look.group.gather(self.guarantee))
 
     def _run(self) -> None:
-        job, n = self.job, self.job.data.n_examples
+        job, n = self.job, self.job.look.data.n_examples
         device = job.weight.device
         self.mean = torch.zeros(n, dtype=torch.float64, device=device)
         self.error = torch.zeros(n, dtype=torch.float64, device=device)
         self.totals = None
         if self.sampled:
             self.totals = torch.zeros(job.source.n_masks, dtype=torch.float64, device=device)
-        with torch.no_grad(), job.prepare():
-            for batch in job.data:
+        with torch.no_grad(), job.look.lent():
+            for batch in job.look.data:
                 rows = slice(batch.start, batch.start + len(batch))
                 if self.sampled:
                     self._sampled_batch(batch, rows)
@@ -175,13 +167,12 @@ class _Tally:
 
     def lent(self) -> AbstractContextManager[None]:
         """The model, ready to be run."""
-        lent: AbstractContextManager[None] = self.job.prepare()
-        return lent
+        return self.job.look.lent()
 
     def weighted_losses(self) -> Iterator[tuple[slice, Tensor]]:
         """(rows, losses (masks, rows) times what each mask counts) of every chunk, as `run` has summed them."""
         again, reached = torch.zeros_like(self.mean), False
-        for batch in self.job.data:
+        for batch in self.job.look.data:
             rows = slice(batch.start, batch.start + len(batch))
             for chunk, losses in _losses(self.job, batch, with_error=False):
                 weighted = chunk.weight[losses.where, None] * losses.loss
@@ -203,7 +194,7 @@ class _Tally:
 
 def _losses(job: Job, batch: Batch, *, with_error: bool = True) -> Iterator[tuple[MaskChunk, Any]]:
     job = job.for_batch(batch)
-    for chunk in job.source.chunks(batch.examples, job.chunk_masks, job.weight.device):
+    for chunk in job.source.chunks(batch.examples, job.look.chunk_masks, job.weight.device):
         for losses in job.evaluate(batch, chunk, with_error=with_error):
             if not bool(torch.isfinite(losses.loss).all()):
                 m, i = (int(k) for k in (~torch.isfinite(losses.loss)).nonzero()[0])

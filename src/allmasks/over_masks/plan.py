@@ -1,60 +1,45 @@
-"""What will be computed and why: an object that can be printed before anything runs."""
+"""What will be computed and why: an object that can be printed before anything runs, and the one chooser behind it."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from allmasks.methods import Delta, Enumeration, GaussianMoments, Method
+from allmasks.errors import MethodNotApplicable
+from allmasks.methods import Method, MonteCarlo
+from allmasks.over_masks.options import Averaged, Option, options_of, power_of_two
+from allmasks.over_masks.request import Request
 from allmasks.results import GUARANTEES, Guarantee
 from allmasks.sites import DropoutSite
 
-__all__ = ["DEFAULT_BUDGET", "Option", "Plan"]
-
-DEFAULT_BUDGET = 2**20
-"""Evaluations (masks times examples) that `method=None` will spend to list every mask instead of sampling."""
-
-
-@dataclass(frozen=True)
-class Option:
-    """One way to compute E_m[L] here: what it would give and cost, or why it does not apply."""
-
-    method: Method
-    how: str
-    guarantee: Guarantee
-    n_masks: int
-    refusal: str | None = None
-    integrates_last: bool = False
-
-    @property
-    def applies(self) -> bool:
-        return self.refusal is None
+__all__ = ["Plan", "plan"]
 
 
 @dataclass(frozen=True, repr=False)
 class Plan:
-    """How an expected loss would be computed. Print it.
+    """How an expected loss, or a prediction, would be computed. Print it.
 
     Attributes
     ----------
     sites : the model's dropout sites.
-    n_examples, loss : of the data.
+    n_examples : of the data.
     mask_bits : random bits of one example's joint mask; there are 2**mask_bits masks.
     chosen : the option that will run.
-    options : every option, with the reason where it was not chosen.
+    options : every option. reasons : why each was not chosen.
     evaluations : forward evaluations (masks times examples) of the chosen option; None while a tolerance and its
         pilot have yet to fix the number of masks.
+    loss, task : which loss, or which prediction; the other is empty.
     """
 
     sites: tuple[DropoutSite, ...]
     n_examples: int
-    loss: str
     mask_bits: int
     chosen: Option
     options: tuple[Option, ...]
     reasons: tuple[str, ...]
     evaluations: int | None
     notes: tuple[str, ...] = ()
+    loss: str = ""
+    task: str = ""
 
     @property
     def method(self) -> Method:
@@ -66,11 +51,19 @@ class Plan:
         """What the error will mean."""
         return self.chosen.guarantee
 
+    @property
+    def n_masks(self) -> int:
+        """Masks an example that will be drawn or listed; 0 where there is none to, or while a pilot has yet to say."""
+        return self.chosen.n_masks if self.chosen.sites else 0
+
     def __repr__(self) -> str:
+        what = f"E_m[L]: {self.n_examples} examples, loss {self.loss}"
+        if self.task:
+            what = f"predictions: {self.n_examples} examples, task {self.task}"
         lines = [
-            f"Plan for E_m[L]: {self.n_examples} examples, loss {self.loss}",
+            f"Plan for {what}",
             f"  {len(self.sites)} dropout sites, {self.mask_bits} random bits an example: "
-            f"{_power_of_two(self.mask_bits)} masks",
+            f"{power_of_two(self.mask_bits)} masks",
         ]
         width = max((len(site.name) for site in self.sites), default=0)
         for site in self.sites:
@@ -89,42 +82,52 @@ class Plan:
         return "\n".join(lines)
 
 
-def choose(
-    options: tuple[Option, ...], n_examples: int, budget: int | None, n_masks: int | None
-) -> tuple[Option, tuple[str, ...]]:
-    """The strongest guarantee that fits the budget, then the cheapest; and each option's reason.
+def plan(averaged: Averaged, sites: tuple[DropoutSite, ...], request: Request) -> Plan:
+    """What to do about the masks of these sites, all others at their mean mask.
 
-    A number of masks that is asked for caps how many are listed, unless a budget allows for more.
+    Raises
+    ------
+    MethodNotApplicable : the method asked for does not apply.
+    UncontrolledRandomness : one of the sites cannot be given masks.
     """
-    limit = max((budget or DEFAULT_BUDGET) // n_examples, n_masks or 0)
-    if n_masks is not None and budget is None:
-        limit = n_masks
-    order = list(GUARANTEES)
-    affordable: list[Option] = []
-    reasons: dict[int, str] = {}
-    for i, option in enumerate(options):
-        if option.refusal is not None:
-            reasons[i] = option.refusal
-        elif isinstance(option.method, GaussianMoments | Delta):
-            reasons[i] = "an approximation without an error; used only when asked for"
-        elif isinstance(option.method, Enumeration) and option.n_masks > limit:
-            listed = f"{_power_of_two(int(math.log2(option.n_masks)))} masks for each of {n_examples} examples are"
-            over = f"over the budget of {budget or DEFAULT_BUDGET:,} evaluations"
-            if limit == n_masks:
-                over = f"more than n_masks={n_masks}"
-            reasons[i] = f"{listed} {over}; pass budget= or method=am.methods.Enumeration() to do it anyway"
-        else:
-            affordable.append(option)
-    chosen = min(affordable, key=lambda o: (order.index(o.guarantee), o.n_masks))
-    return chosen, tuple(
-        reasons.get(i, f"{chosen.method.name} gives a stronger guarantee or costs less") for i in range(len(options))
+    look = averaged.look
+    look.refuse_stuck(sites)
+    options = options_of(averaged, sites, request)
+    if request.method is None or not sites:
+        chosen, reasons = _choose(options)
+    else:
+        chosen, options = _asked_for(averaged, request.method, options)
+        reasons = tuple(option.refusal or "another method was asked for" for option in options)
+    return Plan(
+        sites=look.sites,
+        n_examples=look.n_examples,
+        mask_bits=sum(site.law.random_units for site in sites),
+        chosen=chosen,
+        options=options,
+        reasons=reasons,
+        evaluations=chosen.n_masks * look.n_examples or None,
+        notes=averaged.notes,
+        **averaged.title,
     )
 
 
-def find_option(options: tuple[Option, ...], method: Method) -> Option | None:
-    """The option that runs a method of this type."""
-    return next((o for o in options if type(o.method) is type(method)), None)
+def _choose(options: tuple[Option, ...]) -> tuple[Option, tuple[str, ...]]:
+    """The strongest guarantee of those within reach, then the cheapest; and each option's reason."""
+    order = list(GUARANTEES)
+    within = [option for option in options if option.refusal is None and option.reluctance is None]
+    chosen = min(within, key=lambda option: (order.index(option.guarantee), option.n_masks))
+    other = f"{chosen.method.name} gives a stronger guarantee or costs less"
+    return chosen, tuple(option.refusal or option.reluctance or other for option in options)
 
 
-def _power_of_two(bits: int) -> str:
-    return f"2^{bits}" if bits > 16 else f"{2**bits:,}"
+def _asked_for(averaged: Averaged, method: Method, options: tuple[Option, ...]) -> tuple[Option, tuple[Option, ...]]:
+    """The first option of the method's type that applies, with the method's own fields in it."""
+    candidates = [option for option in options if type(option.method) is type(method)]
+    found = next((option for option in candidates if option.applies), None)
+    if found is None:
+        needs = str(candidates[0].refusal) if candidates else "a loss it has a formula for"
+        raise MethodNotApplicable(method.name, needs, averaged.instead(method, options))
+    if isinstance(method, MonteCarlo):
+        return found, options
+    chosen = replace(found, method=method)
+    return chosen, tuple(chosen if option is found else option for option in options)

@@ -36,16 +36,16 @@ def seldom_changes(job: Job) -> Unseen | None:
     Every example has another unit flipped in each pass, so that a few passes over the data look at many. None where
     nothing was looked at: too few masks to say anything, or examples on several ranks.
     """
-    source, ranks = job.source, job.group
+    source, ranks = job.source, job.look.group
     assert isinstance(source, SampledMasks)
     nothing = Unseen(0.0, 0.0, 0.0, 1.0)
     if source.n_masks < FEWEST_MASKS or ranks.size > 1:
         return None
     weight = job.weight.double()
-    apart = len(np.unique(job.data.example_index)) == job.data.n_examples
+    apart = len(np.unique(job.look.data.example_index)) == job.look.data.n_examples
     own, shared = _seldom_units(source, float(weight.sum() ** 2 / (weight**2).sum()) if apart else None)
     found = nothing
-    with torch.no_grad(), job.prepare():
+    with torch.no_grad(), job.look.lent():
         for units, together in ((own, False), (shared, True)):
             if units:
                 found = found.plus(_changes(job, source, units, together))
@@ -71,14 +71,14 @@ def _seldom_units(source: SampledMasks, examples: float | None) -> tuple[list[_U
 
 
 def _changes(job: Job, source: SampledMasks, units: list[_Unit], together: bool) -> Unseen:
-    n = 1 if together else job.data.n_examples
+    n = 1 if together else job.look.data.n_examples
     passes = max(1, min(-(-len(units) // n), source.n_masks // _SHARE))
     numbers = np.unique(np.linspace(0, source.n_masks - 1, passes).astype(np.int64))
     # Pass k looks at unit k · n + i in example i; a stride that shares no factor with their number spreads them.
     order = (np.arange(len(numbers) * n) * _stride(len(units))) % len(units)
     which = order.reshape(len(numbers), n)
-    change = torch.zeros(len(numbers), job.data.n_examples, dtype=torch.float64)
-    for batch in job.data:
+    change = torch.zeros(len(numbers), job.look.data.n_examples, dtype=torch.float64)
+    for batch in job.look.data:
         rows = slice(batch.start, batch.start + len(batch))
         place = np.repeat(which, len(batch), axis=1) if together else which[:, rows]
         here = job.for_batch(batch)
@@ -135,7 +135,7 @@ def _flipped(
 def _losses(job: Job, batch: Batch, kept: dict[str, Tensor]) -> Tensor:
     """(k, n) losses under these masks."""
     parts = []
-    for chunk in _chunks(kept, job.chunk_masks, job.weight.device):
+    for chunk in _chunks(kept, job.look.chunk_masks, job.weight.device):
         for losses in job.evaluate(batch, chunk, with_error=False):
             parts.append(losses.loss.detach().double().cpu())
     return torch.cat(parts)

@@ -18,7 +18,7 @@ from allmasks.samplers import Sampler
 from allmasks.sampling import MIN_BLOCKS, Blocks, blocks_of
 from allmasks.sites import DropoutSite
 
-__all__ = ["EveryMask", "MaskChunk", "MaskSource", "NoMask", "SampledMasks"]
+__all__ = ["EveryMask", "MaskChunk", "MaskSource", "NoMask", "SampledMasks", "no_masks"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,11 @@ class NoMask:
 
     def chunks(self, examples: np.ndarray, at_most: int, device: torch.device) -> Iterator[MaskChunk]:
         yield MaskChunk({}, torch.ones(1, dtype=torch.float64, device=device), 0)
+
+
+def no_masks(examples: np.ndarray) -> MaskChunk:
+    """The one chunk of `NoMask` for these examples."""
+    return next(NoMask().chunks(examples, 1, torch.device("cpu")))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Predictions over all dropout masks: mean and spread, each with its error.
 
-`setup` looks at the model once; `run` chooses how and goes through masks; `evaluate` turns masks into `features`, whose
-means `tally` keeps by replicate and turns into values with errors.
+`outputs` says what a model's outputs are, `pieces` turns masks into `features`, `averages` goes through all masks and
+keeps the features' means by replicate (`tally`), which become values with errors.
 """
 
 from __future__ import annotations
@@ -11,24 +11,61 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from allmasks.expect import progress_bar
-from allmasks.expect.expectation import Request
 from allmasks.methods import Method, MonteCarlo
+from allmasks.over_masks.plan import Plan
+from allmasks.over_masks.progress import progress_bar
+from allmasks.over_masks.request import Request
 from allmasks.over_masks.sources import SampledMasks
 from allmasks.prediction.allotment import allotted
+from allmasks.prediction.averages import Averages, Route, average, over_ranks, route_of
+from allmasks.prediction.enough import doubts, enough, unseen
 from allmasks.prediction.foreseen import foreseeable
+from allmasks.prediction.outputs import Asked, Outputs, inert_sites, outputs_of
 from allmasks.prediction.result import Prediction
-from allmasks.prediction.run import Results, Route, choose_route, over_ranks, run
-from allmasks.prediction.setup import Setup, inert_sites, look, read
-from allmasks.prediction.tolerance import drawn, masks_for_tolerance, unseen
-from allmasks.ranks.agreement import agree_on_call, agree_on_data, agree_on_sites
-from allmasks.ranks.groups import join, unwrapped
-from allmasks.ranks.sharded import keep_in_step, same_batch
-from allmasks.reliability import FEWEST_MASKS
+from allmasks.ranks.agreement import agree_on_call
+from allmasks.ranks.groups import ALONE, join
 from allmasks.replicates import grouped_sizes
-from allmasks.sites import borrowed, leaves_no_trace
+from allmasks.sites import leaves_no_trace
 
-__all__ = ["Prediction", "predict"]
+__all__ = ["Prediction", "plan_prediction", "predict"]
+
+
+@leaves_no_trace
+def plan_prediction(
+    model: nn.Module,
+    x: Any,
+    *,
+    task: str | None = None,
+    n_masks: int | None = None,
+    atol: float | None = None,
+    rtol: float | None = None,
+    batch_dim: int | None = None,
+    batch_size: int | None = None,
+    keep_samples: bool = False,
+    method: Method | None = None,
+    budget: int | None = None,
+    y: Any = None,
+    noise_precision: float | None = None,
+    class_dim: int | None = None,
+) -> Plan:
+    """What `predict` would do with these arguments, and why; draws no mask. Print it.
+
+    Raises
+    ------
+    ValueError, TypeError, MethodNotApplicable, UncontrolledRandomness : as `predict`.
+
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(3, 1))
+    >>> plan = plan_prediction(net, torch.ones(4, 3), task="regression")
+    >>> plan.method, plan.guarantee, plan.n_masks
+    (ClosedForm(), 'exact', 0)
+    """
+    request = Request(method, n_masks, atol, rtol, budget)
+    asked = Asked(task, class_dim, noise_precision, y is not None, keep_samples)
+    with torch.no_grad():
+        outputs = outputs_of(model, x, y, asked, ALONE, batch_dim=batch_dim, batch_size=batch_size)
+        with outputs.look.lent():
+            return outputs.plan(request)
 
 
 @leaves_no_trace
@@ -115,7 +152,7 @@ def predict(
     (-3.0, 3.0, 'exact')
     """
     ranks = join(group)
-    asked: dict[str, Any] = {
+    how: dict[str, Any] = {
         "method": method,
         "n_masks": n_masks,
         "atol": atol,
@@ -124,124 +161,52 @@ def predict(
         "seed": seed,
     }
     output = {"task": task, "class_dim": class_dim, "noise_precision": noise_precision, "keep_samples": keep_samples}
-    rows = {"y": y, "consistent": consistent, "example_index": example_index, "batch_dim": batch_dim}
-    agree_on_call(ranks, "predict", model, None, **asked, **output, **rows)
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    request = Request(**asked)
-    if noise_precision is not None and not noise_precision > 0:
-        raise ValueError(f"noise_precision must be positive, got {noise_precision}")
+    rows = {"example_index": example_index, "batch_dim": batch_dim}
+    agree_on_call(ranks, "predict", model, None, **how, **output, y=y, consistent=consistent, **rows)
+    request = Request(**how)
+    asked = Asked(task, class_dim, noise_precision, y is not None, keep_samples, consistent)
     if consistent and example_index is not None:
         raise ValueError("consistent=True gives all examples one key; leave example_index out")
-    likelihood = y is not None
-    model = ranks.run(lambda: unwrapped(model, ranks))
-    buffers = ranks.buffers_of_first(model)
-    with progress_bar(progress) as (start, tick), torch.no_grad(), borrowed(model, buffers):
-        targets = None if y is True else y
-        keywords = {"example_index": example_index, "batch_dim": batch_dim, "batch_size": batch_size}
-        data, own_first = ranks.run(lambda: read(model, x, targets, **keywords))
-        agree_on_data(ranks, own_first.args, own_first.kwargs, own_first.target)
-        first = same_batch(model, ranks, own_first, data)
-        setup = ranks.run(lambda: look(model, data, first, task=task, class_dim=class_dim, batch_dim=batch_dim))
-        setup.consistent, setup.group = consistent, ranks
-        setup.batched = keep_in_step(ranks, setup.forward(setup.sites), first)
-        sizes = ranks.gather(setup.data.n_examples)
-        setup.n_examples = sum(sizes)
-        setup.data.number_from(sum(sizes[: ranks.rank]))
-        agree_on_sites(ranks, setup.sites)
-        ranks.agree({"the task": setup.task.name})
-
-        def chosen() -> Route:
-            _check_likelihood(setup, likelihood, noise_precision)
-            return choose_route(setup, request, samples=keep_samples, likelihood=likelihood)
-
-        route = allotted(setup, ranks.run(chosen), request.seed, ranks)
-        masks, stopped = 0, tuple[str, ...]()
-        if isinstance(route.method, MonteCarlo) and route.sites:
-            settled = route.method
-            if settled.atol is not None or settled.rtol is not None:
-                masks, stopped = masks_for_tolerance(setup, route, request, tick, ranks)
-            else:
-                masks = drawn(route)
-        source = route.source(masks, request.seed)
-        start(source.n_masks * setup.data.n_examples)
-        rare = ranks.run(lambda: foreseeable(setup, route, masks)) if isinstance(source, SampledMasks) else None
-        own = ranks.run(
-            lambda: run(
-                setup,
-                route,
-                source,
-                precision=noise_precision,
-                likelihood=likelihood,
-                samples=keep_samples,
-                rare=rare,
-                tick=tick,
-            )
-        )
-        results = over_ranks(own, ranks)
-        # Asked of the first examples, which the first rank has.
-        inert = ranks.gather(ranks.run(lambda: inert_sites(setup)))[0]
-    doubtful = unseen(route, masks) if route.guarantee == "statistical" and rare is None else ()
-    notes = [*setup.notes, *stopped]
+    with progress_bar(progress) as (start, tick), torch.no_grad():
+        outputs = outputs_of(model, x, y, asked, ranks, **rows, batch_size=batch_size)
+        with outputs.look.lent():
+            plan = ranks.run(lambda: outputs.plan(request))
+            route = allotted(outputs, route_of(outputs, plan.chosen, seed), seed)
+            masks, stopped = plan.n_masks, tuple[str, ...]()
+            if isinstance(plan.method, MonteCarlo) and plan.chosen.sites and not masks:
+                masks, stopped = enough(outputs, route, request, tick)
+            source = route.option.source(masks, seed)
+            start(source.n_masks * outputs.look.data.n_examples)
+            sampled = isinstance(source, SampledMasks)
+            rare = ranks.run(lambda: foreseeable(outputs, route, masks)) if sampled else None
+            own = ranks.run(lambda: average(outputs, route, source, rare=rare, tick=tick))
+            results = over_ranks(own, ranks)
+            # Asked of the first examples, which the first rank has.
+            inert = ranks.gather(ranks.run(lambda: inert_sites(outputs)))[0]
+    doubtful = unseen(outputs, route, masks) if sampled and rare is None else ()
+    notes = [*outputs.notes, *stopped]
+    n_replicates = 0
     if isinstance(source, SampledMasks):
-        notes += [*source.blocks.notes, *_doubts(results, masks, doubtful)]
-    return _assemble(
-        setup,
-        results,
-        route,
-        source.n_masks if route.sites else 0,
-        notes,
-        inert,
-        bool(doubtful),
-        {
-            "noise_precision": noise_precision,
-            "n_replicates": len(grouped_sizes(source.blocks.sizes)) if isinstance(source, SampledMasks) else 0,
-        },
-    )
+        notes += [*source.blocks.notes, *doubts(results, masks, doubtful)]
+        n_replicates = len(grouped_sizes(source.blocks.sizes))
+    return _assembled(outputs, results, route, masks, n_replicates, notes, inert, bool(doubtful))
 
 
-def _doubts(results: Results, masks: int, seldom: tuple[str, ...]) -> list[str]:
-    """What a reader should know of errors that cannot be trusted."""
-    if masks < FEWEST_MASKS:
-        return [f"{masks} masks cannot show what is rare, so no error here can be trusted; {FEWEST_MASKS} can."]
-    if seldom:
-        return [
-            f"A unit of {', '.join(seldom)} is dropped in fewer than 20 of the {masks} masks: no error here can be "
-            "trusted. More masks can."
-        ]
-    doubted = [
-        name.replace("_", " ") for name, flags in results.reliable.items() if any(bool((~f).any()) for f in flags)
-    ]
-    if not doubted:
-        return []
-    return [
-        f"For some outputs the error of {', '.join(doubted)} cannot be trusted (`reliable`): of {masks} masks too few "
-        "decide, or would, were they drawn. More masks help."
-    ]
-
-
-def _check_likelihood(setup: Setup, likelihood: bool, noise_precision: float | None) -> None:
-    if likelihood and len([d for d in setup.dims if d is not None]) > 1:
-        raise ValueError("the likelihood of y needs a model that returns one tensor")
-    if likelihood and setup.task.name == "regression" and noise_precision is None:
-        raise ValueError("the likelihood of y in a regression needs noise_precision=τ, one over the noise variance")
-
-
-def _assemble(
-    setup: Setup,
-    results: Results,
-    route: Any,
+def _assembled(
+    outputs: Outputs,
+    results: Averages,
+    route: Route,
     n_masks: int,
+    n_replicates: int,
     notes: list[str],
     inert: tuple[str, ...],
     doubtful: bool,
-    fields: dict[str, Any],
 ) -> Prediction:
     def built(tensors: list[Tensor] | None) -> Any:
-        return None if tensors is None else setup.rebuild(tensors)
+        return None if tensors is None else outputs.rebuild(tensors)
 
     reliable = {}
-    if route.guarantee == "statistical":
+    if route.option.guarantee == "statistical":
         for name, flags in results.reliable.items():
             trusted = [flag & (not doubtful) for flag in flags]
             reliable[name] = built(trusted) if name != "log_likelihood" else trusted[0]
@@ -251,20 +216,13 @@ def _assemble(
     eps = torch.finfo(torch.float64).eps
     gap_error = [e + 8 * eps * c.abs() for e, c in zip(results.error["mean"], results.center, strict=True)]
     columns: dict[str, Any] = {}
-    for name in ("entropy", "expected_entropy", "mutual_information"):
+    for name in ("mean", "std", "entropy", "expected_entropy", "mutual_information"):
         columns[name] = built(results.value.get(name))
         columns[f"{name}_error"] = built(results.error.get(name))
-    samples = None
-    if results.samples:
-        samples = setup.rebuild(results.samples, lead=1)
     return Prediction(
-        task=setup.task.name,
-        mean=built(results.value["mean"]),
-        mean_error=built(results.error["mean"]),
-        std=built(results.value["std"]),
-        std_error=built(results.error["std"]),
-        guarantee=route.guarantee,
-        method=route.method,
+        task=outputs.task.name,
+        guarantee=route.option.guarantee,
+        method=route.option.method,
         n_masks=n_masks,
         weight_scaling=built(results.center),
         gap=built(gap),
@@ -272,9 +230,10 @@ def _assemble(
         **columns,
         log_likelihood=results.log_likelihood,
         log_likelihood_error=results.log_likelihood_error,
+        noise_precision=outputs.asked.precision,
         reliable=reliable,
-        samples=samples,
+        samples=outputs.rebuild(results.samples, lead=1) if results.samples else None,
+        n_replicates=n_replicates,
         inert=inert,
         notes=tuple(notes),
-        **fields,
     )

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from allmasks.methods import MonteCarlo
 from allmasks.over_masks.sources import SampledMasks
+from allmasks.prediction.averages import Route
+from allmasks.prediction.outputs import Outputs
 from allmasks.prediction.pieces import Nested, Wanted
-from allmasks.prediction.run import Route
-from allmasks.prediction.setup import Setup
-from allmasks.ranks.groups import ALONE, Group
 from allmasks.sampling import PILOT_FIRST
 from allmasks.sites import n_parameters
 
@@ -41,7 +40,7 @@ def inner_blocks(below: float, block: float, cost_ratio: float) -> int:
     return min(_CHOICES, key=lambda k: (below + block / k) * (cost_ratio + k))
 
 
-def allotted(setup: Setup, route: Route, seed: int, ranks: Group = ALONE) -> Route:
+def allotted(outputs: Outputs, route: Route, seed: int) -> Route:
     """`route` with as many inner masks as the pilot's shares of variance ask for.
 
     The pilot goes through the same masks below twice, with a block of the last layer's own each time: what differs is
@@ -50,27 +49,28 @@ def allotted(setup: Setup, route: Route, seed: int, ranks: Group = ALONE) -> Rou
     or the ranks.
     """
     nested = route.evaluate
-    if not isinstance(nested, Nested) or not isinstance(route.method, MonteCarlo):
+    if not isinstance(nested, Nested) or not isinstance(route.option.method, MonteCarlo):
         return route
-    before = sum(ranks.gather(setup.data.n_examples)[: ranks.rank])
-    piloted = min(max(_PILOT_EXAMPLES - before, 0), setup.data.n_examples)
-    own = ranks.run(lambda: _variances(setup, route, nested, seed, piloted) if piloted else (0.0, 0.0))
+    ranks = outputs.look.group
+    before = sum(ranks.gather(outputs.look.data.n_examples)[: ranks.rank])
+    piloted = min(max(_PILOT_EXAMPLES - before, 0), outputs.look.data.n_examples)
+    own = ranks.run(lambda: _variances(outputs, route, nested, seed, piloted) if piloted else (0.0, 0.0))
     block, both = (sum(parts) for parts in zip(*ranks.gather(own), strict=True))
     below = max(both - block / 2, 0.0)
-    assert setup.last is not None
-    outputs, width = setup.last.weight.shape
-    parameters = n_parameters(setup.model) - setup.last.weight.numel()
-    ratio = parameters / (nested.inner * width * (outputs + _UNIT))
+    assert outputs.last is not None
+    n_outputs, width = outputs.last.weight.shape
+    parameters = n_parameters(outputs.look.model) - outputs.last.weight.numel()
+    ratio = parameters / (nested.inner * width * (n_outputs + _UNIT))
     inner = nested.inner * (inner_blocks(below, block, ratio) if math.isfinite(block + below) else 1)
-    return replace(route, evaluate=replace(nested, inner=inner), inner=inner)
+    return Route(replace(route.option, inner=inner), replace(nested, inner=inner))
 
 
-def _variances(setup: Setup, route: Route, nested: Nested, seed: int, examples: int) -> tuple[float, float]:
+def _variances(outputs: Outputs, route: Route, nested: Nested, seed: int, examples: int) -> tuple[float, float]:
     """Variance over one block of the last layer's masks, and of the mean of two, over the outputs of the examples."""
-    batch = setup.keyed(setup.data.first(examples))
-    center = [setup.task.value(leaf) for leaf in setup.in_eval(batch)]
+    batch = outputs.keyed(outputs.look.data.first(examples))
+    center = [outputs.task.value(leaf) for leaf in outputs.in_eval(batch)]
     # A block as in the run: its masks' share of the variance is what is asked.
-    source = SampledMasks(route.sites, nested.sampler, _PILOT_MASKS, seed, PILOT_FIRST, min_blocks=1)
+    source = SampledMasks(route.option.sites, nested.sampler, _PILOT_MASKS, seed, PILOT_FIRST, min_blocks=1)
 
     def means(evaluate: Nested) -> Tensor:
         return torch.cat([piece.features[0]["first"] for piece in evaluate(batch, source, center, Wanted())])

@@ -20,15 +20,15 @@ from torch import Tensor
 
 from allmasks.over_masks.data import Batch
 from allmasks.over_masks.sources import EveryMask, MaskChunk
+from allmasks.prediction.outputs import Outputs
 from allmasks.prediction.pieces import LastOnly, Nested, Wanted, Whole
-from allmasks.prediction.setup import Setup
 from allmasks.prediction.task import Task
 from allmasks.prediction.weight import influences
 from allmasks.reliability import FEWEST, FEWEST_MASKS
 from allmasks.sites import DropoutSite
 
 if TYPE_CHECKING:
-    from allmasks.prediction.run import Route
+    from allmasks.prediction.averages import Route
 
 __all__ = ["Foreseen", "RareMasks", "foresee", "foreseeable", "rare_masks"]
 
@@ -174,7 +174,7 @@ class Foreseen:
 
 
 def foresee(
-    setup: Setup,
+    outputs: Outputs,
     route: Route,
     source: RareMasks | None,
     batch: Batch,
@@ -185,30 +185,30 @@ def foresee(
     """The influences of masks that are rare, linearized where the run's means are; None without such masks."""
     if source is None:
         return None
-    evaluate = Whole(setup) if isinstance(route.evaluate, Nested) else route.evaluate
+    evaluate = Whole(outputs) if isinstance(route.evaluate, Nested) else route.evaluate
     pieces = list(evaluate(batch, source, center, replace(wanted, values=False, carry=False)))
     weight = torch.cat([piece.weight for piece in pieces])
     found, bends, still = [], [], []
     for i, (at_mean, mean) in enumerate(zip(center, means, strict=True)):
         features = {name: torch.cat([piece.features[i][name] for piece in pieces]) for name in mean}
         over = {name: values.mean(dim=0) for name, values in mean.items()}
-        found.append({name: phi(features) for name, phi in influences(setup.task, over, at_mean).items()})
+        found.append({name: phi(features) for name, phi in influences(outputs.task, over, at_mean).items()})
         still.append((features["first"] - features["first"][:1]).abs().amax(dim=0) <= 64 * 2.0**-52 * at_mean.abs())
-        bends.append(_bends(setup.task, features["first"], weight, at_mean))
+        bends.append(_bends(outputs.task, features["first"], weight, at_mean))
     density = None
     if wanted.target is not None:
         logs = torch.cat([piece.fit.log.logsumexp(dim=1) for piece in pieces if piece.fit is not None])
         density = (logs - logs.amax(dim=0).clamp(min=-1e300)).exp()
-    return Foreseen(found, bends, still, density, weight, setup.task.class_dim)
+    return Foreseen(found, bends, still, density, weight, outputs.task.class_dim)
 
 
-def foreseeable(setup: Setup, route: Route, masks: int) -> RareMasks | None:
+def foreseeable(outputs: Outputs, route: Route, masks: int) -> RareMasks | None:
     """The rare masks of a route's sites for a run of so many masks; None where that few show nothing anyway."""
     if masks < FEWEST_MASKS:
         return None
-    sites = setup.sites if isinstance(route.evaluate, Nested) else route.sites
+    sites = outputs.sites if isinstance(route.evaluate, Nested) else route.option.sites
     alone = isinstance(route.evaluate, LastOnly)
-    return rare_masks(sites, masks, batched=alone or setup.forward(sites).can_be_batched(setup.data.first(2)))
+    return rare_masks(sites, masks, batched=alone or outputs.forward(sites).can_be_batched(outputs.look.data.first(2)))
 
 
 def _bends(task: Task, first: Tensor, weight: Tensor, center: Tensor) -> dict[str, Tensor]:

@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from allmasks.methods import ClosedForm, Fourier
+from allmasks.methods import Fourier
 from allmasks.over_masks.data import Batch
-from allmasks.over_masks.sources import MaskChunk, MaskSource, SampledMasks
+from allmasks.over_masks.sources import MaskChunk, MaskSource, no_masks
 from allmasks.prediction.density import gaussian_fit
 from allmasks.prediction.features import features
+from allmasks.prediction.outputs import Outputs
 from allmasks.prediction.round_off import ULPS, Fit, carried, fit
-from allmasks.prediction.setup import Setup, _no_masks
+from allmasks.prediction.task import Task
 from allmasks.samplers import Sampler
+from allmasks.sampling import chunk_masks
+from allmasks.sites import LastLayer
 
 __all__ = ["Evaluator", "Integrated", "LastOnly", "Nested", "Piece", "Whole"]
-
-_CHUNK_BYTES = 64 * 2**20
-"""Activations of one chunk of masks are kept near this, about what a core's share of the cache can feed."""
 
 
 @dataclass
@@ -66,16 +66,14 @@ class Evaluator(Protocol):
     def __call__(self, batch: Batch, source: MaskSource, center: list[Tensor], wanted: Wanted) -> Iterator[Piece]: ...
 
 
-def _chunk_masks(setup: Setup, n: int, units: int | None = None) -> int:
-    units = sum(site.units for site in setup.sites) if units is None else units
-    return max(1, min(1024, _CHUNK_BYTES // (4 * n * (units + 64))))
+def _at_once(outputs: Outputs, n_examples: int) -> int:
+    return chunk_masks(n_examples, sum(site.units for site in outputs.sites))
 
 
 def _finished(
-    setup: Setup, outputs: list[Tensor], weight: Tensor, center: list[Tensor], wanted: Wanted, chunk: Any, batch: Batch
+    task: Task, outputs: list[Tensor], weight: Tensor, center: list[Tensor], wanted: Wanted, chunk: Any, batch: Batch
 ) -> Piece:
     """Features of outputs (k, j, n, …), averaged over their j."""
-    task = setup.task
     values, entropies = zip(*(task.value_and_entropy(leaf) for leaf in outputs), strict=True)
     for value, at_mean in zip(values, center, strict=True):
         if value.shape[2:] != at_mean.shape:
@@ -116,42 +114,41 @@ def _over_inner(leaf: dict[str, Tensor]) -> dict[str, Tensor]:
 class Whole:
     """The model run from start to end under each mask."""
 
-    setup: Setup
+    outputs: Outputs
 
     def __call__(self, batch: Batch, source: MaskSource, center: list[Tensor], wanted: Wanted) -> Iterator[Piece]:
-        forward = self.setup.forward(_sites_of(source))
+        forward = self.outputs.forward(_sites_of(source))
         device = center[0].device
-        for chunk in source.chunks(batch.examples, _chunk_masks(self.setup, len(batch)), device):
+        for chunk in source.chunks(batch.examples, _at_once(self.outputs, len(batch)), device):
             for where, outputs in forward(batch, chunk):
                 part = MaskChunk({}, chunk.weight[where], chunk.start + where.start)
                 lifted = [leaf[:, None] for leaf in outputs]
-                yield _finished(self.setup, lifted, part.weight, center, wanted, part, batch)
+                yield _finished(self.outputs.task, lifted, part.weight, center, wanted, part, batch)
 
 
 @dataclass
 class LastOnly:
     """Only the site before the last Linear is random: everything below runs once, the Linear under each mask."""
 
-    setup: Setup
+    outputs: Outputs
 
     def __call__(self, batch: Batch, source: MaskSource, center: list[Tensor], wanted: Wanted) -> Iterator[Piece]:
-        assert self.setup.last is not None
-        site = self.setup.site(self.setup.last.site)
-        ((_, hidden),) = self.setup.forward((), observe=site.name)(batch, _no_masks(batch))
-        for chunk in source.chunks(batch.examples, _chunk_masks(self.setup, len(batch), site.units), center[0].device):
-            z = _last_linear(self.setup, hidden, chunk.kept[site.name][None], site.p)[0]
+        assert self.outputs.last is not None
+        site = self.outputs.site(self.outputs.last.site)
+        ((_, hidden),) = self.outputs.forward((), observe=site.name)(batch, no_masks(batch.examples))
+        for chunk in source.chunks(batch.examples, chunk_masks(len(batch), site.units), center[0].device):
+            z = _last_linear(self.outputs.last, hidden, chunk.kept[site.name][None], site.p)[0]
             outputs = [z.reshape(len(z), 1, *center[0].shape)]
-            yield _finished(self.setup, outputs, chunk.weight, center, wanted, chunk, batch)
+            yield _finished(self.outputs.task, outputs, chunk.weight, center, wanted, chunk, batch)
 
 
-def _last_linear(setup: Setup, hidden: Tensor, kept: Tensor, p: float) -> Tensor:
+def _last_linear(last: LastLayer, hidden: Tensor, kept: Tensor, p: float) -> Tensor:
     """(k, j, n, outputs) of the last Linear for hidden (k, n, d) under masks (k, j, n, d).
 
     For each example a product of its masks with the Linear's weights times its activations: the masks are turned into
     numbers but never multiplied, which is most of the work saved.
     """
-    assert setup.last is not None
-    weight, bias = setup.last.weight.to(hidden.dtype), setup.last.bias
+    weight, bias = last.weight.to(hidden.dtype), last.bias
     k, j, n, d = kept.shape
     scaled = (hidden * (1.0 / (1.0 - p)))[..., None] * weight.t()
     rows = kept.to(hidden.dtype).transpose(1, 2).reshape(k * n, j, d)
@@ -166,21 +163,21 @@ class Nested:
     That site's masks are numbered inner * m … inner * m + inner - 1 under the others' mask m.
     """
 
-    setup: Setup
+    outputs: Outputs
     sampler: Sampler
     seed: int
     inner: int
     first: int = 0
 
     def __call__(self, batch: Batch, source: MaskSource, center: list[Tensor], wanted: Wanted) -> Iterator[Piece]:
-        assert self.setup.last is not None
-        site = self.setup.site(self.setup.last.site)
-        forward = self.setup.forward(_sites_of(source), observe=site.name)
+        assert self.outputs.last is not None
+        site = self.outputs.site(self.outputs.last.site)
+        forward = self.outputs.forward(_sites_of(source), observe=site.name)
         device, q = center[0].device, site.law.keep_prob
-        for chunk in source.chunks(batch.examples, _chunk_masks(self.setup, len(batch)), device):
+        for chunk in source.chunks(batch.examples, _at_once(self.outputs, len(batch)), device):
             for where, hidden in forward(batch, chunk):
                 start = chunk.start + where.start
-                step = max(1, _CHUNK_BYTES // (4 * self.inner * len(batch) * (site.units + 64)))
+                step = chunk_masks(self.inner * len(batch), site.units)
                 for lo in range(0, len(hidden), step):
                     some = hidden[lo : lo + step]
                     first = (start + lo) * self.inner
@@ -191,10 +188,10 @@ class Nested:
                         self.sampler.draw(self.seed, site.id, numbers, keys[:1] if shared else keys, q)
                     ).expand(-1, len(keys), -1)
                     kept = bits.to(device).reshape(len(some), self.inner, *bits.shape[1:])
-                    z = _last_linear(self.setup, some, kept, site.p)
+                    z = _last_linear(self.outputs.last, some, kept, site.p)
                     part = MaskChunk({}, chunk.weight[where][lo : lo + step], start + lo)
                     outputs = [z.reshape(len(some), self.inner, *center[0].shape)]
-                    yield _finished(self.setup, outputs, part.weight, center, wanted, part, batch)
+                    yield _finished(self.outputs.task, outputs, part.weight, center, wanted, part, batch)
 
 
 @dataclass
@@ -205,15 +202,15 @@ class Integrated:
     mean, second moment and entropy of its sigmoid, by `allmasks.scores`' Fourier integrals.
     """
 
-    setup: Setup
+    outputs: Outputs
 
     def __call__(self, batch: Batch, source: MaskSource, center: list[Tensor], wanted: Wanted) -> Iterator[Piece]:
-        assert self.setup.last is not None
-        forward = self.setup.forward(_sites_of(source), observe=self.setup.last.site)
-        for chunk in source.chunks(batch.examples, _chunk_masks(self.setup, len(batch)), center[0].device):
+        assert self.outputs.last is not None
+        forward = self.outputs.forward(_sites_of(source), observe=self.outputs.last.site)
+        for chunk in source.chunks(batch.examples, _at_once(self.outputs, len(batch)), center[0].device):
             for where, hidden in forward(batch, chunk):
                 weight = chunk.weight[where]
-                if self.setup.task.classifies:
+                if self.outputs.task.classifies:
                     sums, errors = self._sigmoid(hidden, center[0])
                 else:
                     sums, errors = self._linear(hidden, center[0])
@@ -224,14 +221,14 @@ class Integrated:
         self, hidden: Tensor, sums: dict[str, Tensor], errors: dict[str, Tensor], center: Tensor, wanted: Wanted
     ) -> Fit:
         """(k, 1, n) log-likelihoods of the targets, the last layer's masks integrated."""
-        assert self.setup.last is not None
+        assert self.outputs.last is not None
         assert wanted.target is not None
         k, n, _ = hidden.shape
-        last, p = self.setup.last, self.setup.site(self.setup.last.site).p
-        if self.setup.task.classifies:
+        last, p = self.outputs.last, self.outputs.site(self.outputs.last.site).p
+        if self.outputs.task.classifies:
             value, off = (sums["first"] + center), errors["first"]
-            if self.setup.task.name == "multiclass":
-                value, off = (self.setup.task.of_target(v, wanted.target).reshape(k, n) for v in (value, off))
+            if self.outputs.task.name == "multiclass":
+                value, off = (self.outputs.task.of_target(v, wanted.target).reshape(k, n) for v in (value, off))
             else:
                 right = wanted.target.reshape(n).bool()
                 value, off = value.reshape(k, n), off.reshape(k, n)
@@ -250,9 +247,9 @@ class Integrated:
         return ULPS * torch.finfo(hidden.dtype).eps
 
     def _linear(self, hidden: Tensor, center: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        assert self.setup.last is not None
-        site = self.setup.site(self.setup.last.site)
-        w, b = self.setup.last.weight.detach().double(), self.setup.last.bias
+        assert self.outputs.last is not None
+        site = self.outputs.site(self.outputs.last.site)
+        w, b = self.outputs.last.weight.detach().double(), self.outputs.last.bias
         h = hidden.double()
         mean, size = h @ w.t(), h.abs() @ w.t().abs()
         if b is not None:
@@ -267,9 +264,9 @@ class Integrated:
     def _sigmoid(self, hidden: Tensor, center: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         from allmasks.dropped_scores import expected_score, expected_score_loss
 
-        assert self.setup.last is not None
-        site, task = self.setup.site(self.setup.last.site), self.setup.task
-        w, b = self.setup.last.weight.detach().double(), self.setup.last.bias
+        assert self.outputs.last is not None
+        site, task = self.outputs.site(self.outputs.last.site), self.outputs.task
+        w, b = self.outputs.last.weight.detach().double(), self.outputs.last.bias
         bias = torch.zeros(len(w), dtype=torch.float64) if b is None else b.detach().double()
         two = task.name == "multiclass"
         if two:
@@ -316,16 +313,6 @@ class Integrated:
         second_error = square_error + 2 * center.abs() * mean_error + 8 * torch.finfo(torch.float64).eps
         return sums, {"first": mean_error, "second": second_error, "entropy": entropy_error}
 
-    @property
-    def formula(self) -> Any:
-        """The method that integrates."""
-        return Fourier() if self.setup.task.classifies else ClosedForm()
-
 
 def _sites_of(source: MaskSource) -> tuple[Any, ...]:
     return getattr(source, "sites", ())
-
-
-def is_sampled(source: MaskSource) -> bool:
-    """Whether a source's masks are a sample."""
-    return isinstance(source, SampledMasks)

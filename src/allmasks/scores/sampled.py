@@ -16,12 +16,11 @@ from allmasks.sampling import (
     PILOT_FIRST,
     Blocks,
     Cap,
+    Pilot,
     Sampling,
     blocks_of,
-    larger_pilot,
     masks_drawn,
-    masks_for,
-    pilot_masks,
+    masks_for_tolerance,
     wanted_error,
 )
 from allmasks.scores.score import RowResults, ScoreProblem
@@ -54,27 +53,18 @@ def _enough(
     problems: list[ScoreProblem], y: Array, loss: ScoreLoss, method: Sampling, seed: int
 ) -> tuple[int, tuple[str, ...]]:
     """Masks a row for the tolerance, and the note where a cap stands beside it."""
-    cap, least = Cap.of(method), pilot_masks(method.sampler)
-    if cap.masks <= least:
-        return cap.before_pilot(least)
-    masks = least
-    while True:
-        blocks = blocks_of(method.sampler, masks)
+
+    def pilot(blocks: Blocks) -> Pilot:
         # Masks of its own: looking at the pilot must not bias the answer.
-        pilot = _average(problems, y, loss, blocks, seed, PILOT_FIRST, False)
-        assert pilot.verdict is not None
-        wanted = wanted_error(method, float(mean_and_error(pilot.replicates, blocks.sizes)[0]))
-        larger = larger_pilot(masks, pilot.verdict.masks, least)
-        try:
-            if pilot.verdict.reliable:
-                needed = masks_for(pilot.value_error, blocks.count, blocks.block, wanted)
-                return cap.stop(method, needed, masks, wanted)
-            if larger is None or larger >= cap.masks:
-                return cap.undecided(method, masks, pilot.verdict.note)
-        except ValueError as refused:
-            needs = str(refused).replace(", or pass a larger budget=", "")
-            raise MethodNotApplicable("MonteCarlo", needs, "a larger atol or rtol, or Fourier()") from None
-        masks = larger
+        found = _average(problems, y, loss, blocks, seed, PILOT_FIRST, False)
+        wanted = wanted_error(method, float(mean_and_error(found.replicates, blocks.sizes)[0]))
+        return Pilot(found.value_error, wanted, found.verdict)
+
+    def refused(why: str) -> MethodNotApplicable:
+        needs = why.replace(", or pass a larger budget=", "")
+        return MethodNotApplicable("MonteCarlo", needs, "a larger atol or rtol, or Fourier()")
+
+    return masks_for_tolerance(method, replace(Cap.of(method), refuse=refused), pilot)
 
 
 def _average(

@@ -33,7 +33,7 @@ def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
         logistic.append(float(second.penalty) / float(exact.penalty) - 1)
         problem = prepare(lab.net(dataset, "none", seed, p=p), x_net, y_net, "cross_entropy")
         if not curvature:
-            curvature = [float(ScaledUnits(problem, site).curvature().mean(0).sum()) for site in problem.sites]
+            curvature = [float(ScaledUnits(problem, site).curvature().mean(0).sum()) for site in problem.look.sites]
         penalty = float(problem.expected(Request(MonteCarlo(n_masks=256), seed=seed), grad=False).penalty)
         quadratic = 0.5 * p / (1 - p) * sum(curvature)
         deep.append(quadratic / penalty - 1)

@@ -30,7 +30,7 @@ def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
     problem = prepare(
         lab.net(dataset, "drop0.5", seed, p=0.5), *lab.tensors(dataset, seed, "test", 20), "cross_entropy"
     )
-    exactly = [o for o in problem.options(problem.random_sites, Request()) if o.applies and o.guarantee == "exact"]
+    exactly = [o for o in problem.plan(Request()).options if o.applies and o.guarantee == "exact"]
     return {
         "error": float(exact.error),
         "z": z,

@@ -1,4 +1,4 @@
-"""From a setup to a `Prediction`: choose how, go through masks batch by batch, put results together."""
+"""Masks gone through batch by batch, and what the means of their features come to."""
 
 from __future__ import annotations
 
@@ -10,146 +10,50 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from allmasks.errors import MethodNotApplicable
-from allmasks.expect.expectation import Request
-from allmasks.methods import ClosedForm, Enumeration, Fourier, Method, MonteCarlo
+from allmasks.methods import MonteCarlo
 from allmasks.over_masks.data import Batch
 from allmasks.over_masks.forms import in_form
-from allmasks.over_masks.plan import DEFAULT_BUDGET
-from allmasks.over_masks.sources import EveryMask, MaskSource, NoMask, SampledMasks
+from allmasks.over_masks.options import Option
+from allmasks.over_masks.sources import EveryMask, MaskSource, SampledMasks
 from allmasks.prediction.features import DENSITIES, QUANTITIES, likelihood_features, quantities, within_bounds
 from allmasks.prediction.foreseen import Foreseen, RareMasks, foresee
+from allmasks.prediction.outputs import Outputs, magnitudes
 from allmasks.prediction.pieces import Evaluator, Integrated, LastOnly, Nested, Piece, Wanted, Whole
 from allmasks.prediction.round_off import at_center, of_quantity
-from allmasks.prediction.setup import Setup, magnitudes
 from allmasks.prediction.tally import Tally, jackknife
 from allmasks.prediction.task import Task
 from allmasks.prediction.weight import Weight, influences
 from allmasks.ranks.groups import Group
 from allmasks.reliability import FEWEST_MASKS
 from allmasks.replicates import grouped_sizes
-from allmasks.results import Guarantee
-from allmasks.sites import DropoutSite, n_parameters
 
-__all__ = ["Results", "Route", "choose_route", "over_ranks", "run"]
+__all__ = ["Averages", "Route", "average", "over_ranks", "route_of"]
 
-_INNER_MASKS = 8
 _TOO_VAGUE = 0.25
 """Relative error of a mean likelihood beyond which its log is no longer linear in it."""
-_PASS = 1024
-"""Evaluations (a mask and an example) that one pass of a model is counted as at least."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """How the masks are gone through: which are drawn or listed, and what is made of each."""
+    """How the masks are gone through: the option chosen, and what is made of each mask."""
 
-    method: Method
-    guarantee: Guarantee
+    option: Option
     evaluate: Evaluator
-    sites: tuple[DropoutSite, ...]
-    inner: int = 1
-
-    def source(self, n_masks: int, seed: int, first: int = 0) -> MaskSource:
-        if isinstance(self.method, MonteCarlo):
-            return SampledMasks(self.sites, self.method.sampler, n_masks, seed, first)
-        return EveryMask(self.sites) if self.sites else NoMask()
 
 
-def choose_route(setup: Setup, request: Request, *, samples: bool, likelihood: bool) -> Route:
-    """The strongest guarantee within reach, then the cheapest; or the method asked for, or a refusal."""
-    asked, sites = request.method, setup.sites
-    formula: Method = Fourier() if setup.task.classifies else ClosedForm()
-    last, refusal = setup.last, _no_formula(setup, likelihood)
-    others = tuple(site for site in sites if last is None or site.name != last.site)
-    whole = Whole(setup)
-    if not sites:
-        return Route(asked or ClosedForm(), "exact", whole, ())
-    if isinstance(asked, ClosedForm | Fourier) and type(asked) is not type(formula):
-        refusal = refusal or f"a {setup.task.name} prediction is integrated by {formula!r}"
-    if refusal is None and others:
-        refusal = f"other sites are random too: {', '.join(site.name for site in others)}"
-    if refusal is None and not samples and (asked is None or isinstance(asked, ClosedForm | Fourier)):
-        return Route(asked or formula, "exact", Integrated(setup), ())
-    if isinstance(asked, ClosedForm | Fourier):
-        needs = refusal or "keep_samples=False: nothing is sampled"
-        raise MethodNotApplicable(asked.name, needs, "method=None, Enumeration() or MonteCarlo()")
-    bits = sum(site.law.random_units for site in sites)
-    listing = asked if isinstance(asked, Enumeration) else Enumeration()
-    fits = not samples and 2**bits <= affordable(setup, request, 2**bits)
-    if isinstance(asked, Enumeration) or (asked is None and not samples and fits):
-        if samples:
-            raise MethodNotApplicable("Enumeration", "keep_samples=False: its masks are no sample", "MonteCarlo()")
-        if 2**bits > listing.max_masks:
-            raise MethodNotApplicable(
-                "Enumeration",
-                f"{bits} random bits are 2^{bits} masks, more than max_masks={listing.max_masks}",
-                "method=None or MonteCarlo()",
-            )
-        return Route(listing, "exact", whole, sites)
-    if asked is not None and not isinstance(asked, MonteCarlo):
-        raise MethodNotApplicable(asked.name, "it is for losses", "method=None, Enumeration() or MonteCarlo()")
-    sampling = request.sampling
-    if sampling.control is not None:
-        raise MethodNotApplicable(
-            "MonteCarlo", 'control="quadratic" is for the cross-entropy of expected_loss', "MonteCarlo() without it"
-        )
-    if last is None or last.site not in {site.name for site in sites}:
-        return Route(sampling, "statistical", whole, sites)
-    if not others:
-        return Route(sampling, "statistical", LastOnly(setup), sites)
-    if samples:
-        return Route(sampling, "statistical", whole, sites)
-    if _no_formula(setup, likelihood) is None and (len(last.weight) == 1 or not setup.task.classifies):
-        return Route(sampling, "statistical", Integrated(setup), others)
-    if _cheap_last(setup):
-        nested = Nested(setup, sampling.sampler, request.seed, _INNER_MASKS)
-        return Route(sampling, "statistical", nested, others, inner=_INNER_MASKS)
-    return Route(sampling, "statistical", whole, sites)
-
-
-def affordable(setup: Setup, request: Request, wanted: int) -> int:
-    """Masks that may be listed by themselves: within the budget, and no more than the masks asked for.
-
-    One pass costs at least as much as `_PASS` evaluations, and where masks cannot be batched each takes one.
-    """
-    at_most = (request.budget or DEFAULT_BUDGET) // setup.n_examples
-    asked = request.sampling.n_masks
-    if asked is not None:
-        at_most = min(at_most, asked)
-    one_by_one = (request.budget or DEFAULT_BUDGET) // max(setup.n_examples, _PASS)
-    if one_by_one < wanted <= at_most and not setup.forward(setup.sites).can_be_batched(setup.data.first(2)):
-        return one_by_one
-    return at_most
-
-
-def _no_formula(setup: Setup, likelihood: bool) -> str | None:
-    """Why the last layer's masks cannot be integrated by formula, or None."""
-    if setup.last is None or setup.last.site not in {site.name for site in setup.sites}:
-        return "no random site feeds a Linear whose output is the model's output"
-    outputs = len(setup.last.weight)
-    if setup.task.name == "multiclass" and outputs != 2:
-        return f"the softmax of {outputs} classes has no formula; two classes have"
-    if setup.task.already:
-        return "the model's output is no Linear's"
-    if likelihood and outputs > 1:
-        return "the likelihood of y is integrated by formula for one output only"
-    return None
-
-
-def _cheap_last(setup: Setup) -> bool:
-    """Whether eight masks of the last layer cost less than about one pass of what is below it.
-
-    Counted in parameters, each used at least once a pass: a clock would make the answer depend on the machine.
-    """
-    assert setup.last is not None
-    outputs, width = setup.last.weight.shape
-    below = n_parameters(setup.model) - setup.last.weight.numel()
-    return below >= _INNER_MASKS * width * (outputs + 16)
+def route_of(outputs: Outputs, chosen: Option, seed: int) -> Route:
+    """What makes features of the masks of the option that was chosen."""
+    last = outputs.last
+    if chosen.integrates_last:
+        return Route(chosen, Integrated(outputs))
+    if isinstance(chosen.method, MonteCarlo) and chosen.inner > 1:
+        return Route(chosen, Nested(outputs, chosen.method.sampler, seed, chosen.inner))
+    alone = last is not None and [site.name for site in chosen.sites] == [last.site]
+    return Route(chosen, LastOnly(outputs) if alone and isinstance(chosen.method, MonteCarlo) else Whole(outputs))
 
 
 @dataclass
-class Results:
+class Averages:
     """(n, …) tensors of every quantity, for each tensor of the output; and what else was gathered."""
 
     center: list[Tensor]
@@ -165,26 +69,22 @@ class Results:
     """Standard deviation of each prediction under one mask, as rare masks show it; empty without those."""
 
 
-def run(
-    setup: Setup,
+def average(
+    outputs: Outputs,
     route: Route,
     source: MaskSource,
     *,
-    precision: float | None = None,
-    likelihood: bool = False,
-    samples: bool = False,
     only: tuple[str, ...] = QUANTITIES,
     rare: RareMasks | None = None,
     tick: Callable[[int], None] = lambda done: None,
-) -> Results:
+) -> Averages:
     """Go through the masks of every example in constant memory; `rare` ones, where given, say what those may miss."""
     parts = []
-    for batch in setup.data:
+    for batch in outputs.look.data:
         with torch.no_grad():
-            own = _for_batch(setup, route, source, batch)
-            alike = [site.shape for site in own[0].sites] == [site.shape for site in setup.sites]
-            here = rare if alike else None
-            parts.append(_run_batch(*own, batch, precision, likelihood, samples, only, here, tick))
+            own = _for_batch(outputs, route, source, batch)
+            alike = [site.shape for site in own[0].sites] == [site.shape for site in outputs.sites]
+            parts.append(_of_batch(*own, batch, only, rare if alike else None, tick))
     shapes = {tuple(tuple(leaf.shape[1:]) for leaf in part.center) for part in parts}
     if len(shapes) > 1:
         raise ValueError(
@@ -194,47 +94,44 @@ def run(
     return _joined(parts)
 
 
-def _for_batch(setup: Setup, route: Route, source: MaskSource, batch: Batch) -> tuple[Setup, Route, MaskSource]:
+def _for_batch(outputs: Outputs, route: Route, source: MaskSource, batch: Batch) -> tuple[Outputs, Route, MaskSource]:
     """All three, with the sites as they lie in the batch."""
-    sites = setup.sites_in(batch)
+    sites = outputs.look.sites_in(batch)
     if sites is None:
-        return setup, route, source
+        return outputs, route, source
     if isinstance(source, EveryMask) and any(sites[site.name].shape != site.shape for site in source.sites):
         raise ValueError(
             "batches are of several shapes, and each has other masks to list; pass method=am.methods.MonteCarlo(), "
             "or pad all batches to one length"
         )
-    return in_form(setup, sites), in_form(route, sites), in_form(source, sites)
+    return in_form(outputs, sites), in_form(route, sites), in_form(source, sites)
 
 
-def _run_batch(
-    setup: Setup,
+def _of_batch(
+    outputs: Outputs,
     route: Route,
     source: MaskSource,
     batch: Batch,
-    precision: float | None,
-    likelihood: bool,
-    samples: bool,
     only: tuple[str, ...],
     rare: RareMasks | None,
     tick: Callable[[int], None],
-) -> Results:
-    batch = setup.keyed(batch)
-    outputs = setup.in_eval(batch)
-    center = [setup.task.value(leaf) for leaf in outputs]
+) -> Averages:
+    batch, task, asked = outputs.keyed(batch), outputs.task, outputs.asked
+    in_eval = outputs.in_eval(batch)
+    center = [task.value(leaf) for leaf in in_eval]
     target = None
-    if likelihood:
+    if asked.likelihood:
         if batch.target is None:
             raise ValueError("y=True takes the targets of a data loader, but this data has none; pass y=targets")
-        target = setup.task.check_target(batch.target, outputs[0])
-    sampled = route.guarantee == "statistical"
-    sizes = magnitudes(setup, batch, outputs, rough=sampled)
-    wanted = Wanted(target, precision, samples, sizes, carry=not sampled)
-    off = _sum_error(setup, sampled)
+        target = task.check_target(batch.target, in_eval[0])
+    sampled = route.option.guarantee == "statistical"
+    sizes = magnitudes(outputs, batch, in_eval, rough=sampled)
+    wanted = Wanted(target, asked.precision, asked.samples, sizes, carry=not sampled)
+    off = _sum_error(outputs, sampled)
     replicates = grouped_sizes(source.blocks.sizes) if isinstance(source, SampledMasks) else np.array([1])
     tallies = [Tally(replicates) for _ in center]
     errors: list[dict[str, Tensor]] = [{} for _ in center]
-    weights = [_weight(setup.task, at_mean) for at_mean in center] if sampled else []
+    weights = [_weight(task, at_mean) for at_mean in center] if sampled else []
     fits = Tally(replicates)
     reference = torch.full((len(batch),), -math.inf, dtype=torch.float64, device=center[0].device)
     kept: list[list[Tensor]] = [[] for _ in center]
@@ -254,13 +151,13 @@ def _run_batch(
             fits.add(densities, tally_masks=sampled)
         tick(len(piece.weight) * len(batch))
     means = [tally.means() for tally in tallies]
-    results = Results(center, {}, {}, {}, [torch.cat(held) for held in kept if held])
-    known = foresee(setup, route, rare, batch, center, means, wanted)
+    results = Averages(center, {}, {}, {}, [torch.cat(held) for held in kept if held])
+    known = foresee(outputs, route, rare, batch, center, means, wanted)
     for i, (mean, at_mean) in enumerate(zip(means, center, strict=True)):
         over = {name: values.mean(dim=0) for name, values in mean.items()}
-        carried = errors[i] or at_center(setup.task, outputs[i].dtype, over, at_mean, sizes[i])
-        _conclude(results, setup, mean, at_mean, carried, replicates, sampled, off, only)
-    if likelihood:
+        carried = errors[i] or at_center(task, in_eval[i].dtype, over, at_mean, sizes[i])
+        _conclude(results, task, mean, at_mean, carried, replicates, sampled, off, only)
+    if asked.likelihood:
         _conclude_likelihood(results, fits.means(), reference, replicates, sampled, off)
     if isinstance(source, SampledMasks):
         results.deviation = [] if known is None else [known.deviation(i) for i in range(len(center))]
@@ -268,7 +165,7 @@ def _run_batch(
     return results
 
 
-def _judge(results: Results, weights: list[Weight], known: Foreseen | None, masks: int) -> None:
+def _judge(results: Averages, weights: list[Weight], known: Foreseen | None, masks: int) -> None:
     """Which errors can be trusted: by masks that are rare where there are such, else by the masks drawn alone."""
     for name, flags in results.reliable.items():
         for i, flag in enumerate(flags):
@@ -286,9 +183,9 @@ def _judge(results: Results, weights: list[Weight], known: Foreseen | None, mask
             flags[i] = flags[i] & (known.unchanged(i, name) | ~alike)
 
 
-def _sum_error(setup: Setup, sampled: bool) -> float:
+def _sum_error(outputs: Outputs, sampled: bool) -> float:
     """Round-off of a sum over masks, relative to the sum of its terms' sizes: a mask's probability is e^(its log)."""
-    rates = [] if sampled else [(site.law.random_units, site.p) for site in setup.sites]
+    rates = [] if sampled else [(site.law.random_units, site.p) for site in outputs.sites]
     logs = sum(units * -math.log(min(p, 1.0 - p)) for units, p in rates)
     return 2.0**-52 * (64.0 + min(logs, 800.0))
 
@@ -314,8 +211,8 @@ def _weighted(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def _conclude(
-    results: Results,
-    setup: Setup,
+    results: Averages,
+    task: Task,
     means: dict[str, Tensor],
     center: Tensor,
     carried: dict[str, Tensor],
@@ -326,7 +223,7 @@ def _conclude(
 ) -> None:
     """Each quantity of one tensor of the output, from the features' means."""
     over = {k: m.mean(dim=0) for k, m in means.items()}
-    for name, function in quantities(setup.task, center).items():
+    for name, function in quantities(task, center).items():
         if name not in only:
             continue
         if sampled:
@@ -337,14 +234,14 @@ def _conclude(
         else:
             value = function(over)
             error, reliable = torch.zeros_like(value), torch.ones_like(value, dtype=torch.bool)
-        value = within_bounds(name, setup.task, value)
-        error = error + of_quantity(name, setup.task, over, center, carried, value, off)
+        value = within_bounds(name, task, value)
+        error = error + of_quantity(name, task, over, center, carried, value, off)
         for table, tensor in ((results.value, value), (results.error, error), (results.reliable, reliable)):
             table.setdefault(name, []).append(tensor)
 
 
 def _conclude_likelihood(
-    results: Results, means: dict[str, Tensor], reference: Tensor, replicates: np.ndarray, sampled: bool, off: float
+    results: Averages, means: dict[str, Tensor], reference: Tensor, replicates: np.ndarray, sampled: bool, off: float
 ) -> None:
     whole, low, high = (means[name].mean(dim=0).log() for name in DENSITIES)
     possible = whole.isfinite()
@@ -366,7 +263,7 @@ def _conclude_likelihood(
     results.log_likelihood_error = error + moved + off + 8 * 2.0**-52 * at.abs()
 
 
-def _joined(parts: list[Results]) -> Results:
+def _joined(parts: list[Averages]) -> Averages:
     def join(tables: list[dict[str, list[Tensor]]]) -> dict[str, list[Tensor]]:
         return {
             name: [torch.cat([table[name][i] for table in tables]) for i in range(len(tables[0][name]))]
@@ -374,7 +271,7 @@ def _joined(parts: list[Results]) -> Results:
         }
 
     first = parts[0]
-    return Results(
+    return Averages(
         center=[torch.cat([p.center[i] for p in parts]) for i in range(len(first.center))],
         value=join([p.value for p in parts]),
         error=join([p.error for p in parts]),
@@ -391,7 +288,7 @@ def _joined(parts: list[Results]) -> Results:
     )
 
 
-def over_ranks(results: Results, ranks: Group) -> Results:
+def over_ranks(results: Averages, ranks: Group) -> Averages:
     """The results of every rank's examples, in order of rank."""
 
     def joined(tensors: list[Tensor]) -> list[Tensor]:
@@ -400,7 +297,7 @@ def over_ranks(results: Results, ranks: Group) -> Results:
     def fit(values: Tensor | None) -> Tensor | None:
         return None if values is None else ranks.concatenate(values)
 
-    return Results(
+    return Averages(
         center=joined(results.center),
         value={name: joined(tensors) for name, tensors in results.value.items()},
         error={name: joined(tensors) for name, tensors in results.error.items()},

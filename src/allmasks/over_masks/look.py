@@ -1,0 +1,215 @@
+"""One look at a model and its data: its sites, its example axes, its last Linear, and what its ranks hold alike.
+
+A `Look` is complete when it is made; the loss (`expect`) and the prediction (`prediction`) stand on the same one. What
+differs between them, which of the output matters and how a refusal is worded, is a `Purpose`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from allmasks.errors import UncontrolledRandomness
+from allmasks.over_masks.data import Batch, Data
+from allmasks.over_masks.forms import Form, SitesByName, sites_of_form
+from allmasks.over_masks.forward import Forward
+from allmasks.ranks.agreement import agree_on_data, agree_on_sites
+from allmasks.ranks.groups import Group, unwrapped
+from allmasks.ranks.sharded import keep_in_step, same_batch
+from allmasks.sampling import chunk_masks
+from allmasks.sites import DropoutSite, Inspection, LastLayer, borrowed, inspect_model, is_sharded
+
+__all__ = ["INSPECTED_EXAMPLES", "Look", "Purpose", "look"]
+
+INSPECTED_EXAMPLES = 8
+"""Examples with which the model is looked at; enough to tell the example axis from others by its length."""
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What a model is looked at for.
+
+    Parameters
+    ----------
+    output : what of the model's output matters: a tensor, something that holds some, or None.
+    extract : what the look has seen -> what a pass makes of an output.
+    beyond : the rest of the refusal of a model that is random beyond its dropout.
+    targets : whether a loader must yield targets.
+    check : raises where the first examples cannot be meant.
+    """
+
+    output: Callable[[Any], Any]
+    extract: Callable[[Inspection], Callable[[Any], Any]]
+    beyond: str
+    targets: bool = True
+    check: Callable[[Batch], None] = lambda batch: None
+
+
+@dataclass(frozen=True)
+class Look:
+    """What `look` has seen.
+
+    Attributes
+    ----------
+    seen : the model as `inspect_model` saw it.
+    purpose, extract : what of its outputs matters, and what passes make of them.
+    batched : whether all masks of a chunk may run in one pass.
+    n_examples : of all ranks together.
+    batch_dim : as it was given.
+    buffers : values that the model's buffers have while it is borrowed; its own where there are none.
+    """
+
+    model: nn.Module
+    data: Data
+    seen: Inspection
+    purpose: Purpose
+    extract: Callable[[Any], Any]
+    batched: bool
+    n_examples: int
+    batch_dim: int | None
+    buffers: tuple[Tensor, ...]
+    group: Group
+    _forms: dict[Form, SitesByName | None] = field(default_factory=dict, repr=False)
+    """What is known of batches whose inputs have another shape than the first one's."""
+
+    @property
+    def sites(self) -> tuple[DropoutSite, ...]:
+        """All dropout sites."""
+        return self.seen.sites
+
+    @property
+    def random_sites(self) -> tuple[DropoutSite, ...]:
+        """Sites whose masks vary: p > 0."""
+        return tuple(site for site in self.sites if site.p != 0)
+
+    @property
+    def last(self) -> LastLayer | None:
+        """The site before the last Linear, where the output is that Linear's."""
+        return self.seen.last_linear
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of the data and of what could not be looked at."""
+        return (*self.data.notes, *self.seen.notes)
+
+    def lent(self) -> AbstractContextManager[None]:
+        """The model borrowed, in the state that is meant."""
+        return borrowed(self.model, self.buffers)
+
+    def forward(self, sites: tuple[DropoutSite, ...], observe: str | None = None, along: str | None = None) -> Forward:
+        """Outputs under masks of these sites; or that site's input with `observe`, or both with `along`."""
+        return Forward(self.model, sites, self.extract, observe, self.batched, self.group, along)
+
+    def split(self, sites: tuple[DropoutSite, ...]) -> tuple[tuple[DropoutSite, ...], DropoutSite | None]:
+        """These sites without the one before the last Linear, and that one if it is among them."""
+        name = None if self.last is None else self.last.site
+        others = tuple(site for site in sites if site.name != name)
+        return others, next((site for site in sites if site.name == name), None)
+
+    def sites_in(self, batch: Batch) -> SitesByName | None:
+        """The sites as they lie in this batch, None where they do so as in the first; call it inside `lent`."""
+        known = self.random_sites
+        if batch.form not in self._forms and known:
+            few = self.data.part(batch, INSPECTED_EXAMPLES)
+            sites = sites_of_form(self.model, few, known, batch_dim=self.batch_dim, extract=self.purpose.output)
+            self._forms[batch.form] = sites if any(sites[site.name] != site for site in known) else None
+        return self._forms.get(batch.form)
+
+    @property
+    def forms(self) -> tuple[SitesByName, ...]:
+        """Sites of the batches met so far in which they lie otherwise than in the first."""
+        return tuple(sites for sites in self._forms.values() if sites is not None)
+
+    def varies_in_form(self, site: DropoutSite) -> bool:
+        """Whether the site's mask has another shape in some batches than in the first."""
+        return any(form[site.name].shape != site.shape for form in self.forms)
+
+    @property
+    def chunk_masks(self) -> int:
+        """Most masks of one batch held at once, whatever the batch's form."""
+        units = (sum(s.units for s in sites) for sites in (self.sites, *(form.values() for form in self.forms)))
+        return chunk_masks(min(self.data.n_examples, self.data.largest_batch), max(units))
+
+    def leaves(self) -> tuple[Tensor, ...]:
+        """Tensors that gradients flow to: the model's parameters and any inputs that ask for it; none if sharded."""
+        if is_sharded(self.model):
+            return ()
+        inputs = tree_flatten(self.data.given)[0] if self.data.given is not None else []
+        wanted = [t for t in (*self.model.parameters(), *inputs) if isinstance(t, Tensor) and _takes_gradient(t)]
+        return tuple(dict.fromkeys(wanted))
+
+    def refuse_stuck(self, sites: tuple[DropoutSite, ...]) -> None:
+        """Raise UncontrolledRandomness if one of these sites cannot be given masks."""
+        listed = "; ".join(f"{site.name} ({site.reason})" for site in sites if not site.controllable)
+        if listed:
+            raise UncontrolledRandomness(
+                "these dropout sites cannot be given masks, and leaving them off would answer another question: "
+                f"{listed}"
+            )
+
+
+def look(
+    model: nn.Module,
+    x: Any,
+    y: Any,
+    purpose: Purpose,
+    ranks: Group,
+    *,
+    example_index: Any = None,
+    batch_dim: int | None = None,
+    batch_size: int | None = None,
+) -> Look:
+    """Look at a model and its data once; all ranks look at what must be alike, and settle who makes which pass."""
+    model = ranks.run(lambda: _module(model, ranks))
+    buffers = tuple(ranks.buffers_of_first(model))
+    keywords = {"example_index": example_index, "batch_dim": batch_dim, "batch_size": batch_size}
+    with torch.no_grad(), borrowed(model, buffers):
+        data, own = ranks.run(lambda: _read(model, x, y, purpose, **keywords))
+        agree_on_data(ranks, own.args, own.kwargs, own.target)
+        first = same_batch(model, ranks, own, data)
+        seen = ranks.run(lambda: _inspected(model, first, purpose, batch_dim))
+        extract = purpose.extract(seen)
+        random = tuple(site for site in seen.sites if site.p != 0)
+        forward = Forward(model, random, extract, batched=not seen.convolves_after_site, group=ranks)
+        batched = keep_in_step(ranks, forward, first)
+    sizes = ranks.gather(data.n_examples)
+    data.number_from(sum(sizes[: ranks.rank]))
+    agree_on_sites(ranks, seen.sites)
+    known: dict[Form, SitesByName | None] = {first.form: None}
+    return Look(model, data, seen, purpose, extract, batched, sum(sizes), batch_dim, buffers, ranks, known)
+
+
+def _module(model: Any, ranks: Group) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    return unwrapped(model, ranks)
+
+
+def _read(model: nn.Module, x: Any, y: Any, purpose: Purpose, **keywords: Any) -> tuple[Data, Batch]:
+    """The data, checked, and the examples to look at the model with."""
+    device = next((t.device for t in itertools.chain(model.parameters(), model.buffers())), None)
+    data = Data(x, y, device=device, targets=purpose.targets, **keywords)
+    first = data.first(INSPECTED_EXAMPLES)
+    purpose.check(first)
+    return data, first
+
+
+def _inspected(model: nn.Module, batch: Batch, purpose: Purpose, batch_dim: int | None) -> Inspection:
+    seen = inspect_model(model, batch.args, batch.kwargs, batch_dim=batch_dim, extract=purpose.output)
+    if seen.unaccounted:
+        raise UncontrolledRandomness(
+            f"{type(model).__name__} is random beyond its dropout: {'; '.join(seen.unaccounted)}. {purpose.beyond}; "
+            "make these deterministic in eval mode, or register them with am.register_dropout"
+        )
+    return seen
+
+
+def _takes_gradient(tensor: Tensor) -> bool:
+    return tensor.requires_grad and not tensor.is_inference()
