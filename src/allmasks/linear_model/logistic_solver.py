@@ -27,6 +27,9 @@ _PATH = (10.0, 1.0)
 _KEEP = 0.2
 """A step that divides the gradient by five shows a curvature good enough for the next step too."""
 
+_SPARED = 1e-4
+"""Tolerance of each row where the weights are only scored: what is cut off is a hundredth of it."""
+
 _SHARP = 1e-8
 """A gradient from rows of this tolerance is off by a hundredth of it: it need not be computed again."""
 
@@ -117,12 +120,10 @@ def solve(
         stage = minimize(binary.gaussian(stronger), w, stop, max_iter, futile=futile, report=teller("Gaussian"))
         w, taken = stage.w, taken + stage.n_iter
     # Each row's loss is off by at most `accuracy` at the end, so neither the line search nor the gradient notices.
-    accuracy = max(min(1e-3 * tol, 1e-2 * yard.sharp(tol)), 1e-13)
-    if not rough:
-        accuracy = min(1e-8, accuracy)
-    coarse = 1e-5 * min(1.0, 10.0 * yard.sharp(1.0))
-    # From a neighbor's weights there are few steps, and none whose accuracy could be spared.
-    exact = binary.exact(accuracy) if near else binary.exact(accuracy, yard.scale, coarse)
+    # For weights that are only scored the proof may come out even: the error itself is far smaller than its bound.
+    accuracy = max(min(_SPARED, yard.sharp(tol)) if rough else min(1e-8, 1e-3 * tol, 1e-2 * yard.sharp(tol)), 1e-13)
+    coarse = 1e-5 * min(1.0, 10.0 * yard.sharp(1.0)) * (_SPARED / 1e-6 if rough else 1.0)
+    exact = binary.exact(accuracy, yard.scale, coarse)
 
     def descend(w: Array) -> Minimum:
         return minimize(
