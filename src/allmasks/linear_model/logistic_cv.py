@@ -10,13 +10,11 @@ from typing import Any, Literal
 import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
-from sklearn.model_selection import check_cv
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from allmasks.linear_model.checks import check_grid, check_multi_class, check_settings
-from allmasks.linear_model.folds import Scorer
+from allmasks.linear_model.folds import Folds, Scorer, results_table
 from allmasks.linear_model.lattice import Axis, Point, best_of, climb, distance
 from allmasks.linear_model.logistic import DropoutLogisticRegression
 from allmasks.linear_model.logistic_problem import labeled_rows
@@ -61,7 +59,8 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
     notes_ : tuple of sentences: where the choice lies past an end of a grid, or at the end of all that was tried. The
         second is warned of too (UserWarning).
     cv_results_ : dict of (candidates,) arrays "p", "alpha", "mean_test_score", "se_test_score" (standard error over
-        folds), "rank_test_score", "n_iter" (steps of all fits) and "split0_test_score", … of the pairs tried.
+        folds), "rank_test_score", "n_iter" (steps of all fits) and "split0_test_score", … of the pairs tried. As in
+        `DropoutRidgeCV`, folds count by the weight that they test.
     classes_, coef_, intercept_, objective_, … : of the final fit, as in `DropoutLogisticRegression`.
 
     Example
@@ -133,9 +132,9 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
                 "DropoutLogisticRegressionCV needs samples of at least 2 classes, but the data contains "
                 f"only one class: {np.unique(y)}"
             )
-        folds = list(check_cv(self.cv, y, classifier=True).split(X, y))
+        folds = Folds.of(self.cv, X, y, weight, classifier=True)
         score = Scorer.of(DropoutLogisticRegression(), self.scoring, classes=np.unique(y[weight > 0]))
-        for number, (train, _) in enumerate(folds):
+        for number, (train, _) in enumerate(folds.splits):
             if len(np.unique(y[train][weight[train] > 0])) < 2:
                 raise ValueError(
                     f"the training rows of fold {number} hold fewer than 2 classes; use fewer folds, or stratified ones"
@@ -147,7 +146,7 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
         search = _Search(rows, folds)
         means = climb(p_axis, alpha_axis, search.evaluate, full=self.search == "full")
         best = best_of(means, p_axis, alpha_axis)
-        self.cv_results_ = search.table(means)
+        self.cv_results_ = search.table()
         self.p_, self.alpha_ = float(p_axis.values[best[0]]), float(alpha_axis.values[best[1]])
         self.best_score_ = means[best]
         self.notes_ = (*_notes(p_axis, best[0], self.p_), *_notes(alpha_axis, best[1], self.alpha_))
@@ -231,40 +230,37 @@ class _Search:
     """Scores of candidates over all folds, every fit from the weights of a candidate nearby."""
 
     rows: _Rows
-    folds: list[tuple[Any, Any]]
+    folds: Folds
     scores: dict[Point, list[float]] = field(default_factory=dict)
     steps: dict[Point, int] = field(default_factory=dict)
     starts: list[dict[Point, tuple[Array, Array]]] = field(default_factory=list)
 
     def evaluate(self, points: list[Point], best: Point | None) -> dict[Point, float]:
         """Mean scores of points, in the order given; `best` is the point that they lie around."""
+        if not points:
+            return {}
         # Weights of all candidates of all folds would be more than the data: those around the best are kept.
         near = [{at: w for at, w in held.items() if best and distance(at, best) <= 2} for held in self.starts]
-        near = near or [{} for _ in self.folds]
+        near = near or [{} for _ in self.folds.splits]
         one, model = delayed(self.rows.fold), self.rows.model
         found = Parallel(n_jobs=model.n_jobs, verbose=max(model.verbose - 1, 0))(
-            one(train, test, points, held) for (train, test), held in zip(self.folds, near, strict=True)
+            one(train, test, points, held) for (train, test), held in zip(self.folds.splits, near, strict=True)
         )
         self.starts = [held for _, _, held in found]
         for k, point in enumerate(points):
             self.scores[point] = [scores[k] for scores, _, _ in found]
             self.steps[point] = sum(steps[k] for _, steps, _ in found)
-        return {point: float(np.mean(self.scores[point])) for point in points}
+        means, _ = self.folds.judged(np.array([self.scores[point] for point in points]).T)
+        return dict(zip(points, means.tolist(), strict=True))
 
-    def table(self, means: dict[Point, float]) -> dict[str, NDArray[Any]]:
+    def table(self) -> dict[str, NDArray[Any]]:
         """`cv_results_`: rates in increasing order, and of each the strongest penalty first."""
         points = sorted(self.scores, key=lambda point: (point[0], -point[1]))
-        scores = np.array([self.scores[point] for point in points])
-        k = len(self.folds)
-        mean = np.array([means[point] for point in points])
-        return {
-            "p": self.rows.p_axis.values[[i for i, _ in points]],
-            "alpha": self.rows.alpha_axis.values[[j for _, j in points]],
-            "mean_test_score": mean,
-            "se_test_score": scores.std(axis=1, ddof=1) / np.sqrt(k) if k > 1 else np.full(len(points), np.nan),
-            "rank_test_score": rankdata(-mean, method="min").astype(int),
-            "n_iter": np.array([self.steps[point] for point in points]),
-        } | {f"split{number}_test_score": scores[:, number] for number in range(k)}
+        scores = np.array([self.scores[point] for point in points]).T
+        p = self.rows.p_axis.values[[i for i, _ in points]]
+        alpha = self.rows.alpha_axis.values[[j for _, j in points]]
+        steps = np.array([self.steps[point] for point in points])
+        return results_table(p, alpha, self.folds.judged(scores), scores) | {"n_iter": steps}
 
 
 def _farthest(p: float) -> float:

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.model_selection import check_cv
 
 from allmasks.linear_model.centered import Centered, second_moments
 from allmasks.linear_model.checks import check_number
 from allmasks.linear_model.estimators import row_weights
-from allmasks.linear_model.folds import Scorer
+from allmasks.linear_model.folds import Folds, Scorer, best_candidate, column_lengths, results_table
 from allmasks.linear_model.partitions import refuse_lazy
 from allmasks.linear_model.rate_path import rate_path
 from allmasks.linear_model.rates import feature_rates
@@ -44,10 +43,11 @@ class DropoutRidgeCV(RidgePrediction):
 
     Attributes
     ----------
-    p_, alpha_ : the pair of best score; of equals, the smaller rate.
+    p_, alpha_ : the pair of best score; of equals, the smaller rate, then the larger alpha.
     best_score_ : its score.
     cv_results_ : dict of (candidates,) arrays "p", "alpha", "mean_test_score", "se_test_score" (its standard error over
-        rows, or over folds) and "rank_test_score".
+        rows, or over folds), "rank_test_score" and, of k folds, "split0_test_score", …: folds count by the weight that
+        they test, so that a row twice is a row of weight 2.
     coef_, intercept_, objective_, objective_error_, gradient_norm_, equivalent_penalty_, n_iter_ : of the final fit.
 
     Examples
@@ -99,22 +99,17 @@ class DropoutRidgeCV(RidgePrediction):
             raise ValueError("scoring is for k-fold cross-validation: pass cv= as well, or leave scoring=None")
         weight = row_weights(sample_weight, X)
         targets = np.asarray(y, np.float64).reshape(len(y), -1)
+        table = None
         if self.cv is None:
-            score, error = self._leave_one_out(X, targets, weight, rates, alphas)
+            judged = self._leave_one_out(X, targets, weight, rates, alphas)
         else:
-            score, error = self._folds(X, y, targets, weight, rates, alphas, sample_weight is not None)
-        grid_p, grid_alpha = np.tile(rates, len(alphas)), np.repeat(alphas, len(rates))
-        order = np.lexsort((grid_alpha, grid_p, -score))
-        rank = np.searchsorted(np.sort(-score), -score) + 1
-        self.cv_results_ = {
-            "p": grid_p,
-            "alpha": grid_alpha,
-            "mean_test_score": score,
-            "se_test_score": error,
-            "rank_test_score": rank.astype(np.int32),
-        }
-        best = int(order[0])
-        self.p_, self.alpha_, self.best_score_ = float(grid_p[best]), float(grid_alpha[best]), float(score[best])
+            folds = Folds.of(self.cv, X, y, weight, classifier=False)
+            table = self._fold_scores(folds, X, y, weight, rates, alphas, sample_weight is not None)
+            judged = folds.judged(table)
+        p, alpha, score = np.tile(rates, len(alphas)), np.repeat(alphas, len(rates)), judged[0]
+        self.cv_results_ = results_table(p, alpha, judged, table)
+        best = best_candidate(p, alpha, score)
+        self.p_, self.alpha_, self.best_score_ = float(p[best]), float(alpha[best]), float(score[best])
         final = DropoutRidge(
             self.p_, self.alpha_, fit_intercept=self.fit_intercept, tol=self.tol, max_iter=self.max_iter
         ).fit(X, y, weight)
@@ -135,27 +130,18 @@ class DropoutRidgeCV(RidgePrediction):
             with np.errstate(invalid="ignore"):
                 # The error of a weighted mean over rows, which are the independent units here.
                 apart = losses - weight[:, None] * mean
-                errors.append(_length(apart) * np.sqrt(n / max(n - 1, 1)) / total)
+                errors.append(column_lengths(apart) * np.sqrt(n / max(n - 1, 1)) / total)
             scores.append(-mean)
         return np.concatenate(scores), np.concatenate(errors)
 
-    def _folds(
-        self,
-        X: Any,
-        y: Any,
-        targets: Array,
-        weight: Array,
-        rates: Array,
-        alphas: list[float],
-        weighted: bool,
-    ) -> tuple[Array, Array]:
-        splits = list(check_cv(self.cv, y, classifier=False).split(X, y))
+    def _fold_scores(
+        self, folds: Folds, X: Any, y: Any, weight: Array, rates: Array, alphas: list[float], weighted: bool
+    ) -> Array:
+        targets = np.asarray(y, np.float64).reshape(len(y), -1)
         score = None if self.scoring is None else Scorer.of(DropoutRidge(), self.scoring)
-        table, mass = np.empty((len(splits), len(alphas) * len(rates))), np.empty(len(splits))
-        for f, (train, test) in enumerate(splits):
-            if not weight[train].sum() > 0:
-                raise ValueError(f"fold {f} has no training row of positive weight; use fewer folds")
-            mass[f] = weight[test].sum()
+        table = np.empty((len(folds.splits), len(alphas) * len(rates)))
+        for f, (train, test) in enumerate(folds.splits):
+            mass = weight[test].sum()
             squares = second_moments(X[train], weight[train])
             data = Centered.of(X[train], targets[train], weight[train], center=self.fit_intercept)
             for a, alpha in enumerate(alphas):
@@ -166,17 +152,11 @@ class DropoutRidgeCV(RidgePrediction):
                     if score is None:
                         apart = targets[test] - np.asarray(X[test] @ coef) - intercept
                         losses = np.square(apart).mean(axis=1)
-                        table[cell] = -(weight[test] @ losses) / mass[f] if mass[f] > 0 else 0.0
+                        table[cell] = -(weight[test] @ losses) / mass if mass > 0 else 0.0
                     else:
                         model = self._fitted(coef, intercept, rates[c], y)
                         table[cell] = score(model, X[test], y[test], weight[test] if weighted else None)
-        # Folds count by the weight they test; so a row twice is a row of weight 2.
-        share = mass / mass.sum()
-        mean = share @ table
-        folds = len(splits)
-        spread = _length(share[:, None] * (table - mean))
-        error = spread * np.sqrt(folds / (folds - 1)) if folds > 1 else np.full(len(mean), np.nan)
-        return mean, error
+        return table
 
     def _fitted(self, coef: Array, intercept: Array, rate: float, y: Any) -> DropoutRidge:
         model = DropoutRidge(rate, fit_intercept=self.fit_intercept)
@@ -185,10 +165,3 @@ class DropoutRidgeCV(RidgePrediction):
         model.intercept_ = intercept if y.ndim > 1 else float(intercept[0])
         model._rates = feature_rates(rate, len(coef))
         return model
-
-
-def _length(columns: Array) -> Array:
-    """Euclidean length of each column; squares of losses may be beyond the largest double where losses are not."""
-    most = np.abs(columns).max(axis=0)
-    scale = np.where((most > 0) & np.isfinite(most), most, 1.0)
-    return scale * np.sqrt(np.square(columns / scale).sum(axis=0))
