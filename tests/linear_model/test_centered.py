@@ -168,6 +168,21 @@ def test_wide_data_with_hardly_any_penalty(faint):
     np.testing.assert_allclose(model.coef_, limit, atol=1e3 * faint + 1e-12)
 
 
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
+def test_wide_data_whose_undropped_columns_are_nearly_collinear(form):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(4, 5)), rng.normal(size=4)
+    X[:, 0] += 7e6
+    X[:, 4] = 0.25 * X[:, 0] + rng.normal(size=4)
+    p = np.array([0.0, 0.9, 0.0, 0.99, 1e-6])
+    model = DropoutRidge(p, alpha=1e-6, fit_intercept=False).fit(form(X), y)
+    penalty = p / (1 - p) * (X**2).sum(axis=0) + 1e-6
+    scale = 1 / np.sqrt((X**2).sum(axis=0) + penalty)
+    stacked = np.vstack([X * scale, np.diag(np.sqrt(penalty) * scale)])
+    truth = scale * np.linalg.lstsq(stacked, np.append(y, np.zeros(5)))[0]
+    np.testing.assert_allclose(model.coef_, truth, rtol=1e-6)
+
+
 def test_nothing_of_features_by_features_is_formed():
     X = sparse.random(40, 100_000, 0.001, random_state=0, format="csr")
     y = np.random.default_rng(6).normal(size=40)

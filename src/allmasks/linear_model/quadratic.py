@@ -27,6 +27,9 @@ Array = NDArray[np.float64]
 LARGEST_GRAM = 8192
 """Rows of the largest Gram matrix that is formed: 512 MB."""
 
+_LARGEST_ROWS = 2**26
+"""Numbers up to which rows are taken apart by their singular values: 512 MB."""
+
 _FAINT = 1e12
 """Data over penalty in the kernel from which its Cholesky factor would be all rounding."""
 
@@ -130,13 +133,15 @@ class _KernelSolver:
         self.inverse = np.where(free, 0.0, scale**2 / np.where(free, 1.0, ridge))
         self.factor: Any = None
         self.whiten: Any = None
+        self.to_penalized: Any = None
         n = len(data.root)
         if (self.inverse > 0).any():
             kernel = centered_kernel(data, self.inverse)
-            size = float(np.trace(kernel))
-            if size < _FAINT:
+            if float(np.trace(kernel)) < _FAINT:
                 kernel[np.diag_indices_from(kernel)] += 1.0
                 self.factor = linalg.cholesky(kernel, lower=True, check_finite=False, overwrite_a=True)
+            elif n * len(scale) <= _LARGEST_ROWS:
+                self._by_singular_values()
             else:
                 values, vectors = linalg.eigh(kernel, driver="evd", check_finite=False)
                 self.whiten = np.sqrt(inverted(values, 1.0))[:, None] * vectors.T
@@ -155,6 +160,19 @@ class _KernelSolver:
             values, vectors = linalg.eigh(inner, driver="evd" if n > 1 else None, check_finite=False)
             self.back = (vectors * inverted(values, 0.0)) @ vectors.T
             self.to_free = None
+
+    def _by_singular_values(self) -> None:
+        """Of the rows themselves: their squares would lose what nearly collinear columns still say of each other."""
+        which = np.flatnonzero(self.inverse)
+        units, n = np.sqrt(self.inverse[which]), len(self.data.root)
+        left, values, right = linalg.svd(
+            self.data.columns(which) * units, full_matrices=len(which) < n, check_finite=False
+        )
+        values = np.where(values > values[0] * max(n, len(which)) * np.finfo(np.float64).eps, values, 0.0)
+        roots = np.sqrt(values**2 + 1.0)
+        self.whiten = left.T.copy()
+        self.whiten[: len(values)] /= roots[:, None]
+        self.to_penalized = which, (units[:, None] * right[: len(values)].T) * (values / roots)
 
     def _half(self, right: Array) -> Array:
         """H right, where HᵀH = K⁻¹."""
@@ -179,6 +197,10 @@ class _KernelSolver:
                 coef[self.free] = (self.scale[self.free] ** 2)[:, None] * pulled[self.free]
             white = white - self._half(data.dot(coef))
         dual = self._half_t(white)
+        if self.to_penalized is not None:
+            which, back = self.to_penalized
+            coef[which] = back @ white[: back.shape[1]]
+            return coef, dual
         if self.factor is None and self.whiten is None:
             return coef, dual
         return coef + self.inverse[:, None] * data.t_dot(dual), dual
