@@ -129,3 +129,21 @@ def test_predictions_beyond_the_largest_double_are_inf_and_said():
     a = 600.0
     expected = 0.5 * np.exp(a) * np.exp(model.intercept_)
     assert model.predict_std([[a / 2, 0.0]])[0] == pytest.approx(expected, rel=1e-10)
+
+
+def test_a_weight_that_only_a_faint_penalty_holds_is_reached():
+    """Rows of no count fix the first weight up to where alpha does, 1e-13 of the other curvatures."""
+    X = np.array(
+        [
+            [0.0, 0.055386967999811, 16.454146029711449],
+            [0.0, 0.0, 5.484715343237149],
+            [0.0, 0.166160903999433, 10.969430686474299],
+            [27.968556079452075, 0.0, 0.0],
+            [9.322852026484025, 0.221547871999246, 0.0],
+            [18.64570405296805, 0.0, 16.454146029711449],
+        ]
+    )
+    weight = np.array([1940148.877574, 1605649.174898, 1819347.839534, 74632.736607, 895995.606492, 490035.077550])
+    model = DropoutPoissonRegressor([0.615571434437, 0.675955039664, 0.465944912453], alpha=1.0)
+    model.fit(X, np.array([5e6, 1e6, 1e6, 0.0, 0.0, 0.0]), weight)  # warnings are errors
+    assert model.n_iter_ < 40

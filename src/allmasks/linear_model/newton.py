@@ -8,7 +8,7 @@ gradient) of the exact objective correct H⁻¹ as in L-BFGS (H⁻¹ in place of
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -29,18 +29,29 @@ _CG_STEPS = 200
 _WINDOW = 5
 """Steps over which a fall that leads nowhere is judged."""
 
+_FEW = 256
+"""Unknowns up to which an exact Hessian is factorized where conjugate gradients come to nothing."""
+
 
 @dataclass(frozen=True)
 class Curvature:
     """H as a product with a vector, and its diagonal (which preconditions).
 
     matrix : forms H itself, where that is possible. solve : H⁻¹ times a vector, where that costs less than products.
+    exact : whether H is the objective's own Hessian.
     """
 
     product: Callable[[Array], Array]
     diagonal: Array
     matrix: Callable[[], Array] | None = None
     solve: Callable[[Array], Array] | None = None
+    exact: bool = False
+
+    def factorized(self) -> Curvature:
+        """The same, solved directly where it is exact and small."""
+        if not self.exact or self.matrix is None or len(self.diagonal) > _FEW:
+            return self
+        return replace(self, solve=solver_of(self.matrix()))
 
     def plus(self, more: Curvature) -> Curvature:
         """The sum; preconditioned by the first, since `more` need not be positive."""
@@ -112,7 +123,7 @@ def minimize(
     pairs: list[tuple[Array, Array]] = []
     first = norm(gradient)
     curvature, before, refused = None, first, False
-    values = [value]
+    values, sizes = [value], [first]
     for step_number in range(max_iter + 1):
         size = norm(gradient)
         if report is not None:
@@ -124,6 +135,12 @@ def minimize(
         relative = min(forcing, max(np.sqrt(size / first) * forcing, 0.3 * target / size))
         if curvature is None or size > keep_below * before:
             curvature = objective.curvature(w)
+        sizes.append(size)
+        if len(sizes) > _WINDOW and size > 0.5 * sizes[-1 - _WINDOW]:
+            # Gradients that do not shrink: what is left lies where H is all but singular, and pairs are their noise.
+            curvature = curvature.factorized()
+        if curvature.exact and curvature.solve is not None:
+            pairs.clear()
         before = size
         direction = _two_loop(gradient, pairs, curvature, relative)
         slope = float(gradient @ direction)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -145,7 +146,7 @@ class ExactPoisson(Unknowns):
             squares = np.asarray(hat.multiply(hat).T @ size)
         else:
             squares = np.einsum("ij,ij,i->j", hat, hat, size)
-        return summed_squares(self, hat, size, extra + self.alpha, squares)
+        return replace(summed_squares(self, hat, size, extra + self.alpha, squares), exact=True)
 
 
 def check_counts(y: Array) -> Array:
