@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,7 +15,7 @@ from sklearn.utils.validation import check_array, check_consistent_length, check
 
 from allmasks.linear_model.centered import row_blocks
 from allmasks.linear_model.partitions import refuse_lazy
-from allmasks.results import plain_numbers, with_error
+from allmasks.results import Result, with_error
 
 __all__ = ["DeletionCurve", "deletion_curve"]
 
@@ -26,7 +25,7 @@ SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True, repr=False)
-class DeletionCurve:
+class DeletionCurve(Result):
     """Error of predictions as entries of X are deleted; arrays are (shares,) unless said otherwise.
 
     Attributes
@@ -40,6 +39,8 @@ class DeletionCurve:
     n_draws, n_examples : draws of each share, and rows.
     per_example : (shares, n) the same by row, for paired comparisons; not in `to_dict`.
     """
+
+    _left_out: ClassVar[tuple[str, ...]] = ("per_example",)
 
     shares: Array
     metric: str
@@ -65,10 +66,6 @@ class DeletionCurve:
         apart = self.per_example - other.per_example
         return apart.mean(axis=1), _standard_error(apart)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Every field but `per_example` in plain numbers, ready for json.dump."""
-        return {f.name: plain_numbers(getattr(self, f.name)) for f in fields(self) if f.name != "per_example"}
-
     def _title(self) -> str:
         how = "what is left divided by 1 − share" if self.rescale else "what is left as it is"
         return f"DeletionCurve: {self.metric}, {how}; {self.n_examples} rows, {self.n_draws} draws"
@@ -79,13 +76,6 @@ class DeletionCurve:
 
     def __repr__(self) -> str:
         return "\n".join([self._title(), *(f"  {share:>6} deleted  {text}" for share, text in self._rows())])
-
-    def _repr_html_(self) -> str:
-        body = "".join(
-            f"<tr><th style='text-align:left'>{share}</th><td>{html.escape(text)}</td></tr>"
-            for share, text in self._rows()
-        )
-        return f"<table><caption>{html.escape(self._title())}</caption>{body}</table>"
 
 
 def deletion_curve(
