@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 import allmasks as am
 from allmasks.language import translator
@@ -81,6 +82,14 @@ def test_no_english_is_left_in_an_audit(name):
         assert re.search("[가-힣]", said(note, translator("ko"))), note
     assert left(render_html(audit, "ko")) == []
     assert english(render_text(audit, "ko").splitlines()) == []
+
+
+@pytest.mark.parametrize(("how", "count"), [({"shuffle": True}, 1), ({"sampler": RandomSampler(range(10), True)}, 4)])
+def test_no_english_is_left_of_what_a_loader_does(how, count):
+    data = TensorDataset(torch.linspace(-1, 1, 30).reshape(10, 3), torch.arange(10) % 2)
+    audit = am.audit(MODELS["plain"](), DataLoader(data, 4, **how), loss="cross_entropy", progress=False)
+    assert len(audit.notes) == count
+    assert left(render_html(audit, "ko")) == []
 
 
 def test_english_would_be_seen():

@@ -25,6 +25,7 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
+from allmasks.results import Note
 from allmasks.sites.settings import generator_states, set_generator_states
 
 __all__ = ["KEPT_BYTES", "Reader", "drawn_batches", "is_loader", "undisturbed"]
@@ -242,13 +243,14 @@ def _choice(places: list[Any], loader: DataLoader[Any], shuffled: bool) -> tuple
     distinct, n = len(set(places)), _length(loader.dataset) or 0
     notes = []
     if shuffled:
-        notes.append("The loader shuffles; its examples were taken in the data set's own order.")
+        notes.append(Note("The loader shuffles; its examples were taken in the data set's own order."))
     if distinct < n:
-        notes.append(f"The loader gives {distinct:,} of its data set's {n:,} examples.")
+        told = Note("The loader gives {distinct} of its data set's {n} examples.", distinct=f"{distinct:,}", n=f"{n:,}")
+        notes.append(told)
     if distinct < len(places):
-        notes.append("The loader gives some examples several times, and each time counts.")
+        notes.append(Note("The loader gives some examples several times, and each time counts."))
     if shuffled and (distinct < n or distinct < len(places)) and not _always_the_same(loader):
-        notes.append("Which ones is drawn anew at every reading; the numbers are those of one draw.")
+        notes.append(Note("Which ones is drawn anew at every reading; the numbers are those of one draw."))
     return tuple(notes)
 
 
