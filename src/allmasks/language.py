@@ -5,6 +5,7 @@ from __future__ import annotations
 import gettext
 from collections.abc import Callable
 from importlib import resources
+from typing import TypeVar
 
 __all__ = ["LANGUAGES", "N_", "Translate", "translator"]
 
@@ -12,7 +13,10 @@ LANGUAGES = ("en", "ko")
 Translate = Callable[[str], str]
 
 
-def N_(message: str) -> str:
+Message = TypeVar("Message", bound=str)
+
+
+def N_(message: Message) -> Message:
     """Mark a message for translation where it is looked up later."""
     return message
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from allmasks.language import N_
 from allmasks.replicates import check_level, half_width
 
 if TYPE_CHECKING:
@@ -34,11 +35,11 @@ __all__ = [
 Guarantee = Literal["exact", "bounded", "estimated", "statistical", "uncontrolled"]
 
 GUARANTEES: dict[Guarantee, str] = {
-    "exact": "round-off bound",
-    "bounded": "proven bound",
-    "estimated": "numerical estimate, not proven",
-    "statistical": "Monte Carlo standard error",
-    "uncontrolled": "approximation with unknown error",
+    N_("exact"): N_("round-off bound"),
+    N_("bounded"): N_("proven bound"),
+    N_("estimated"): N_("numerical estimate, not proven"),
+    N_("statistical"): N_("Monte Carlo standard error"),
+    N_("uncontrolled"): N_("approximation with unknown error"),
 }
 """What `error` means under each guarantee, strongest first."""
 

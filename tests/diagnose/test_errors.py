@@ -121,7 +121,7 @@ def interactions(seed, units):
         1.0 + seed,
     )
     x = torch.randn(20, 4, generator=generator(5), dtype=torch.float64)
-    (run,) = each_site(net, (x, torch.arange(20) % 3), "cross_entropy", None)
+    (run,) = each_site(net, (x, torch.arange(20) % 3), None, "cross_entropy", None)
     return run
 
 
@@ -179,7 +179,7 @@ def one_matters(units=20):
 
     net = First()
     x = torch.ones(2, units, dtype=torch.float64)
-    (run,) = each_site(net, (x, torch.zeros(2, 1).double()), "squared_error", None)
+    (run,) = each_site(net, (x, torch.zeros(2, 1).double()), None, "squared_error", None)
     return run
 
 

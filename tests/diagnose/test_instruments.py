@@ -139,7 +139,7 @@ def wide(units=14, seed=0):
 def runner():
     """A site of 14 units: too many for the exact way, few enough for brute force."""
     net, x, y = wide()
-    (run,) = each_site(net, (x, y), "cross_entropy", None)
+    (run,) = each_site(net, (x, y), None, "cross_entropy", None)
     return net, x, y, run
 
 

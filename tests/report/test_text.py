@@ -9,7 +9,7 @@ import pytest
 from allmasks.diagnose.audit import explain
 from allmasks.language import translator
 from allmasks.report.text import clean, glossary, number, said
-from allmasks.results import GUARANTEES, Note
+from allmasks.results import Note
 from report.cases import make_audit
 from report.messages import CATALOG, source_messages
 
@@ -40,12 +40,6 @@ def test_every_message_has_its_korean_and_none_is_stale():
     with CATALOG.with_suffix(".mo").open("rb") as file:
         compiled = gettext.GNUTranslations(file)
     assert {english: compiled.gettext(english) for english in translated} == translated
-
-
-def test_the_guarantees_are_those_of_the_results():
-    from allmasks.report.text import _GUARANTEE_WORDS
-
-    assert _GUARANTEE_WORDS == GUARANTEES
 
 
 def test_empty_messages_stay_empty():

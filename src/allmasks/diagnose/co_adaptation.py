@@ -15,7 +15,6 @@ from scipy.stats import norm
 from torch import nn
 
 from allmasks.diagnose.scaled_units import ScaledUnits, each_site, generator
-from allmasks.expect.arguments import data_and_loss
 from allmasks.reliability import FEWEST_SEEN
 from allmasks.replicates import half_width
 from allmasks.results import Guarantee, Result
@@ -115,9 +114,7 @@ def co_adaptation(
     """
     if max_pairs < 1:
         raise ValueError(f"max_pairs must be at least 1, got {max_pairs}")
-    return [
-        measure_co_adaptation(run, max_pairs, seed) for run in each_site(model, *data_and_loss(data, y, loss), sites)
-    ]
+    return [measure_co_adaptation(run, max_pairs, seed) for run in each_site(model, data, y, loss, sites)]
 
 
 def measure_co_adaptation(run: ScaledUnits, max_pairs: int = 2048, seed: int = 0) -> CoAdaptation:

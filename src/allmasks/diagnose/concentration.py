@@ -14,7 +14,6 @@ from scipy.stats import t
 from torch import nn
 
 from allmasks.diagnose.scaled_units import ScaledUnits, each_site, generator
-from allmasks.expect.arguments import data_and_loss
 from allmasks.reliability import FEWEST_SEEN
 from allmasks.replicates import half_width, standard_error
 from allmasks.results import Guarantee, Result
@@ -148,9 +147,7 @@ def concentration(
     """
     if n_orders < 8 or n_orders % 2:
         raise ValueError(f"n_orders must be an even number of at least 8, got {n_orders}")
-    return [
-        measure_concentration(run, n_orders, seed) for run in each_site(model, *data_and_loss(data, y, loss), sites)
-    ]
+    return [measure_concentration(run, n_orders, seed) for run in each_site(model, data, y, loss, sites)]
 
 
 def measure_concentration(run: ScaledUnits, n_orders: int = 64, seed: int = 0) -> Concentration:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from allmasks.diagnose.scaled_units import ScaledUnits, each_site, generator
-from allmasks.expect.arguments import data_and_loss
 from allmasks.reliability import FEWEST_SEEN
 from allmasks.replicates import standard_error
 from allmasks.results import Result
@@ -108,10 +107,7 @@ def robustness(
     shares = np.asarray(fractions, np.float64)
     if shares.ndim != 1 or not len(shares) or shares.min() < 0 or shares.max() > 1 or (np.diff(shares) <= 0).any():
         raise ValueError(f"fractions must be rising numbers in [0, 1], got {list(fractions)}")
-    return [
-        measure_robustness(run, shares, n_orders, seed, rescale)
-        for run in each_site(model, *data_and_loss(data, y, loss), sites)
-    ]
+    return [measure_robustness(run, shares, n_orders, seed, rescale) for run in each_site(model, data, y, loss, sites)]
 
 
 def measure_robustness(

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from allmasks.diagnose.scaled_units import ScaledUnits, each_site
-from allmasks.expect.arguments import data_and_loss
 from allmasks.results import Guarantee, Result, plain_numbers
 from allmasks.sites import DropoutSite, leaves_no_trace
 
@@ -95,7 +94,7 @@ def unit_penalty(
     >>> found.penalty.tolist(), found.second_order.tolist()  # w² x², as in the notes' example
     ([1.0, 4.0, 4.0], [1.0, 4.0, 4.0])
     """
-    return [measure_unit_penalty(run) for run in each_site(model, *data_and_loss(data, y, loss), sites)]
+    return [measure_unit_penalty(run) for run in each_site(model, data, y, loss, sites)]
 
 
 def measure_unit_penalty(run: ScaledUnits) -> UnitPenalty:

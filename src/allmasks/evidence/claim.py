@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from allmasks.evidence.lab import Lab
 
-__all__ = ["VERDICTS", "Claim", "Criterion", "Effect", "Picture", "Series", "Text"]
+__all__ = ["VERDICTS", "Claim", "Criterion", "Effect", "Numbers", "Picture", "Series", "Text", "Values", "Verdict"]
+
+Numbers = dict[str, Any]
+"""What an experiment returns, as JSON holds it."""
+
+Values = Mapping[str, Sequence[float]]
+"""Of each criterion, by its key, one effect a seed."""
 
 Verdict = Literal["holds", "holds in part", "not seen", "contradicted"]
 VERDICTS: tuple[Verdict, ...] = ("holds", "holds in part", "not seen", "contradicted")
@@ -110,9 +116,9 @@ class Claim:
     sentence: Text
     section: Text
     criteria: tuple[Criterion, ...]
-    measure: Callable[[Lab, str], Mapping[str, Sequence[float]]]
+    measure: Callable[[Lab, str], Values]
     note: Text
-    own: Callable[[Lab, str, int], dict[str, Any]] | None = None
+    own: Callable[[Lab, str, int], Numbers] | None = None
     pictures: Callable[[Lab], list[Picture]] | None = None
     linear: bool = False
     needs: tuple[str, ...] = ()

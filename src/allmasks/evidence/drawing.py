@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from allmasks.evidence.claim import Picture, Series, Text
+from allmasks.evidence.claim import Series, Text
 from allmasks.replicates import half_width, standard_error
 
 __all__ = [
@@ -20,7 +17,6 @@ __all__ = [
     "UNITS_REMOVED",
     "band",
     "dataset_title",
-    "picture",
     "resampled",
 ]
 
@@ -48,11 +44,6 @@ def dataset_title(en: str, ko: str, dataset: str) -> Text:
     return Text(f"{en} ({dataset})", f"{ko} ({dataset})")
 
 
-def picture(title: Text, x: Text, y: Text, series: Sequence[Series], **options: Any) -> Picture:
-    """A picture of these series."""
-    return Picture(title, x, y, tuple(series), **options)
-
-
 def resampled(rows: ArrayLike, n: int = 32) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Sorted importances of different numbers of units as shares at n common places."""
     values: NDArray[np.float64] = np.atleast_2d(np.asarray(rows, np.float64))
@@ -60,8 +51,3 @@ def resampled(rows: ArrayLike, n: int = 32) -> tuple[NDArray[np.float64], NDArra
     share = np.cumsum(values, axis=1) / np.maximum(values.sum(axis=1, keepdims=True), 1e-300)
     own = np.linspace(0, 1, values.shape[1] + 1)
     return places, np.array([np.interp(places, own, np.concatenate([[0], row])) for row in share])
-
-
-def by_name(names: Mapping[str, Text], name: str) -> Text:
-    """The words for a key, or the key itself in both languages."""
-    return names.get(name, Text(name, name))

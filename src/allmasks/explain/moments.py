@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from allmasks.explain.page import Page, Topic, number, numbers
+from allmasks.explain.page import Page, Topic, number, numbers, rate
 from allmasks.masks import MaskLaw, check_p, dropout_moments
 
 __all__ = ["LARGEST", "MAX_UNITS", "Moments", "check_size", "law_and_values", "mask_probabilities", "moments"]
@@ -82,9 +82,8 @@ class Moments(Topic):
         return super().to_dict() | {"masks": self.masks.astype(int).tolist()}
 
     def page(self) -> Page:
-        rates = number(self.p[0]) if np.all(self.p == self.p[0]) else numbers(self.p)
         page = Page("Inverted dropout keeps the mean and adds variance").say(
-            f"h = {numbers(self.h)}   p = {rates}",
+            f"h = {numbers(self.h)}   p = {rate(self.p)}",
             "Each unit is 0 with probability p, and otherwise h / (1 - p):",
             "    mean = h        variance = p / (1 - p) · h²",
         )

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from allmasks.results import Result
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Page", "Table", "Topic", "number", "numbers"]
+__all__ = ["Page", "Table", "Topic", "number", "numbers", "rate"]
 
 
 def number(value: float, digits: int = 6) -> str:
@@ -28,6 +29,12 @@ def number(value: float, digits: int = 6) -> str:
 def numbers(values: Iterable[float], digits: int = 6) -> str:
     """Several numbers, separated by spaces."""
     return "  ".join(number(v, digits) for v in np.asarray(values, np.float64).ravel())
+
+
+def rate(values: ArrayLike) -> str:
+    """Numbers that are all one as that one, others as `numbers`."""
+    found = np.asarray(values, np.float64)
+    return number(found[0]) if np.all(found == found[0]) else numbers(found)
 
 
 @dataclass(frozen=True)

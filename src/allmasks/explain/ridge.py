@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from allmasks.explain.moments import check_size, law_and_values, mask_probabilities
-from allmasks.explain.page import Page, Topic, number, numbers
+from allmasks.explain.page import Page, Topic, number, numbers, rate
 
 __all__ = ["Ridge", "RidgeFit", "ridge"]
 
@@ -50,7 +50,7 @@ class Ridge(Topic):
     def page(self) -> Page:
         score = float(self.w @ self.x)
         page = Page("Input dropout + squared loss + linear model = ridge").say(
-            f"w = {numbers(self.w)}   x = {numbers(self.x)}   y = {number(self.y)}   p = {_rates(self.p)}",
+            f"w = {numbers(self.w)}   x = {numbers(self.x)}   y = {number(self.y)}   p = {rate(self.p)}",
             "E_m[(w·x̃ - y)²] = (w·x - y)² + Σⱼ p / (1 - p) · wⱼ² xⱼ²",
         )
         page.table(
@@ -89,10 +89,6 @@ class Ridge(Topic):
             f"Largest difference between the first two: {fit.max_difference:.2g}",
             "Exact here only: another loss or a non-linear model has no such formula, and dropout is then not ridge.",
         )
-
-
-def _rates(p: NDArray[np.float64]) -> str:
-    return number(p[0]) if np.all(p == p[0]) else numbers(p)
 
 
 def _regressions(p: float) -> RidgeFit:

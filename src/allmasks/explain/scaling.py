@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from allmasks.explain.moments import law_and_values, mask_probabilities
-from allmasks.explain.page import Page, Topic, number, numbers
+from allmasks.explain.page import Page, Topic, numbers, rate
 
 __all__ = ["Scaling", "Scheme", "scaling"]
 
@@ -36,16 +36,16 @@ class Scaling(Topic):
 
     def page(self) -> Page:
         page = Page("Where the scale goes: training or inference").say(
-            f"h = {numbers(self.h)}   p = {_one(self.p)}   means over all {self.n_masks} masks",
+            f"h = {numbers(self.h)}   p = {rate(self.p)}   means over all {self.n_masks} masks",
         )
         page.table(
             ["scheme", "train: mask ×", "mean over masks", "inference: no mask ×", "output", "difference"],
             [
                 [
                     s.name,
-                    _one(s.train_scale),
+                    rate(s.train_scale),
                     numbers(s.train_mean),
-                    _one(s.inference_scale),
+                    rate(s.inference_scale),
                     numbers(s.inference),
                     f"{s.difference:.2g}",
                 ]
@@ -57,10 +57,6 @@ class Scaling(Topic):
             "scale. Classic dropout scales at inference instead. Both keep the mean; with neither, the next layer",
             "sees activations that are on average 1 / (1 - p) times larger at inference than in training.",
         )
-
-
-def _one(values: NDArray[np.float64]) -> str:
-    return number(values[0]) if np.all(values == values[0]) else numbers(values)
 
 
 def scaling(h: ArrayLike = (2.0, -1.0, 3.0), p: ArrayLike = 0.5) -> Scaling:

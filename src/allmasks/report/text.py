@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from allmasks.language import N_, Translate
-from allmasks.results import Note, with_error
+from allmasks.results import GUARANTEES, Guarantee, Note, with_error
 
 if TYPE_CHECKING:
     from allmasks.methods import Method
@@ -22,21 +22,12 @@ __all__ = [
     "said",
 ]
 
-# The same words as `allmasks.results.GUARANTEES`; a test keeps them equal.
-_GUARANTEE_WORDS = {
-    "exact": N_("round-off bound"),
-    "bounded": N_("proven bound"),
-    "estimated": N_("numerical estimate, not proven"),
-    "statistical": N_("Monte Carlo standard error"),
-    "uncontrolled": N_("approximation with unknown error"),
-}
 _UNITS = (N_("nats"), N_("target units squared"), N_("loss"))
-_GUARANTEE_NAMES = (N_("exact"), N_("bounded"), N_("estimated"), N_("statistical"), N_("uncontrolled"))
 
 
-def guarantee_words(guarantee: str, _: Translate) -> str:
+def guarantee_words(guarantee: Guarantee, _: Translate) -> str:
     """A guarantee and what its error means: "exact (round-off bound)"."""
-    return f"{_(guarantee)} ({_(_GUARANTEE_WORDS[guarantee])})"
+    return f"{_(guarantee)} ({_(GUARANTEES[guarantee])})"
 
 
 def method_words(method: Method) -> str:

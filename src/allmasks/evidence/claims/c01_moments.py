@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from allmasks.evidence.claim import Claim, Criterion, Picture, Series, Text
-from allmasks.evidence.drawing import picture
+from allmasks.evidence.claim import Claim, Criterion, Numbers, Picture, Series, Text, Values
 from allmasks.evidence.lab import Lab
 from allmasks.masks import dropout_moments
 
@@ -18,7 +14,7 @@ _P = 0.25
 _MASKS = 4000
 
 
-def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
+def own(lab: Lab, dataset: str, seed: int) -> Numbers:
     """torch's own dropout on the hidden units of a trained net, against the formulas."""
     net = lab.net(dataset, "none", seed)
     x, _ = lab.tensors(dataset, seed, "test", 50)
@@ -39,7 +35,7 @@ def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
     }
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     return {name: lab.own("moments", dataset, name).tolist() for name in ("mean", "variance")}
 
 
@@ -48,7 +44,7 @@ def pictures(lab: Lab) -> list[Picture]:
     _, measured, formula = lab.own("moments", dataset, "points")[0]
     top = float(max(formula.max(), measured.max()))
     return [
-        picture(
+        Picture(
             Text(f"Variance of each hidden unit ({dataset})", f"은닉 유닛별 분산 ({dataset})"),
             Text("p/(1−p) · h², averaged over examples", "p/(1−p) · h²의 샘플 평균"),
             Text("variance over 4,000 masks", "마스크 4,000개에서 잰 분산"),

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 
 from allmasks.dropped_scores import expected_score_loss
-from allmasks.evidence.claim import Claim, Criterion, Picture, Text
-from allmasks.evidence.drawing import RATE, band, picture
+from allmasks.evidence.claim import Claim, Criterion, Numbers, Picture, Text, Values
+from allmasks.evidence.drawing import RATE, band
 from allmasks.evidence.lab import Lab
 from allmasks.evidence.linear import linear_problem, ridge_weights
 from allmasks.methods import Enumeration
@@ -18,7 +15,7 @@ _P = 0.5
 _RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
-def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
+def own(lab: Lab, dataset: str, seed: int) -> Numbers:
     X, y = linear_problem(lab.data(dataset), seed, features=10)
     rng = np.random.default_rng([seed, 2])
     w = rng.normal(size=X.shape[1])
@@ -54,13 +51,13 @@ def _sgd(X: np.ndarray, y: np.ndarray, p: float, steps: int, rng: np.random.Gene
     return mean
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     return {name: lab.own("ridge", dataset, name).tolist() for name in ("identity", "distance", "nearer")}
 
 
 def pictures(lab: Lab) -> list[Picture]:
     return [
-        picture(
+        Picture(
             Text("All 2¹⁰ masks against loss + weighted L2", "2¹⁰개 마스크 전체와 (손실 + 가중 L2)의 차이"),
             RATE,
             Text("relative difference", "상대 차이"),

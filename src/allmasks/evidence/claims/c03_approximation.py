@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 
-from allmasks.evidence.claim import Claim, Criterion, Picture, Text
-from allmasks.evidence.drawing import RATE, band, picture
+from allmasks.evidence.claim import Claim, Criterion, Numbers, Picture, Text, Values
+from allmasks.evidence.drawing import RATE, band
 from allmasks.evidence.lab import Lab
 from allmasks.evidence.linear import binary_problem, logistic_weights
 from allmasks.methods import Delta, Fourier, MonteCarlo
@@ -17,7 +14,7 @@ _RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
 _P = 0.5
 
 
-def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
+def own(lab: Lab, dataset: str, seed: int) -> Numbers:
     from allmasks.diagnose.scaled_units import ScaledUnits
     from allmasks.dropped_scores import expected_score_loss
     from allmasks.expect import Request, prepare
@@ -40,7 +37,7 @@ def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
     return {"logistic": logistic, "deep": deep}
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     at = _RATES.index(_P)
     logistic = lab.own("approximation", dataset, "logistic")[:, at]
     deep = lab.own("approximation", dataset, "deep")[:, at]
@@ -54,7 +51,7 @@ def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
 
 def pictures(lab: Lab) -> list[Picture]:
     return [
-        picture(
+        Picture(
             Text("How far off the quadratic form is", "2차 근사의 오차"),
             RATE,
             Text("quadratic form / true penalty − 1", "2차 근사 / 실제 페널티 − 1"),

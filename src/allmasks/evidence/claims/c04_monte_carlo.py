@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 
-from allmasks.evidence.claim import Claim, Criterion, Picture, Text
-from allmasks.evidence.drawing import EPOCH, band, dataset_title, picture
+from allmasks.evidence.claim import Claim, Criterion, Numbers, Picture, Text, Values
+from allmasks.evidence.drawing import EPOCH, band, dataset_title
 from allmasks.evidence.lab import Lab
 from allmasks.methods import MonteCarlo
 from allmasks.samplers import Independent
@@ -17,7 +14,7 @@ _K = (1, 2, 4, 8, 16)
 _MASKS = 1024
 
 
-def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
+def own(lab: Lab, dataset: str, seed: int) -> Numbers:
     from allmasks.expect import Request, prepare
 
     problem = prepare(
@@ -31,7 +28,7 @@ def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
     return {"error": (np.array(error) / error[0]).tolist(), "slope": float(np.polyfit(np.log(_K), np.log(error), 1)[0])}
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     one, eight = lab.curves(dataset, "drop0.5")["expected"], lab.curves(dataset, "drop0.5, 8 masks")["expected"]
     return {
         "slope": (lab.own("monte_carlo", dataset, "slope") + 0.5).tolist(),
@@ -48,7 +45,7 @@ def pictures(lab: Lab) -> list[Picture]:
         Text("K = 8 masks a step", "스텝마다 마스크 K = 8개"),
     )
     return [
-        picture(
+        Picture(
             Text("Error of the mean over K masks", "마스크 K개 평균의 오차"),
             Text("number of masks K", "마스크 수 K"),
             Text("standard deviation, K = 1 is 1", "표준편차 (K = 1을 1로)"),
@@ -59,7 +56,7 @@ def pictures(lab: Lab) -> list[Picture]:
             log_x=True,
             log_y=True,
         ),
-        picture(
+        Picture(
             dataset_title("E_m[L] during training", "학습 중의 E_m[L]", dataset),
             EPOCH,
             Text("E_m[L] on the training rows", "학습 데이터의 E_m[L]"),

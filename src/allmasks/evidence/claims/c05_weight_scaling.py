@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 import torch
 
-from allmasks.evidence.claim import Claim, Criterion, Picture, Text
-from allmasks.evidence.drawing import RATE, band, picture
+from allmasks.evidence.claim import Claim, Criterion, Numbers, Picture, Text, Values
+from allmasks.evidence.drawing import RATE, band
 from allmasks.evidence.lab import Lab
 from allmasks.evidence.linear import binary_problem, logistic_weights
 from allmasks.masks import MaskLaw
@@ -19,7 +16,7 @@ _FEATURES = 10
 _MASKS = 256
 
 
-def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
+def own(lab: Lab, dataset: str, seed: int) -> Numbers:
     X, y = binary_problem(lab.data(dataset), seed, features=_FEATURES)
     w = logistic_weights(X, y)
     law = MaskLaw(_P, (X.shape[1],))
@@ -60,7 +57,7 @@ def _mean_probability(net: torch.nn.Sequential, x: torch.Tensor, seed: int) -> t
     return mean, single
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     at = lab.settings.rates.index(_P)
     return {
         "linear": lab.own("weight_scaling", dataset, "linear").tolist(),
@@ -72,7 +69,7 @@ def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
 
 def pictures(lab: Lab) -> list[Picture]:
     return [
-        picture(
+        Picture(
             Text(
                 "Deep net: distance of weight scaling from the ensemble's mean",
                 "심층망: 가중치 스케일링과 앙상블 평균의 거리",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from allmasks.evidence.claim import Claim, Criterion, Picture, Text
-from allmasks.evidence.drawing import EPOCH, LOSS, NONE, band, dataset_title, picture
+from allmasks.evidence.claim import Claim, Criterion, Picture, Text, Values
+from allmasks.evidence.drawing import EPOCH, LOSS, NONE, band, dataset_title
 from allmasks.evidence.lab import Lab
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     best = lab.best(dataset, "dropout")
 
     def less(name: str) -> Sequence[float]:
@@ -39,7 +39,7 @@ def pictures(lab: Lab) -> list[Picture]:
                     band(Text(f"{name.en}: {words[0]}", f"{name.ko}: {words[1]}"), curves["epochs"], curves[part])
                 )
         found.append(
-            picture(dataset_title("Learning curves, eval mode", "학습 곡선 (평가 모드)", dataset), EPOCH, LOSS, series)
+            Picture(dataset_title("Learning curves, eval mode", "학습 곡선 (평가 모드)", dataset), EPOCH, LOSS, series)
         )
     return found
 

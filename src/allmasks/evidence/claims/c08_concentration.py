@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-from allmasks.evidence.claim import Claim, Criterion, Picture, Text
+from allmasks.evidence.claim import Claim, Criterion, Picture, Text, Values
 from allmasks.evidence.contrast import CONTRAST, more
-from allmasks.evidence.drawing import DROPPED, NONE, band, dataset_title, picture, resampled
+from allmasks.evidence.drawing import DROPPED, NONE, band, dataset_title, resampled
 from allmasks.evidence.lab import Lab
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     return {
         "gini": more(lab, dataset, "gini").tolist(),
         "carry_90": (-more(lab, dataset, "carry_90")).tolist(),
@@ -26,7 +24,7 @@ def pictures(lab: Lab) -> list[Picture]:
             series.append(band(name, places, shares))
         title = dataset_title("Share of importance that the top units carry", "상위 유닛이 차지하는 중요도", dataset)
         x, y = Text("fraction of units, most important first", "유닛 비율 (중요한 순)"), Text("share", "중요도 비율")
-        found.append(picture(title, x, y, series))
+        found.append(Picture(title, x, y, series))
     return found
 
 

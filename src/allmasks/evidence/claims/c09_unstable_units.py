@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 
-from allmasks.evidence.claim import Claim, Criterion, Picture, Text
+from allmasks.evidence.claim import Claim, Criterion, Numbers, Picture, Text, Values
 from allmasks.evidence.contrast import CONTRAST, more, swept
-from allmasks.evidence.drawing import RATE, band, picture
+from allmasks.evidence.drawing import RATE, band
 from allmasks.evidence.examine import SITES, contributions, correlation
 from allmasks.evidence.lab import Lab
 
 
-def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
+def own(lab: Lab, dataset: str, seed: int) -> Numbers:
     """Rank correlation of a unit's noise early in training with how its part in the next layer then grew."""
     x, _ = lab.tensors(dataset, seed, "test")
     found = {}
@@ -29,7 +26,7 @@ def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
     return found
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     return {
         "noise": (-more(lab, dataset, "output_noise")).tolist(),
         "fade": (lab.own("unstable_units", dataset, "none") - lab.own("unstable_units", dataset, "drop0.5")).tolist(),
@@ -39,7 +36,7 @@ def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
 def pictures(lab: Lab) -> list[Picture]:
     rates, arms = swept(lab)
     return [
-        picture(
+        Picture(
             Text(
                 "Noise that masks of p = 0.5 would stir up in the next layer",
                 "p = 0.5 마스크가 다음 층에 일으키는 잡음",

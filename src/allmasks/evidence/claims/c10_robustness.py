@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-from allmasks.evidence.claim import Claim, Criterion, Picture, Text
+from allmasks.evidence.claim import Claim, Criterion, Picture, Text, Values
 from allmasks.evidence.contrast import CONTRAST, more
-from allmasks.evidence.drawing import DROPPED, NONE, UNITS_REMOVED, band, dataset_title, picture
+from allmasks.evidence.drawing import DROPPED, NONE, UNITS_REMOVED, band, dataset_title
 from allmasks.evidence.examine import FRACTIONS
 from allmasks.evidence.lab import Lab
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     return {"random": more(lab, dataset, "robust").tolist(), "worst": more(lab, dataset, "robust_worst").tolist()}
 
 
@@ -28,7 +26,7 @@ def pictures(lab: Lab) -> list[Picture]:
                 series.append(band(label, FRACTIONS, lab.probed(dataset, arm, curve)))
         title = dataset_title("Accuracy kept as units are removed", "유닛 제거에 따른 정확도 유지율", dataset)
         found.append(
-            picture(title, UNITS_REMOVED, Text("share of the full net's accuracy", "원래 정확도 대비"), series)
+            Picture(title, UNITS_REMOVED, Text("share of the full net's accuracy", "원래 정확도 대비"), series)
         )
     return found
 

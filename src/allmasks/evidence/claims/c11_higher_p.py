@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 
-from allmasks.evidence.claim import Claim, Criterion, Picture, Text
+from allmasks.evidence.claim import Claim, Criterion, Picture, Text, Values
 from allmasks.evidence.contrast import across_rates, swept
-from allmasks.evidence.drawing import EPOCH, LOSS, RATE, band, dataset_title, picture
+from allmasks.evidence.drawing import EPOCH, LOSS, RATE, band, dataset_title
 from allmasks.evidence.lab import Lab
 
 _LEVEL = 0.25
@@ -23,7 +21,7 @@ def _epochs_to(lab: Lab, dataset: str, arm: str) -> np.ndarray:
     return np.log(np.maximum(epochs[first], 1))
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     _, arms = swept(lab)
     gap = np.array([lab.last(dataset, a, "train_accuracy") - lab.last(dataset, a, "test_accuracy") for a in arms])
     return {
@@ -45,10 +43,10 @@ def pictures(lab: Lab) -> list[Picture]:
         for d in lab.settings.datasets
     ]
     return [
-        picture(
+        Picture(
             Text("Training accuracy less test accuracy", "학습 정확도 − 테스트 정확도"), RATE, Text("gap", "차이"), gap
         ),
-        picture(
+        Picture(
             dataset_title("Training loss in eval mode", "학습 손실 (평가 모드)", dataset),
             EPOCH,
             LOSS,

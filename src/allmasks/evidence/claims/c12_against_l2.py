@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 
-from allmasks.evidence.claim import Claim, Criterion, Picture, Text
-from allmasks.evidence.drawing import band, dataset_title, picture
+from allmasks.evidence.claim import Claim, Criterion, Picture, Text, Values
+from allmasks.evidence.drawing import band, dataset_title
 from allmasks.evidence.lab import Lab
 
 
@@ -17,7 +15,7 @@ def _epochs_to_best(lab: Lab, dataset: str, arm: str) -> np.ndarray:
     return np.log(np.maximum(curves["epochs"][curves["validation"].argmin(axis=1)], 1))
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     dropout, l2, both = (lab.best(dataset, family) for family in ("dropout", "L2", "both"))
     single = min((dropout, l2), key=lambda arm: float(lab.last(dataset, arm, "validation").mean()))
     return {
@@ -37,7 +35,7 @@ def pictures(lab: Lab) -> list[Picture]:
     relative = lam / np.maximum(lam.mean(axis=1, keepdims=True), 1e-300)
     units = np.linspace(0, 1, relative.shape[1])
     found = [
-        picture(
+        Picture(
             dataset_title("Effective L2 strength on each unit's weights", "유닛별 유효 L2 강도", dataset),
             Text("units, strongest first (fraction)", "유닛 (강한 순, 비율)"),
             Text("λⱼ / mean λ", "λⱼ / 평균 λ"),
@@ -58,7 +56,7 @@ def pictures(lab: Lab) -> list[Picture]:
         arms = ["none" if family == "none" else lab.best(d, family) for family, _ in words]
         losses = np.column_stack([lab.last(d, arm, "test") for arm in arms])
         found.append(
-            picture(
+            Picture(
                 dataset_title("Test loss, each at its best strength", "각자 최적 강도에서의 테스트 손실", d),
                 Text("regularizer", "정규화 방법"),
                 Text("test loss (nats)", "테스트 손실 (nats)"),

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 
-from allmasks.evidence.claim import Claim, Criterion, Picture, Text
+from allmasks.evidence.claim import Claim, Criterion, Picture, Text, Values
 from allmasks.evidence.contrast import CONTRAST, more, swept
-from allmasks.evidence.drawing import RATE, band, picture
+from allmasks.evidence.drawing import RATE, band
 from allmasks.evidence.lab import Lab
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     return {"zeros": more(lab, dataset, "zeros").tolist(), "dead": more(lab, dataset, "dead").tolist()}
 
 
 def pictures(lab: Lab) -> list[Picture]:
     rates, arms = swept(lab)
     return [
-        picture(
+        Picture(
             Text("Share of activations that are zero (held-out data)", "0인 활성값의 비율 (테스트 데이터)"),
             RATE,
             Text("share of zeros", "0의 비율"),

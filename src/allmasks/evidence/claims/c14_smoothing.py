@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 
-from allmasks.evidence.claim import Claim, Criterion, Picture, Text
+from allmasks.evidence.claim import Claim, Criterion, Picture, Text, Values
 from allmasks.evidence.contrast import CONTRAST, more, swept
-from allmasks.evidence.drawing import RATE, band, picture
+from allmasks.evidence.drawing import RATE, band
 from allmasks.evidence.lab import Lab
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     return {
         "gradient": (-more(lab, dataset, "gradient")).tolist(),
         "noisy": more(lab, dataset, "noisy_accuracy").tolist(),
@@ -22,7 +20,7 @@ def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
 def pictures(lab: Lab) -> list[Picture]:
     rates, arms = swept(lab)
     return [
-        picture(
+        Picture(
             Text("Sensitivity of the class probabilities to the inputs", "입력에 대한 클래스 확률의 민감도"),
             RATE,
             Text("log root mean square Jacobian", "log 야코비안 RMS"),

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from allmasks.evidence.claim import Claim, Criterion, Picture, Text
-from allmasks.evidence.drawing import band, picture
+from allmasks.evidence.claim import Claim, Criterion, Numbers, Picture, Text, Values
+from allmasks.evidence.drawing import band
 from allmasks.evidence.lab import Lab
 
 _SIZES = (4, 8, 16, 32)
 _DRAWS = 48
 
 
-def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
+def own(lab: Lab, dataset: str, seed: int) -> Numbers:
     """Total variance of the gradient over draws of rows and over draws of masks (K a row)."""
     net = lab.net(dataset, "drop0.5", seed, when="early", p=0.5)
     x, y = lab.tensors(dataset, seed, "train", 160)
@@ -54,7 +52,7 @@ def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
     }
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     return {n: lab.own("gradient_noise", dataset, n).tolist() for n in ("batch_slope", "mask_slope", "ratio")}
 
 
@@ -68,7 +66,7 @@ def pictures(lab: Lab) -> list[Picture]:
         label = Text(f"masks (32 rows × K), {d}", f"마스크 (행 32개 × K), {d}")
         series.append(band(label, (32, 64, 128), masks, points=True))
     return [
-        picture(
+        Picture(
             Text("Variance of the gradient", "기울기의 분산"),
             Text("passes a step: rows × masks", "스텝당 순전파 수: 행 × 마스크"),
             Text("variance, 32 rows without masks is 1", "분산 (마스크 없이 행 32개를 1로)"),

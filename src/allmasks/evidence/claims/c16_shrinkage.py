@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 
-from allmasks.evidence.claim import Claim, Criterion, Picture, Text
+from allmasks.evidence.claim import Claim, Criterion, Picture, Text, Values
 from allmasks.evidence.contrast import swept
-from allmasks.evidence.drawing import RATE, band, picture
+from allmasks.evidence.drawing import RATE, band
 from allmasks.evidence.lab import Lab
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     def log_norm(arm: str) -> np.ndarray:
         return np.log(lab.probed(dataset, arm, "norm"))
 
@@ -25,7 +23,7 @@ def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
 def pictures(lab: Lab) -> list[Picture]:
     rates, arms = swept(lab)
     return [
-        picture(
+        Picture(
             Text("Norm of all weights", "전체 가중치의 노름"),
             RATE,
             Text("‖w‖", "‖w‖"),

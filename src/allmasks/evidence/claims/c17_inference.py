@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import torch
 
-from allmasks.evidence.claim import Claim, Criterion, Text
+from allmasks.evidence.claim import Claim, Criterion, Numbers, Text, Values
 from allmasks.evidence.lab import Lab
 
 
-def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
+def own(lab: Lab, dataset: str, seed: int) -> Numbers:
     x, _ = lab.tensors(dataset, seed, "test")
     l2 = lab.settings.middle("L2")
     nets = {arm: lab.net(dataset, arm, seed) for arm in ("none", "drop0.5", l2)}
@@ -33,7 +30,7 @@ def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
     }
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     own = {n: lab.own("inference", dataset, n) for n in ("off", "on", "l2_inference", "dropout_inference")}
     return {
         "off": own["off"].tolist(),

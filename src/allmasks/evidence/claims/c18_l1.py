@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import torch
 
-from allmasks.evidence.claim import Claim, Criterion, Picture, Text
+from allmasks.evidence.claim import Claim, Criterion, Picture, Text, Values
 from allmasks.evidence.contrast import more
-from allmasks.evidence.drawing import band, picture
+from allmasks.evidence.drawing import band
 from allmasks.evidence.lab import Lab
 
 
@@ -21,7 +19,7 @@ def _zeros(lab: Lab, dataset: str, arm: str) -> float:
     return float((weights == 0).double().mean())
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     l1 = lab.settings.middle("L1")
     return {
         "l1": more(lab, dataset, "zero_weights", l1).tolist(),
@@ -33,7 +31,7 @@ def pictures(lab: Lab) -> list[Picture]:
     family = lab.settings.family("L1")
     strengths = [float(arm.removeprefix("l1=")) for arm in family]
     return [
-        picture(
+        Picture(
             Text("Share of weights that are exactly zero", "정확히 0인 가중치의 비율"),
             Text("strength of L1", "L1의 강도"),
             Text("share of zeros", "0의 비율"),

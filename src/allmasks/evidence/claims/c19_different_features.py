@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 
-from allmasks.evidence.claim import Claim, Criterion, Picture, Text
+from allmasks.evidence.claim import Claim, Criterion, Picture, Text, Values
 from allmasks.evidence.contrast import CONTRAST, more, swept
-from allmasks.evidence.drawing import RATE, band, picture
+from allmasks.evidence.drawing import RATE, band
 from allmasks.evidence.lab import Lab
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     return {
         "cosine": (-more(lab, dataset, "cosine")).tolist(),
         "effective_rank": more(lab, dataset, "effective_rank").tolist(),
@@ -22,7 +20,7 @@ def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
 def pictures(lab: Lab) -> list[Picture]:
     rates, arms = swept(lab)
     return [
-        picture(
+        Picture(
             Text("Effective rank of the activations, as a share of the units", "활성값의 유효 랭크 (유닛 수 대비)"),
             RATE,
             Text("effective rank / units", "유효 랭크 / 유닛 수"),

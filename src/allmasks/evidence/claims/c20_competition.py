@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from allmasks.diagnose.concentration import gini
-from allmasks.evidence.claim import Claim, Criterion, Picture, Text
+from allmasks.evidence.claim import Claim, Criterion, Numbers, Picture, Text, Values
 from allmasks.evidence.contrast import CONTRAST
-from allmasks.evidence.drawing import DROPPED, NONE, band, dataset_title, picture
+from allmasks.evidence.drawing import DROPPED, NONE, band, dataset_title
 from allmasks.evidence.examine import SITES, contributions, correlation
 from allmasks.evidence.lab import Lab
 
 
-def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
+def own(lab: Lab, dataset: str, seed: int) -> Numbers:
     """A unit's part in the next layer, E[h²] ‖w_out‖², early and at the end of training."""
     x, _ = lab.tensors(dataset, seed, "test")
     found: dict[str, Any] = {}
@@ -34,7 +33,7 @@ def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
     return found
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     def more(name: str) -> list[float]:
         with_, without = (lab.own("competition", dataset, f"{name} {arm}") for arm in ("drop0.5", "none"))
         return (with_ - without).tolist()
@@ -44,7 +43,7 @@ def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
 
 def pictures(lab: Lab) -> list[Picture]:
     return [
-        picture(
+        Picture(
             dataset_title("Share at the end, by how important units were early", "초기 중요도 순서별 최종 몫", dataset),
             Text("quarter of units, least important early first", "유닛 4등분 (초기 중요도 낮은 순)"),
             Text("share at the end", "최종 몫"),

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from allmasks.evidence.claim import Claim, Criterion, Picture, Text
-from allmasks.evidence.drawing import band, picture
+from allmasks.evidence.claim import Claim, Criterion, Numbers, Picture, Text, Values
+from allmasks.evidence.drawing import band
 from allmasks.evidence.lab import Lab
 from allmasks.evidence.nets import member_masks
 
 
-def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
+def own(lab: Lab, dataset: str, seed: int) -> Numbers:
     x, y = lab.tensors(dataset, seed, "test")
     members = torch.stack([_member(lab, dataset, arm, seed, x) for arm in lab.settings.thinned])
     ensemble = members.mean(0)
@@ -45,7 +44,7 @@ def _member(lab: Lab, dataset: str, arm: str, seed: int, x: torch.Tensor) -> tor
         return net[6](h).softmax(1)
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     own = {
         n: lab.own("ensemble", dataset, n)
         for n in ("ensemble", "distance none", "distance drop0.5", "loss none", "loss drop0.5")
@@ -65,7 +64,7 @@ def pictures(lab: Lab) -> list[Picture]:
     )
     places = list(range(len(lab.settings.datasets)))
     return [
-        picture(
+        Picture(
             Text("Test loss", "테스트 손실"),
             Text("data", "데이터"),
             Text("test loss (nats)", "테스트 손실 (nats)"),

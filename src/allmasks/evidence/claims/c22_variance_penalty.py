@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 
-from allmasks.evidence.claim import Claim, Criterion, Picture, Text
-from allmasks.evidence.drawing import RATE, band, picture
+from allmasks.evidence.claim import Claim, Criterion, Picture, Text, Values
+from allmasks.evidence.drawing import RATE, band
 from allmasks.evidence.lab import Lab
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     return {
         "rank": lab.probed(dataset, "drop0.5", "penalty_rank").tolist(),
         "proportional": (lab.probed(dataset, "drop0.5", "penalty_r2") - 0.5).tolist(),
@@ -21,7 +19,7 @@ def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
 def pictures(lab: Lab) -> list[Picture]:
     rates = lab.settings.rates
     return [
-        picture(
+        Picture(
             Text("How much of the unit penalties h² explains", "유닛 페널티를 h²이 설명하는 정도"),
             RATE,
             Text("R² of penalty = c · p/(1−p) E[h²]", "페널티 = c · p/(1−p)·E[h²]의 R²"),

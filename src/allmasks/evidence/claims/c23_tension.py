@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 
-from allmasks.evidence.claim import Claim, Criterion, Picture, Series, Text
+from allmasks.evidence.claim import Claim, Criterion, Picture, Series, Text, Values
 from allmasks.evidence.contrast import CONTRAST, more, swept
-from allmasks.evidence.drawing import picture
 from allmasks.evidence.lab import Lab
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     return {"gini": more(lab, dataset, "gini").tolist(), "robust": more(lab, dataset, "robust_worst").tolist()}
 
 
 def pictures(lab: Lab) -> list[Picture]:
     _, arms = swept(lab)
     return [
-        picture(
+        Picture(
             Text("Concentration against robustness, one point a net", "집중과 강건성, 점 하나가 신경망 하나"),
             Text("Gini coefficient of importance", "중요도의 지니 계수"),
             Text("accuracy kept, most important units removed first", "정확도 유지율 (중요한 유닛부터 제거)"),

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 
-from allmasks.evidence.claim import Claim, Criterion, Picture, Series, Text
-from allmasks.evidence.drawing import EPOCH, LOSS, band, dataset_title, picture
+from allmasks.evidence.claim import Claim, Criterion, Picture, Series, Text, Values
+from allmasks.evidence.drawing import EPOCH, LOSS, band, dataset_title
 from allmasks.evidence.lab import Lab
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     with_, without = (lab.curves(dataset, arm) for arm in ("drop0.5", "none"))
     return {
         "fluctuates": (np.log(with_["last_steps_std"] + 1e-9) - np.log(without["last_steps_std"] + 1e-9)).tolist(),
@@ -27,7 +25,7 @@ def pictures(lab: Lab) -> list[Picture]:
         steps = curves["steps"][0]
         epochs = np.linspace(0, curves["epochs"][-1], len(steps))
         found.append(
-            picture(
+            Picture(
                 dataset_title("Loss of each step (one seed), and E_m[L]", "스텝별 손실(시드 하나)과 E_m[L]", dataset),
                 EPOCH,
                 LOSS,

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 
-from allmasks.evidence.claim import Claim, Criterion, Text
+from allmasks.evidence.claim import Claim, Criterion, Numbers, Text, Values
 from allmasks.evidence.lab import Lab
 from allmasks.evidence.linear import binary_problem, logistic_weights
 from allmasks.methods import Fourier, MonteCarlo
@@ -15,7 +12,7 @@ from allmasks.methods import Fourier, MonteCarlo
 _UNITS = 100
 
 
-def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
+def own(lab: Lab, dataset: str, seed: int) -> Numbers:
     """A logistic model on 100 random ReLU features, dropped out: exactly, and by 2,048 masks; and a deep net's plan."""
     from allmasks.dropped_scores import expected_score_loss
     from allmasks.expect import Request, prepare
@@ -39,7 +36,7 @@ def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
     }
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     return {name: lab.own("impossible", dataset, name).tolist() for name in ("shallow", "deep")}
 
 

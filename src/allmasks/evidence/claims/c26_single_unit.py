@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 
-from allmasks.evidence.claim import Claim, Criterion, Picture, Text
+from allmasks.evidence.claim import Claim, Criterion, Picture, Text, Values
 from allmasks.evidence.contrast import CONTRAST, more, swept
-from allmasks.evidence.drawing import RATE, band, picture
+from allmasks.evidence.drawing import RATE, band
 from allmasks.evidence.lab import Lab
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     return {"worst": (-more(lab, dataset, "worst_unit")).tolist()}
 
 
 def pictures(lab: Lab) -> list[Picture]:
     rates, arms = swept(lab)
     return [
-        picture(
+        Picture(
             Text("Damage done by losing the one unit that matters most", "가장 중요한 유닛 하나를 잃을 때의 손해"),
             RATE,
             Text("its ablation / total importance", "그 유닛의 제거 효과 / 전체 중요도"),

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 
 from allmasks.diagnose.rate import linear_rate_curve
-from allmasks.evidence.claim import Claim, Criterion, Picture, Text
-from allmasks.evidence.drawing import RATE, band, picture
+from allmasks.evidence.claim import Claim, Criterion, Numbers, Picture, Text, Values
+from allmasks.evidence.drawing import RATE, band
 from allmasks.evidence.lab import Lab
 from allmasks.evidence.linear import linear_problem
 
 _RATES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
+def own(lab: Lab, dataset: str, seed: int) -> Numbers:
     X, y = linear_problem(lab.data(dataset), seed, features=30, n=80)
     rates = np.zeros(len(_RATES)) if lab.settings.null else np.array(_RATES)
     curves = [linear_rate_curve(X, y, p=[p]) for p in rates]
@@ -26,7 +23,7 @@ def own(lab: Lab, dataset: str, seed: int) -> dict[str, Any]:
     }
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     freedom, error = (lab.own("freedom", dataset, name) for name in ("freedom", "error"))
     at = _RATES.index(0.5)
     return {
@@ -37,7 +34,7 @@ def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
 
 def pictures(lab: Lab) -> list[Picture]:
     return [
-        picture(
+        Picture(
             title,
             RATE,
             axis,

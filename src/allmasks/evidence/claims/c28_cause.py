@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 
-from allmasks.evidence.claim import Claim, Criterion, Picture, Series, Text
+from allmasks.evidence.claim import Claim, Criterion, Picture, Series, Text, Values
 from allmasks.evidence.contrast import swept
-from allmasks.evidence.drawing import picture
 from allmasks.evidence.examine import correlation
 from allmasks.evidence.lab import Lab
 
@@ -21,7 +18,7 @@ def _over_arms(lab: Lab, dataset: str) -> tuple[np.ndarray, np.ndarray]:
     return together, gap
 
 
-def measure(lab: Lab, dataset: str) -> Mapping[str, Sequence[float]]:
+def measure(lab: Lab, dataset: str) -> Values:
     together, gap = _over_arms(lab, dataset)
     return {"together": [correlation(a, b) for a, b in zip(together.T, gap.T, strict=True)]}
 
@@ -32,7 +29,7 @@ def pictures(lab: Lab) -> list[Picture]:
         together, gap = _over_arms(lab, d)
         series.append(Series(Text(d, d), together.ravel().tolist(), gap.ravel().tolist(), points=True))
     return [
-        picture(
+        Picture(
             Text("Co-adaptation against overfitting, one point a net", "Co-adaptation과 과적합, 점 하나가 신경망 하나"),
             Text("mean |interaction| / mean |ablation|", "평균 |상호작용| / 평균 |제거 효과|"),
             Text("training accuracy less test accuracy", "학습 정확도 − 테스트 정확도"),
