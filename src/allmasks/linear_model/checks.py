@@ -1,4 +1,4 @@
-"""Numbers and features that estimators take, checked."""
+"""Rates, other numbers and features that estimators take, checked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-__all__ = ["check_grid", "check_multi_class", "check_number", "check_settings", "check_squares"]
+from allmasks.masks import check_p
+
+__all__ = ["check_grid", "check_multi_class", "check_number", "check_settings", "check_squares", "feature_rates"]
 
 _LARGEST = float(np.finfo(np.float64).max)
 _LEAST = float(np.finfo(np.float64).tiny)
@@ -52,6 +54,22 @@ def check_grid(name: str, values: ArrayLike, *, below: float = math.inf) -> NDAr
     if bad.any():
         raise ValueError(f"{name} must be in [0, {below:g}), got {grid[bad][0]:g}")
     return grid
+
+
+def feature_rates(p: ArrayLike, n_features: int) -> NDArray[np.float64]:
+    """The drop rate of each feature, shape (n_features,).
+
+    Raises
+    ------
+    ValueError : for a rate outside [0, 1), or a number of rates that is not the number of features.
+
+    >>> feature_rates(0.5, 3)
+    array([0.5, 0.5, 0.5])
+    """
+    rates = check_p(p)
+    if rates.shape not in ((), (n_features,)):
+        raise ValueError(f"p must be one rate, or one for each of the {n_features} features, got shape {rates.shape}")
+    return np.broadcast_to(rates, (n_features,)).astype(np.float64)
 
 
 def check_settings(estimator: Any) -> tuple[float, float, int]:

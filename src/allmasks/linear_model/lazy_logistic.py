@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array
 
+from allmasks.linear_model.checks import feature_rates
 from allmasks.linear_model.class_weights import class_factors
 from allmasks.linear_model.feature_rows import Rows
 from allmasks.linear_model.logistic_objective import BinaryLogistic, logit_of
 from allmasks.linear_model.logistic_problem import LabeledProblem
 from allmasks.linear_model.partitions import Part, Partitions
-from allmasks.linear_model.rates import feature_rates
 from allmasks.linear_model.summed import Summed, one_column
 
 __all__ = ["labeled_partitions"]

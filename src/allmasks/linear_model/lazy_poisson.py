@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_array
 
+from allmasks.linear_model.checks import feature_rates
 from allmasks.linear_model.feature_rows import Rows
 from allmasks.linear_model.partitions import Part, Partitions
 from allmasks.linear_model.poisson_objective import ExactPoisson, check_counts, log_of
-from allmasks.linear_model.rates import feature_rates
 from allmasks.linear_model.summed import Summed, one_column
 
 __all__ = ["PoissonOverPartitions"]

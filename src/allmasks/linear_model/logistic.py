@@ -13,14 +13,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from allmasks.errors import MethodNotApplicable
-from allmasks.linear_model.checks import check_multi_class, check_settings
+from allmasks.linear_model.checks import check_multi_class, check_settings, feature_rates
 from allmasks.linear_model.estimators import RowsEstimator
 from allmasks.linear_model.feature_rows import Rows
 from allmasks.linear_model.logistic_problem import LabeledProblem, LabeledRows, labeled_rows
 from allmasks.linear_model.logistic_solver import LogisticFit, solve, warn_if_unfinished
 from allmasks.linear_model.multinomial import QuadraticMultinomial
 from allmasks.linear_model.partitions import chunkwise, is_lazy, refuse_lazy
-from allmasks.linear_model.rates import feature_rates
 from allmasks.linear_model.stopping import norm
 from allmasks.methods import Fourier
 from allmasks.scores.characteristic import logistic_moments

@@ -13,13 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
-from allmasks.linear_model.checks import check_grid, check_multi_class, check_settings
+from allmasks.linear_model.checks import check_grid, check_multi_class, check_settings, feature_rates
 from allmasks.linear_model.folds import Folds, Scorer, results_table
 from allmasks.linear_model.lattice import Axis, Point, best_of, climb, distance
 from allmasks.linear_model.logistic import DropoutLogisticRegression
 from allmasks.linear_model.logistic_problem import labeled_rows
 from allmasks.linear_model.partitions import refuse_lazy
-from allmasks.linear_model.rates import feature_rates
 
 __all__ = ["DropoutLogisticRegressionCV"]
 

@@ -104,10 +104,8 @@ def solve(
     target = yard.target(tol)
     futile = np.cbrt(tol) if endless else 0.0
 
-    def teller(stage: str) -> Callable[[int, float, float], None] | None:
-        if report is None:
-            return None
-        tell = report
+    def teller(stage: str) -> Callable[[int, float, float], None]:
+        tell = report or (lambda line: None)
         return lambda k, value, size: tell(
             f"{stage} step {k}: objective {value:.10g}, relative gradient {yard.relative(size):.1e}"
         )
@@ -184,12 +182,8 @@ def warn_if_unfinished(
             f"max_iter={estimator.max_iter} was reached. Set alpha > 0 for a definite answer"
         )
     elif not all(s.converged for s in solutions):
-        worst = max(s.relative_gradient for s in solutions)
-        text = (
-            f"{type(estimator).__name__} stopped at a gradient of {worst:.1e} of its value at w = 0, above "
-            f"tol={estimator.tol:g}, after {max(s.n_iter for s in solutions)} steps. Raise max_iter, tol or alpha, "
-            "or scale the features"
-        )
+        worst, steps = max(s.relative_gradient for s in solutions), max(s.n_iter for s in solutions)
+        text = Yardstick.unfinished(estimator, worst, steps)
     else:
         return
     warnings.warn(text + refused, ConvergenceWarning, stacklevel=3)

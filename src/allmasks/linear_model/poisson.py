@@ -12,13 +12,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import d2_tweedie_score
 
 from allmasks.dropped_scores import expected_score
-from allmasks.linear_model.checks import check_settings
+from allmasks.linear_model.checks import check_settings, feature_rates
 from allmasks.linear_model.estimators import RowsEstimator, row_weights
 from allmasks.linear_model.feature_rows import Rows
 from allmasks.linear_model.newton import Minimum, finite_start, minimize
 from allmasks.linear_model.partitions import chunkwise, is_lazy
 from allmasks.linear_model.poisson_objective import ExactPoisson, check_counts, log_of
-from allmasks.linear_model.rates import feature_rates
 from allmasks.linear_model.stopping import Yardstick, norm
 
 if TYPE_CHECKING:
@@ -178,10 +177,7 @@ class DropoutPoissonRegressor(RegressorMixin, RowsEstimator):
                 "finite weights are best. Set alpha > 0 for a definite answer"
             )
         elif not best.converged:
-            text = (
-                f"DropoutPoissonRegressor stopped at a gradient of {relative:.1e} of its value at w = 0, above "
-                f"tol={self.tol:g}, after {self.n_iter_} steps. Raise max_iter, tol or alpha, or scale the features"
-            )
+            text = Yardstick.unfinished(self, relative, self.n_iter_)
         else:
             return
         if best.refused:

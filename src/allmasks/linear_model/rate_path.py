@@ -143,9 +143,9 @@ class WidePath:
         own = root**2 / float((root**2).sum()) if center else np.zeros_like(root)
         out = np.empty((len(root), len(strengths)))
         for c, strength in enumerate(strengths):
-            _, dual, inverted = self._solve(float(strength))
+            _, dual, solved = self._solve(float(strength))
             # Residuals are the dual variables, and 1 − h the diagonal of (K + I)⁻¹, less the intercept's share.
-            left = np.diag(inverted) - own
+            left = np.diag(solved) - own
             fine = left > _SMALLEST
             out[:, c] = np.where(fine, np.square(dual).sum(axis=1) / np.where(fine, left, 1.0) ** 2, np.inf)
         out[root == 0] = 0.0

@@ -12,11 +12,10 @@ from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 
 from allmasks.linear_model.centered import Centered, canonical, second_moments
-from allmasks.linear_model.checks import check_number, check_squares
+from allmasks.linear_model.checks import check_number, check_squares, feature_rates
 from allmasks.linear_model.estimators import RowsEstimator, row_weights
 from allmasks.linear_model.partitions import Partitions, chunkwise, is_lazy, refuse_lazy
 from allmasks.linear_model.quadratic import LeastSquares, solve_penalized
-from allmasks.linear_model.rates import feature_rates
 from allmasks.linear_model.stopping import norm
 from allmasks.linear_model.sufficient import Sufficient, squares_over_partitions
 

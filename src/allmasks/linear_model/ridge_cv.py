@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from allmasks.linear_model.centered import Centered, second_moments
-from allmasks.linear_model.checks import check_number
+from allmasks.linear_model.checks import check_number, feature_rates
 from allmasks.linear_model.estimators import row_weights
 from allmasks.linear_model.folds import Folds, Scorer, best_candidate, column_lengths, results_table
 from allmasks.linear_model.partitions import refuse_lazy
 from allmasks.linear_model.rate_path import rate_path
-from allmasks.linear_model.rates import feature_rates
 from allmasks.linear_model.ridge import DropoutRidge, RidgePrediction
 
 __all__ = ["DropoutRidgeCV"]

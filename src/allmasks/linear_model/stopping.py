@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +98,14 @@ class Yardstick:
         if size <= self.floor:
             return 0.0
         return size / self.scale if self.scale > 0.0 else math.inf
+
+    @staticmethod
+    def unfinished(estimator: Any, relative: float, n_iter: int) -> str:
+        """What there is to say of a stop at so much of `scale`."""
+        return (
+            f"{type(estimator).__name__} stopped at a gradient of {relative:.1e} of its value at w = 0, above "
+            f"tol={estimator.tol:g}, after {n_iter} steps. Raise max_iter, tol or alpha, or scale the features"
+        )
 
     def sharp(self, tol: float) -> float:
         """To what absolute accuracy a row's slope (of size 1) must be known for a gradient of `target`."""
