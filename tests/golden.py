@@ -456,10 +456,15 @@ def recorded(source: Callable[[], Iterator[tuple[str, Callable[[], Any]]]]) -> d
     return found
 
 
+FORMULA = re.compile(r"(?<=feeds the last Linear: )\w+(?= over all its masks)")
+"""A plan with Delta() or GaussianMoments() named the exact formula in their place."""
+
+
 def differences(old: Any, new: Any, exact: bool, at: str = "") -> Iterator[str]:
     """Where two records differ. What is new in a dictionary is no difference."""
     if isinstance(old, str) and isinstance(new, str):
         old, new = (SHOWN.sub("value ± error", TIMES.sub("some time", text)) for text in (old, new))
+        old, new = (FORMULA.sub("a formula", text) for text in (old, new))
         # Columns are as wide as what they hold, and lines break where they do.
         old, new = (re.sub(r"[\s─%]+", " ", text) for text in (old, new))
     if isinstance(old, dict) and isinstance(new, dict):

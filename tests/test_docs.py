@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ import allmasks
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.S | re.M)
+NEW_FILE = re.compile(r"# src/(allmasks/\S+\.py)\n")
+"""First line of a block that is a file to add to the package."""
 PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if BLOCK.search(page.read_text(encoding="utf-8"))]
 
 
@@ -22,15 +25,50 @@ def test_there_are_pages():
     assert len(PAGES) > 5
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[str(p.relative_to(ROOT)) for p in PAGES])
+def blocks(page):
+    """The page's Python, each block where it is on the page."""
+    text = page.read_text(encoding="utf-8")
+    return ["\n" * text.count("\n", 0, found.start(1)) + found[1] for found in BLOCK.finditer(text)]
+
+
+def new_file(block):
+    return NEW_FILE.match(block.lstrip("\n"))
+
+
+ADDING = [page for page in PAGES if any(map(new_file, blocks(page)))]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p not in ADDING], ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_block_runs(page, tmp_path, monkeypatch):
     """Top to bottom in one namespace, as a reader would type them; a warning is an error."""
     monkeypatch.chdir(tmp_path)
-    text = page.read_text(encoding="utf-8")
     namespace = {"__name__": "docs"}
-    for found in BLOCK.finditer(text):
-        line = text.count("\n", 0, found.start(1))
-        exec(compile("\n" * line + found[1], str(page), "exec"), namespace)
+    for block in blocks(page):
+        exec(compile(block, str(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", ADDING, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_that_is_added_is_known_everywhere(page, tmp_path):
+    """In a copy of the package with the page's files and no other change the page runs, and the tests see them."""
+    package = shutil.copytree(Path(allmasks.__file__).parent, tmp_path / "allmasks", ignore=lambda *_: ["__pycache__"])
+    added = {found[1]: block.lstrip("\n") for block in blocks(page) if (found := new_file(block))}
+    for name, text in added.items():
+        assert not (tmp_path / name).exists()
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    program = "".join(f"exec(compile({b!r}, {str(page)!r}, 'exec'))\n" for b in blocks(page) if not new_file(b))
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+
+    def run(*arguments):
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout
+
+    run("-W", "error", "-c", program)
+    assert str(package) in run("-c", "import allmasks; print(allmasks.__file__)")
+    for name in added:
+        tested = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_methods.py", "-k", Path(name).stem)
+        assert re.search(r"\d passed", tested), tested
 
 
 def test_both_languages_run_the_same_code():

@@ -16,7 +16,7 @@ from allmasks.diagnose.instruments import SiteInstruments, measure_sites
 from allmasks.expect import Expectation, Request, prepare, progress_bar
 from allmasks.expect.arguments import given_loss
 from allmasks.methods import Method, MonteCarlo
-from allmasks.over_masks.options import DEFAULT_BUDGET
+from allmasks.methods.options import DEFAULT_BUDGET
 from allmasks.ranks.agreement import agree_on_call
 from allmasks.ranks.groups import join
 from allmasks.replicates import mean_and_error

@@ -14,17 +14,17 @@ from torch import Tensor
 from allmasks.expect.controlled import controlled
 from allmasks.expect.loss import ModelLoss
 from allmasks.expect.under_masks import Integrated, Plain, plain, terms_of
-from allmasks.methods import ClosedForm, Delta, Fourier, GaussianMoments, Method, MonteCarlo
+from allmasks.methods import ClosedForm, Method, MonteCarlo
+from allmasks.methods.options import DEFAULT_BUDGET, Option, Sites, Treatment, dependent, over_budget
 from allmasks.over_masks.look import INSPECTED_EXAMPLES, Look
-from allmasks.over_masks.options import DEFAULT_BUDGET, Option, Sites, Treatment, dependent, over_budget
 from allmasks.over_masks.passes import Evaluator, Job, Solution, solve
 from allmasks.over_masks.plan import Plan, plan
 from allmasks.over_masks.request import Request
 from allmasks.over_masks.seldom import seldom_changes
-from allmasks.over_masks.sources import MaskSource, NoMask
+from allmasks.over_masks.sources import MaskSource, NoMask, source_of
 from allmasks.ranks.sharded import without_gradient
 from allmasks.reliability import Unseen, judge
-from allmasks.results import ExpectedLoss, Note
+from allmasks.results import ExpectedLoss, Guarantee, Note
 from allmasks.sampling import PILOT_FIRST, Blocks, Cap, Pilot, masks_for_tolerance, wanted_error
 from allmasks.sites import is_sharded
 
@@ -97,11 +97,19 @@ class Expectation:
         _, last = self.look.split(sites)
         return last is not None and last.mean_preserving and last.batch_dim == 0 and self.splits
 
-    def formulas(self, sites: Sites) -> Mapping[type[Method], str | None]:
+    @cached_property
+    def _last_loss(self) -> str:
+        """Of which score losses that of the last Linear's outputs is a sum."""
+        terms = terms_of(self.loss, self.look.last, self.look.data.first(INSPECTED_EXAMPLES))
+        assert terms is not None
+        return terms[0].loss
+
+    def formula(self, method: Method, sites: Sites) -> tuple[Guarantee, str | None] | None:
         integrates = self.integrates(sites)
-        few = self.look.data.first(INSPECTED_EXAMPLES)
-        terms = terms_of(self.loss, self.look.last, few) if integrates else None
-        exact = Fourier if terms is not None and terms[0].loss == "logistic" else ClosedForm
+        # Where there is nothing to integrate, the methods of the simplest loss say so.
+        guarantee = method.integrates(self._last_loss if integrates else "squared_error")
+        if guarantee is None:
+            return None
         refusal = dependent(sites)
         if refusal is None and self.look.last is None:
             refusal = "no site feeds a Linear whose output is the model's output"
@@ -109,7 +117,7 @@ class Expectation:
             refusal = f"the loss {self.loss.name} is no sum of squared, logistic or Poisson losses of single outputs"
             if self.look.last is not None and self.look.split(sites)[1] is None:
                 refusal = f"{self.look.last.site}, the site before the last Linear, is not random"
-        return {exact: refusal, GaussianMoments: refusal, Delta: refusal}
+        return guarantee, refusal
 
     def unlisted(self, sites: Sites) -> str | None:
         return dependent(sites)
@@ -160,10 +168,10 @@ class Expectation:
         if isinstance(method, MonteCarlo):
             if not n_masks:
                 n_masks, remarks = self._enough(chosen, method, evaluate, request)
-            source = chosen.source(n_masks, request.seed)
+            source = source_of(chosen, n_masks, request.seed)
             unseen = seldom_changes(self.job(source, evaluate, grad=False))
         else:
-            source = chosen.source(n_masks, request.seed)
+            source = source_of(chosen, n_masks, request.seed)
         if start is not None:
             start(source.n_masks * self.look.data.n_examples)
         solution = solve(self.job(source, evaluate, grad=grad, tick=tick))
@@ -181,7 +189,7 @@ class Expectation:
             others, site = look.split(sites)
             assert site is not None
             assert look.last is not None
-            formula = method if isinstance(method, ClosedForm | Fourier | GaussianMoments | Delta) else None
+            formula = None if chosen.sites else method
             return Integrated(look.forward(others, observe=site.name), self.loss, site, look.last, formula)
         if isinstance(method, MonteCarlo) and method.control is not None:
             return controlled(look, self.loss, self.weight, sites, method, seed)
@@ -193,7 +201,7 @@ class Expectation:
         """Masks for a standard error of at most max(atol, rtol · |value|), and what stopped the run if capped."""
 
         def pilot(blocks: Blocks) -> Pilot:
-            job = self.job(chosen.source(blocks.n_masks, request.seed, PILOT_FIRST), evaluate, grad=False)
+            job = self.job(source_of(chosen, blocks.n_masks, request.seed, PILOT_FIRST), evaluate, grad=False)
             totals = solve(job).totals
             assert totals is not None
             _, mean, error = blocks.mean_and_error(totals)

@@ -1,26 +1,30 @@
 """What a method is: a value with its own settings that says what it can do for a question, why not, and how.
 
-A method is a frozen dataclass. It answers three questions, by default with a refusal:
+A method is a frozen dataclass that is asked about
 
 - `on_scores(asked)`: the mean loss of a dropped-out linear score (`expected_score_loss`),
-- `on_moments(asked)`: mean and variance of a link of it (`expected_score`),
-
-each with an `Answer`: what the error would mean, how many masks it takes, and the run itself; or with a `Refusal`.
+- `on_moments(asked)`: mean and variance of a link of it (`expected_score`): with an `Answer`, that is what the error
+  would mean, how many masks it takes and the run itself, or with a `Refusal`;
+- `on_model(averaged, sites, request)`: a model's loss or predictions, with `Option`s, each of which may be refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from allmasks.losses import CallableScoreLoss, ScoreLoss
+from allmasks.methods.options import Averaged, Option, Sites
 from allmasks.results import Guarantee
 from allmasks.scores.links import Link
 from allmasks.scores.score import Moments, RowResults, ScoreProblem
+
+if TYPE_CHECKING:
+    from allmasks.over_masks.request import Request
 
 __all__ = ["NO_DERIVATIVE", "Answer", "LossAsked", "Method", "MomentsAsked", "Refusal"]
 
@@ -130,3 +134,23 @@ class Method:
     def on_moments(self, asked: MomentsAsked) -> Answer[Moments] | Refusal:
         """How it would compute mean and variance of a link of the score."""
         return Refusal(f"it has no moments for the {asked.link} link", "method=None, {all}")
+
+    def integrates(self, loss: str) -> Guarantee | None:
+        """What its formula gives for this loss of the last Linear's outputs over the masks before it; None for none."""
+        return None
+
+    def on_model(self, averaged: Averaged, sites: Sites, request: Request) -> tuple[Option, ...]:
+        """Its options for the masks of these sites; by default a formula, where the only one feeds the last Linear."""
+        found = averaged.formula(self, sites)
+        if found is None:
+            return ()
+        guarantee, refusal = found
+        others, _ = averaged.look.split(sites)
+        if refusal is None and others:
+            refusal = f"other sites are random too: {', '.join(site.name for site in others)}"
+        if refusal is None and averaged.keeps_samples:
+            refusal = "keep_samples=False: nothing is sampled"
+        how = f"the only random site feeds the last Linear: {self.name} over all its masks"
+        reluctance = "an approximation without an error; used only when asked for"
+        willing = None if guarantee != "uncontrolled" else reluctance
+        return (Option(self, how, guarantee, 1, refusal, integrates_last=True, reluctance=willing),)

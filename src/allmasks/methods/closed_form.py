@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from allmasks.methods.base import Answer, LossAsked, Method, MomentsAsked, Refusal
+from allmasks.results import Guarantee
 from allmasks.scores.exponentials import exponential_moments
 from allmasks.scores.formulas import CLOSED_FORMS, closed_form
 from allmasks.scores.score import Moments, RowResults
@@ -16,6 +17,9 @@ __all__ = ["ClosedForm"]
 @dataclass(frozen=True, repr=False)
 class ClosedForm(Method):
     """An explicit formula: squared, Poisson and exponential losses of a dropped-out linear score. Exact."""
+
+    def integrates(self, loss: str) -> Guarantee | None:
+        return "exact" if loss in ("squared_error", "poisson") else None
 
     def on_scores(self, asked: LossAsked) -> Answer[RowResults] | Refusal:
         if not isinstance(asked.loss, CLOSED_FORMS):

@@ -7,6 +7,7 @@ from functools import partial
 
 from allmasks.losses import CallableScoreLoss
 from allmasks.methods.base import Answer, LossAsked, Method, Refusal
+from allmasks.results import Guarantee
 from allmasks.scores.approximate import delta
 from allmasks.scores.score import RowResults
 
@@ -19,6 +20,9 @@ class Delta(Method):
 
     An approximation with no error bound (`guarantee="uncontrolled"`): used only when asked for.
     """
+
+    def integrates(self, loss: str) -> Guarantee | None:
+        return "uncontrolled"
 
     def on_scores(self, asked: LossAsked) -> Answer[RowResults] | Refusal:
         if isinstance(asked.loss, CallableScoreLoss):

@@ -7,6 +7,7 @@ from functools import partial
 
 from allmasks.losses import Logistic
 from allmasks.methods.base import Answer, LossAsked, Method, MomentsAsked, Refusal
+from allmasks.results import Guarantee
 from allmasks.scores.characteristic import fourier_logistic, guaranteed, sigmoid_moments
 from allmasks.scores.cosine import cosine_loss
 from allmasks.scores.score import Moments, RowResults
@@ -32,6 +33,9 @@ class Fourier(Method):
             raise ValueError(f"tol must lie between 0 and 1, got {self.tol}")
         if self.max_nodes < 2:
             raise ValueError(f"max_nodes must be at least 2, got {self.max_nodes}")
+
+    def integrates(self, loss: str) -> Guarantee | None:
+        return "exact" if loss == "logistic" else None
 
     def on_scores(self, asked: LossAsked) -> Answer[RowResults] | Refusal:
         if isinstance(asked.loss, Logistic):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from allmasks.methods.base import NO_DERIVATIVE, Answer, LossAsked, Method, MomentsAsked, Refusal
+from allmasks.results import Guarantee
 from allmasks.scores.approximate import gaussian_link, gaussian_moments
 from allmasks.scores.score import Moments, RowResults
 
@@ -18,6 +19,9 @@ class GaussianMoments(Method):
 
     An approximation with no error bound (`guarantee="uncontrolled"`): used only when asked for.
     """
+
+    def integrates(self, loss: str) -> Guarantee | None:
+        return "uncontrolled"
 
     def on_scores(self, asked: LossAsked) -> Answer[RowResults] | Refusal:
         if asked.no_derivative:

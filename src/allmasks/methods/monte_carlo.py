@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from allmasks.methods.base import NO_DERIVATIVE, Answer, LossAsked, Method, Refusal
+from allmasks.methods.options import Averaged, Option, Sites, Treatment
 from allmasks.samplers import LatinHypercube, Sampler
-from allmasks.sampling import masks_drawn
+from allmasks.sampling import blocks_of, masks_drawn
 from allmasks.scores.sampled import sampled_losses
 from allmasks.scores.score import RowResults
+
+if TYPE_CHECKING:
+    from allmasks.over_masks.request import Request
 
 __all__ = ["MonteCarlo", "asked_for"]
 
@@ -55,6 +59,17 @@ class MonteCarlo(Method):
             return NO_DERIVATIVE
         run = partial(sampled_losses, asked.problems, asked.y, asked.loss, self, asked.seed, asked.want_grad)
         return Answer("statistical", run, masks_drawn(self))
+
+    def on_model(self, averaged: Averaged, sites: Sites, request: Request) -> tuple[Option, ...]:
+        """As many masks as are asked for or as a tolerance takes; the last layer's treated as is best there."""
+        own = request.sampling
+        drawn = 0 if own.atol or own.rtol else masks_drawn(own)
+        block = blocks_of(own.sampler, drawn).block if drawn else own.sampler.block
+        found = averaged.sampled(sites, own)
+        treatment, refusal = (Treatment(sites), found) if isinstance(found, str) else (found, None)
+        how = f"{type(own.sampler).__name__} masks in blocks of {block}{treatment.how}"
+        rest = treatment.integrates_last, treatment.sites, treatment.inner
+        return (Option(own, how, "statistical", drawn, refusal, *rest, sampler=own.sampler),)
 
 
 def asked_for(

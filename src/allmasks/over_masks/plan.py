@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from allmasks.errors import MethodNotApplicable
-from allmasks.methods import Method, MonteCarlo
-from allmasks.over_masks.options import Averaged, Option, options_of, power_of_two
+from allmasks.methods import METHODS, Method
+from allmasks.methods.options import Averaged, Option, Sites, power_of_two
 from allmasks.over_masks.request import Request
 from allmasks.results import GUARANTEES, Guarantee
 from allmasks.sites import DropoutSite
@@ -82,7 +82,7 @@ class Plan:
         return "\n".join(lines)
 
 
-def plan(averaged: Averaged, sites: tuple[DropoutSite, ...], request: Request) -> Plan:
+def plan(averaged: Averaged, sites: Sites, request: Request) -> Plan:
     """What to do about the masks of these sites, all others at their mean mask.
 
     Raises
@@ -92,11 +92,11 @@ def plan(averaged: Averaged, sites: tuple[DropoutSite, ...], request: Request) -
     """
     look = averaged.look
     look.refuse_stuck(sites)
-    options = options_of(averaged, sites, request)
+    options = _options(averaged, sites, request)
     if request.method is None or not sites:
         chosen, reasons = _choose(options)
     else:
-        chosen, options = _asked_for(averaged, request.method, options)
+        chosen = _asked_for(averaged, request.method, options)
         reasons = tuple(option.refusal or "another method was asked for" for option in options)
     return Plan(
         sites=look.sites,
@@ -120,14 +120,21 @@ def _choose(options: tuple[Option, ...]) -> tuple[Option, tuple[str, ...]]:
     return chosen, tuple(option.refusal or option.reluctance or other for option in options)
 
 
-def _asked_for(averaged: Averaged, method: Method, options: tuple[Option, ...]) -> tuple[Option, tuple[Option, ...]]:
-    """The first option of the method's type that applies, with the method's own fields in it."""
+def _options(averaged: Averaged, sites: Sites, request: Request) -> tuple[Option, ...]:
+    """What every method can do, and the one asked for with its own settings."""
+    if not sites:
+        return (averaged.unvaried(request.method),)
+    own = {type(method): method for method in METHODS}
+    if request.method is not None:
+        own[type(request.method)] = request.method
+    return tuple(option for method in own.values() for option in method.on_model(averaged, sites, request))
+
+
+def _asked_for(averaged: Averaged, method: Method, options: tuple[Option, ...]) -> Option:
+    """The first option of the method's type that applies."""
     candidates = [option for option in options if type(option.method) is type(method)]
     found = next((option for option in candidates if option.applies), None)
     if found is None:
         needs = str(candidates[0].refusal) if candidates else "a loss it has a formula for"
         raise MethodNotApplicable(method.name, needs, averaged.instead(method, options))
-    if isinstance(method, MonteCarlo):
-        return found, options
-    chosen = replace(found, method=method)
-    return chosen, tuple(chosen if option is found else option for option in options)
+    return found

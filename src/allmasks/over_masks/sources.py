@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from allmasks.methods.options import Option
 from allmasks.samplers import Sampler
 from allmasks.sampling import MIN_BLOCKS, Blocks, blocks_of
 from allmasks.sites import DropoutSite
 
-__all__ = ["EveryMask", "MaskChunk", "MaskSource", "NoMask", "SampledMasks", "no_masks"]
+__all__ = ["EveryMask", "MaskChunk", "MaskSource", "NoMask", "SampledMasks", "no_masks", "source_of"]
 
 
 @dataclass(frozen=True)
@@ -143,3 +144,12 @@ class SampledMasks:
                 kept[site.name] = held.expand(-1, len(keys), -1) if shared else held
             weight = torch.full((len(numbers),), 1.0 / self.n_masks, dtype=torch.float64, device=device)
             yield MaskChunk(kept, weight, int(numbers[0]))
+
+
+def source_of(option: Option, n_masks: int, seed: int, first: int = 0) -> MaskSource:
+    """The masks of an option; of a sample, `n_masks` from number `first` on."""
+    if not option.sites:
+        return NoMask()
+    if option.sampler is None:
+        return EveryMask(option.sites)
+    return SampledMasks(option.sites, option.sampler, n_masks, seed, first)

@@ -15,7 +15,7 @@ from allmasks.methods import Method, MonteCarlo
 from allmasks.over_masks.plan import Plan
 from allmasks.over_masks.progress import progress_bar
 from allmasks.over_masks.request import Request
-from allmasks.over_masks.sources import SampledMasks
+from allmasks.over_masks.sources import SampledMasks, source_of
 from allmasks.prediction.allotment import allotted
 from allmasks.prediction.averages import Averages, Route, average, over_ranks, route_of
 from allmasks.prediction.enough import doubts, enough, unseen
@@ -175,7 +175,7 @@ def predict(
             masks, stopped = plan.n_masks, tuple[str, ...]()
             if isinstance(plan.method, MonteCarlo) and plan.chosen.sites and not masks:
                 masks, stopped = enough(outputs, route, request, tick)
-            source = route.option.source(masks, seed)
+            source = source_of(route.option, masks, seed)
             start(source.n_masks * outputs.look.data.n_examples)
             sampled = isinstance(source, SampledMasks)
             rare = ranks.run(lambda: foreseeable(outputs, route, masks)) if sampled else None

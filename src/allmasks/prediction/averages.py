@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from allmasks.methods import MonteCarlo
+from allmasks.methods.options import Option
 from allmasks.over_masks.data import Batch
 from allmasks.over_masks.forms import in_form
-from allmasks.over_masks.options import Option
 from allmasks.over_masks.sources import EveryMask, MaskSource, SampledMasks
 from allmasks.prediction.features import DENSITIES, QUANTITIES, likelihood_features, quantities, within_bounds
 from allmasks.prediction.foreseen import Foreseen, RareMasks, foresee

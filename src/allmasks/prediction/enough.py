@@ -9,6 +9,7 @@ import torch
 
 from allmasks.methods import MonteCarlo
 from allmasks.over_masks.request import Request
+from allmasks.over_masks.sources import source_of
 from allmasks.prediction.averages import Averages, Route, average
 from allmasks.prediction.foreseen import RareMasks, foreseeable
 from allmasks.prediction.outputs import Outputs
@@ -39,7 +40,7 @@ def enough(
         return Pilot(max(ranks.gather(ranks.run(lambda: worst(blocks, rare)))))
 
     def worst(blocks: Blocks, rare: RareMasks | None) -> float:
-        source = route.option.source(blocks.n_masks, request.seed, PILOT_FIRST)
+        source = source_of(route.option, blocks.n_masks, request.seed, PILOT_FIRST)
         found = average(means, route, source, only=("mean",), rare=rare, tick=tick)
         excess = 0.0
         for i, (mean, error) in enumerate(zip(found.value["mean"], found.error["mean"], strict=True)):

@@ -12,17 +12,18 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from allmasks.methods import ClosedForm, Delta, Enumeration, Fourier, GaussianMoments, Method, MonteCarlo
+from allmasks.methods import ClosedForm, Enumeration, Fourier, Method, MonteCarlo
+from allmasks.methods.options import DEFAULT_BUDGET, Option, Sites, Treatment, over_budget
 from allmasks.over_masks.data import Batch
 from allmasks.over_masks.forward import Forward
 from allmasks.over_masks.look import Look, Purpose, look
-from allmasks.over_masks.options import DEFAULT_BUDGET, Option, Sites, Treatment, over_budget
 from allmasks.over_masks.output import main_output
 from allmasks.over_masks.plan import Plan, plan
 from allmasks.over_masks.request import Request
 from allmasks.over_masks.sources import MaskChunk, no_masks
 from allmasks.prediction.task import Task, settle_task
 from allmasks.ranks.groups import Group
+from allmasks.results import Guarantee
 from allmasks.sites import DropoutSite, Inspection, LastLayer, n_parameters
 from allmasks.sites.trace import output_tensors
 
@@ -154,16 +155,15 @@ class Outputs:
     def integrates(self, sites: Sites) -> bool:
         return self._no_formula(sites) is None
 
-    def formulas(self, sites: Sites) -> Mapping[type[Method], str | None]:
-        formula, other = (Fourier, ClosedForm) if self.task.classifies else (ClosedForm, Fourier)
+    def formula(self, method: Method, sites: Sites) -> tuple[Guarantee, str | None] | None:
+        if not isinstance(method, ClosedForm | Fourier):
+            guarantee = method.integrates("squared_error")
+            return None if guarantee is None else (guarantee, "it is for losses")
+        own = Fourier() if self.task.classifies else ClosedForm()
         refusal = self._no_formula(sites)
-        for_losses = "it is for losses"
-        return {
-            formula: refusal,
-            other: refusal or f"a {self.task.name} prediction is integrated by {formula()!r}",
-            GaussianMoments: for_losses,
-            Delta: for_losses,
-        }
+        if refusal is None and type(method) is not type(own):
+            refusal = f"a {self.task.name} prediction is integrated by {own!r}"
+        return "exact", refusal
 
     def unlisted(self, sites: Sites) -> str | None:
         return "keep_samples=False: its masks are no sample" if self.asked.samples else None
