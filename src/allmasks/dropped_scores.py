@@ -233,7 +233,7 @@ def expected_score(
     with np.errstate(over="ignore", under="ignore"):
         found = answer.run()
     notes: tuple[str, ...] = ()
-    if link != "identity" and answer.guarantee != "uncontrolled":
+    if answer.guarantee != "uncontrolled":
         notes = _beyond("mean", found.mean) + _beyond("variance", found.variance)
     at_mean = INVERSE[link](problem.mean())
     return ScoreMoments(*found[:4], answer.guarantee, used, at_mean, deviation=found.deviation, notes=notes)

@@ -61,6 +61,13 @@ def test_a_variance_beyond_the_largest_double_leaves_the_mean(method):
     assert len(both.notes) == 2
 
 
+@pytest.mark.parametrize("method", [None, Enumeration()], ids=["formula", "listed"])
+def test_a_variance_of_the_score_itself_is_noted_too_where_it_is_no_double(method):
+    moments = am.expected_score([1e200], [[1.0]], 0.5, link="identity", method=method)
+    assert (moments.mean[0], moments.variance[0]) == (1e200, np.inf)
+    assert "the variance of row 0 is beyond the largest double" in moments.notes[0]
+
+
 @pytest.mark.parametrize("link", truth.EXACT_LINKS)
 @pytest.mark.parametrize("method", [None, Enumeration()], ids=["formula", "listed"])
 def test_moments_of_any_magnitude(link, method):
