@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from allmasks.errors import MethodNotApplicable
 from allmasks.losses import score_loss
 from allmasks.methods import METHODS, Method, MonteCarlo
-from allmasks.methods.base import Answer, LossAsked, MomentsAsked, Refusal
+from allmasks.methods.base import Answer, LossAsked, Refusal
 from allmasks.methods.monte_carlo import asked_for
 from allmasks.results import GUARANTEES, ExpectedLoss, ScoreMoments
 from allmasks.scores.links import INVERSE, Link
@@ -229,7 +229,7 @@ def expected_score(
         raise ValueError(f'link must be "logistic", "identity" or "log", got {link!r}')
     problem = ScoreProblem(w[:, 0].copy(), rows, rates, float(b[0]), share)
     problem.check_reach()
-    used, answer = _settled(_with_masks(method, None), lambda m: m.on_moments(MomentsAsked(problem, link)))
+    used, answer = _settled(_with_masks(method, None), lambda m: m.on_moments(problem, link))
     with np.errstate(over="ignore", under="ignore"):
         found = answer.run()
     notes: tuple[str, ...] = ()

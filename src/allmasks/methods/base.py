@@ -3,8 +3,8 @@
 A method is a frozen dataclass that is asked about
 
 - `on_scores(asked)`: the mean loss of a dropped-out linear score (`expected_score_loss`),
-- `on_moments(asked)`: mean and variance of a link of it (`expected_score`): with an `Answer`, that is what the error
-  would mean, how many masks it takes and the run itself, or with a `Refusal`;
+- `on_moments(problem, link)`: mean and variance of a link of it (`expected_score`): with an `Answer`, which is what the
+  error would mean, how many masks it takes and the run itself, or with a `Refusal`;
 - `on_model(averaged, sites, request)`: a model's loss or predictions, with `Option`s, each of which may be refused.
 """
 
@@ -26,7 +26,7 @@ from allmasks.scores.score import Moments, RowResults, ScoreProblem
 if TYPE_CHECKING:
     from allmasks.over_masks.request import Request
 
-__all__ = ["NO_DERIVATIVE", "Answer", "LossAsked", "Method", "MomentsAsked", "Refusal"]
+__all__ = ["NO_DERIVATIVE", "Answer", "LossAsked", "Method", "Refusal"]
 
 Array = NDArray[np.float64]
 T_co = TypeVar("T_co", covariant=True)
@@ -101,14 +101,6 @@ class LossAsked:
         return run
 
 
-@dataclass(frozen=True)
-class MomentsAsked:
-    """Mean and variance of link⁻¹ of a dropped-out score."""
-
-    problem: ScoreProblem
-    link: Link
-
-
 @dataclass(frozen=True, repr=False)
 class Method:
     """Base of all methods."""
@@ -131,9 +123,9 @@ class Method:
         """How it would compute the mean loss of dropped-out scores."""
         return Refusal("it is not for scores")
 
-    def on_moments(self, asked: MomentsAsked) -> Answer[Moments] | Refusal:
-        """How it would compute mean and variance of a link of the score."""
-        return Refusal(f"it has no moments for the {asked.link} link", "method=None, {all}")
+    def on_moments(self, problem: ScoreProblem, link: Link) -> Answer[Moments] | Refusal:
+        """How it would compute mean and variance of link⁻¹ of a dropped-out score."""
+        return Refusal(f"it has no moments for the {link} link", "method=None, {all}")
 
     def integrates(self, loss: str) -> Guarantee | None:
         """What its formula gives for this loss of the last Linear's outputs over the masks before it; None for none."""

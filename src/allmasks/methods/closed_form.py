@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from allmasks.methods.base import Answer, LossAsked, Method, MomentsAsked, Refusal
+from allmasks.methods.base import Answer, LossAsked, Method, Refusal
 from allmasks.results import Guarantee
 from allmasks.scores.exponentials import exponential_moments
 from allmasks.scores.formulas import CLOSED_FORMS, closed_form
-from allmasks.scores.score import Moments, RowResults
+from allmasks.scores.links import Link
+from allmasks.scores.score import Moments, RowResults, ScoreProblem
 
 __all__ = ["ClosedForm"]
 
@@ -27,9 +28,9 @@ class ClosedForm(Method):
         formula = partial(closed_form, loss=asked.loss, want_grad=asked.want_grad)
         return Answer("exact", asked.by_output(formula))
 
-    def on_moments(self, asked: MomentsAsked) -> Answer[Moments] | Refusal:
-        if asked.link == "identity":
-            return Answer("exact", asked.problem.moments)
-        if asked.link == "log":
-            return Answer("exact", partial(exponential_moments, asked.problem))
-        return super().on_moments(asked)
+    def on_moments(self, problem: ScoreProblem, link: Link) -> Answer[Moments] | Refusal:
+        if link == "identity":
+            return Answer("exact", problem.moments)
+        if link == "log":
+            return Answer("exact", partial(exponential_moments, problem))
+        return super().on_moments(problem, link)

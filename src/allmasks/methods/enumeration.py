@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from allmasks.methods.base import NO_DERIVATIVE, Answer, LossAsked, Method, MomentsAsked, Refusal
+from allmasks.methods.base import NO_DERIVATIVE, Answer, LossAsked, Method, Refusal
 from allmasks.methods.options import Averaged, Option, Sites
 from allmasks.scores.every_mask import enumerate_loss
-from allmasks.scores.links import enumerated_moments
+from allmasks.scores.links import Link, enumerated_moments
 from allmasks.scores.score import Moments, RowResults, ScoreProblem
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ class Enumeration(Method):
         listed = partial(enumerate_loss, loss=asked.loss, max_masks=self.max_masks, want_grad=asked.want_grad)
         return Answer("exact", asked.by_output(listed), _at_most(asked.problems[0]))
 
-    def on_moments(self, asked: MomentsAsked) -> Answer[Moments] | Refusal:
-        listed = partial(enumerated_moments, asked.problem, asked.link, self.max_masks)
-        return Answer("exact", listed, _at_most(asked.problem))
+    def on_moments(self, problem: ScoreProblem, link: Link) -> Answer[Moments] | Refusal:
+        listed = partial(enumerated_moments, problem, link, self.max_masks)
+        return Answer("exact", listed, _at_most(problem))
 
     def on_model(self, averaged: Averaged, sites: Sites, request: Request) -> tuple[Option, ...]:
         """Every mask of the sites; and every mask of those below the last layer, whose own are integrated for each."""

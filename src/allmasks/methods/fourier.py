@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from allmasks.losses import Logistic
-from allmasks.methods.base import Answer, LossAsked, Method, MomentsAsked, Refusal
+from allmasks.methods.base import Answer, LossAsked, Method, Refusal
 from allmasks.results import Guarantee
 from allmasks.scores.characteristic import fourier_logistic, guaranteed, sigmoid_moments
 from allmasks.scores.cosine import cosine_loss
-from allmasks.scores.score import Moments, RowResults
+from allmasks.scores.links import Link
+from allmasks.scores.score import Moments, RowResults, ScoreProblem
 
 __all__ = ["Fourier"]
 
@@ -44,7 +45,7 @@ class Fourier(Method):
         series = partial(cosine_loss, loss=asked.loss, rule=self, want_grad=asked.want_grad)
         return Answer("estimated", asked.by_output(series))
 
-    def on_moments(self, asked: MomentsAsked) -> Answer[Moments] | Refusal:
-        if asked.link == "logistic":
-            return Answer(guaranteed(self), partial(sigmoid_moments, asked.problem, self))
-        return super().on_moments(asked)
+    def on_moments(self, problem: ScoreProblem, link: Link) -> Answer[Moments] | Refusal:
+        if link == "logistic":
+            return Answer(guaranteed(self), partial(sigmoid_moments, problem, self))
+        return super().on_moments(problem, link)

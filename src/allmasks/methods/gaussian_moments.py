@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from allmasks.methods.base import NO_DERIVATIVE, Answer, LossAsked, Method, MomentsAsked, Refusal
+from allmasks.methods.base import NO_DERIVATIVE, Answer, LossAsked, Method, Refusal
 from allmasks.results import Guarantee
 from allmasks.scores.approximate import gaussian_link, gaussian_moments
-from allmasks.scores.score import Moments, RowResults
+from allmasks.scores.links import Link
+from allmasks.scores.score import Moments, RowResults, ScoreProblem
 
 __all__ = ["GaussianMoments"]
 
@@ -29,5 +30,5 @@ class GaussianMoments(Method):
         formula = partial(gaussian_moments, loss=asked.loss, want_grad=asked.want_grad)
         return Answer("uncontrolled", asked.by_output(formula))
 
-    def on_moments(self, asked: MomentsAsked) -> Answer[Moments] | Refusal:
-        return Answer("uncontrolled", partial(gaussian_link, asked.problem, asked.link))
+    def on_moments(self, problem: ScoreProblem, link: Link) -> Answer[Moments] | Refusal:
+        return Answer("uncontrolled", partial(gaussian_link, problem, link))

@@ -76,55 +76,43 @@ class Averaged(Protocol):
     @property
     def look(self) -> Look:
         """The model and its data."""
-        ...
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader should know of what was looked at."""
-        ...
 
     @property
     def title(self) -> Mapping[str, Any]:
         """What it is, as a field of `Plan`."""
-        ...
 
     @property
     def keeps_samples(self) -> bool:
         """Whether what each mask gives is kept, so that there must be masks drawn."""
-        ...
 
     @property
     def integrates_below(self) -> bool:
         """Whether the last layer's masks are also integrated where those of other sites are listed."""
-        ...
 
     def unvaried(self, method: Method | None) -> Option:
         """The only option where no mask varies."""
-        ...
 
     def formula(self, method: Method, sites: Sites) -> tuple[Guarantee, str | None] | None:
         """What the method's formula for the last layer's masks would give, and why not here; None if it has none."""
-        ...
 
     def unlisted(self, sites: Sites) -> str | None:
         """Why the masks of these sites cannot be listed, whatever they cost."""
-        ...
 
     def integrates(self, sites: Sites) -> bool:
         """Whether a formula integrates the last layer's masks, for each mask of the others."""
-        ...
 
     def too_many(self, n_masks: int, request: Request) -> str | None:
         """Why so many masks are not listed unless that is asked for."""
-        ...
 
     def sampled(self, sites: Sites, method: MonteCarlo) -> Treatment | str:
         """How masks are sampled here, or why that does not apply."""
-        ...
 
     def instead(self, method: Method, options: tuple[Option, ...]) -> str:
         """What to do where that method does not apply."""
-        ...
 
 
 def dependent(sites: Sites) -> str | None:
