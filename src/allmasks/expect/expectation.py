@@ -161,7 +161,7 @@ class Expectation:
         plan = plan or self.look.group.run(lambda: self.plan(request, only))
         chosen, method = plan.chosen, plan.method
         if not sites:
-            return self._nothing_varies(method, grad)
+            return self._result(solve(self.job(NoMask(), self.plain(()), grad=grad)), method, 0, varies=False)
         evaluate = self._evaluator(chosen, sites, request.seed)
         unseen: Unseen | None = None
         n_masks, remarks = chosen.n_masks, tuple[str, ...]()
@@ -211,7 +211,14 @@ class Expectation:
         return masks_for_tolerance(method, Cap.of(method, request.budget, self.look.n_examples), pilot)
 
     def _result(
-        self, solution: Solution, method: Method, n_masks: int, unseen: Unseen | None, remarks: tuple[str, ...]
+        self,
+        solution: Solution,
+        method: Method,
+        n_masks: int,
+        unseen: Unseen | None = None,
+        remarks: tuple[str, ...] = (),
+        *,
+        varies: bool = True,
     ) -> ExpectedLoss:
         total = self.look.group.sum
         value = total((self.weight * solution.per_example).sum())
@@ -225,11 +232,12 @@ class Expectation:
             error = torch.full_like(error, math.nan) if verdict.alike else error
         else:
             error = total((self.weight * solution.per_example_error).sum())
-            if solution.guarantee in ("exact", "bounded"):
+            if varies and solution.guarantee in ("exact", "bounded"):
                 error = error + (self.look.n_examples + 64) * torch.finfo(torch.float64).eps * total(
                     (self.weight * solution.per_example.detach().abs()).sum()
                 )
-        at_mean = total((self.weight * self.weight_scaling).sum())
+        at_mean = total((self.weight * self.weight_scaling).sum()) if varies else value.detach()
+        round_off = total((self.weight * self.weight_scaling_error).sum())
         return ExpectedLoss(
             value=value,
             error=error,
@@ -239,31 +247,13 @@ class Expectation:
             per_example=self.look.group.concatenate(solution.per_example),
             per_example_error=self.look.group.concatenate(solution.per_example_error),
             weight_scaling_loss=at_mean,
-            penalty=value - at_mean,
-            penalty_error=error + total((self.weight * self.weight_scaling_error).sum()),
+            # Nothing is random, and so nothing is paid for it.
+            penalty=value - at_mean if varies else torch.zeros_like(at_mean),
+            penalty_error=error + round_off if varies else torch.zeros_like(at_mean),
             replicates=replicates,
             replicate_masks=sizes,
             reliable=reliable,
             notes=(*self.notes, *remarks),
-        )
-
-    def _nothing_varies(self, method: Method, grad: bool) -> ExpectedLoss:
-        """The loss in eval mode, with no penalty at all and no round-off of sums over masks."""
-        solution = solve(self.job(NoMask(), self.plain(()), grad=grad))
-        value = self.look.group.sum((self.weight * solution.per_example).sum())
-        zero = torch.zeros_like(value.detach())
-        return ExpectedLoss(
-            value=value,
-            error=self.look.group.sum((self.weight * solution.per_example_error).sum()),
-            guarantee="exact",
-            method=method,
-            n_masks=0,
-            per_example=self.look.group.concatenate(solution.per_example),
-            per_example_error=self.look.group.concatenate(solution.per_example_error),
-            weight_scaling_loss=value.detach(),
-            penalty=zero,
-            penalty_error=zero,
-            notes=self.notes,
         )
 
     def _active(self, only: frozenset[str] | None) -> Sites:

@@ -19,7 +19,16 @@ from allmasks.samplers import Sampler
 from allmasks.sampling import MIN_BLOCKS, Blocks, blocks_of
 from allmasks.sites import DropoutSite
 
-__all__ = ["EveryMask", "MaskChunk", "MaskSource", "NoMask", "SampledMasks", "no_masks", "source_of"]
+__all__ = [
+    "EveryMask",
+    "MaskChunk",
+    "MaskSource",
+    "NoMask",
+    "SampledMasks",
+    "drawn_bits",
+    "no_masks",
+    "source_of",
+]
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,11 @@ class MaskSource(Protocol):
     """A stream of masks for a batch; the same stream at every call."""
 
     @property
+    def sites(self) -> tuple[DropoutSite, ...]:
+        """Whose masks they are."""
+        ...
+
+    @property
     def n_masks(self) -> int:
         """Masks an example."""
         ...
@@ -62,6 +76,7 @@ class NoMask:
 
     n_masks: int = 1
     block: int = 1
+    sites: tuple[DropoutSite, ...] = ()
 
     def chunks(self, examples: np.ndarray, at_most: int, device: torch.device) -> Iterator[MaskChunk]:
         yield MaskChunk({}, torch.ones(1, dtype=torch.float64, device=device), 0)
@@ -131,17 +146,9 @@ class SampledMasks:
         # Whole blocks only, so that block means never straddle chunks.
         for part in blocks.parts(at_most):
             numbers = np.arange(part.start, part.stop, dtype=np.int64) + self.first
-            kept = {}
-            for site in self.sites:
-                # A site without an example axis shares one mask among all; it is keyed as example 0.
-                keys = np.zeros(1, np.int64) if site.batch_dim is None else examples
-                # Examples that share one key share its bits: drawn once.
-                shared = len(keys) > 1 and bool((keys == keys[0]).all())
-                bits = blocks.sampler.draw(
-                    self.seed, site.id, numbers, keys[:1] if shared else keys, site.law.keep_prob
-                )
-                held = torch.from_numpy(bits).to(device)
-                kept[site.name] = held.expand(-1, len(keys), -1) if shared else held
+            kept = {
+                site.name: drawn_bits(blocks.sampler, self.seed, site, numbers, examples, device) for site in self.sites
+            }
             weight = torch.full((len(numbers),), 1.0 / self.n_masks, dtype=torch.float64, device=device)
             yield MaskChunk(kept, weight, int(numbers[0]))
 
@@ -153,3 +160,16 @@ def source_of(option: Option, n_masks: int, seed: int, first: int = 0) -> MaskSo
     if option.sampler is None:
         return EveryMask(option.sites)
     return SampledMasks(option.sites, option.sampler, n_masks, seed, first)
+
+
+def drawn_bits(
+    sampler: Sampler, seed: int, site: DropoutSite, numbers: np.ndarray, examples: np.ndarray, device: torch.device
+) -> Tensor:
+    """(masks, examples, units) which units the masks with these numbers keep, for the examples with these keys."""
+    # A site without an example axis shares one mask among all; it is keyed as example 0.
+    keys = np.zeros(1, np.int64) if site.batch_dim is None else examples
+    # Examples that share one key share its bits: drawn once.
+    shared = len(keys) > 1 and bool((keys == keys[0]).all())
+    bits = sampler.draw(seed, site.id, numbers, keys[:1] if shared else keys, site.law.keep_prob)
+    held = torch.from_numpy(bits).to(device)
+    return held.expand(-1, len(keys), -1) if shared else held

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from allmasks.methods import MonteCarlo
 from allmasks.methods.options import Option
@@ -54,19 +56,25 @@ def route_of(outputs: Outputs, chosen: Option, seed: int) -> Route:
 
 @dataclass
 class Averages:
-    """(n, …) tensors of every quantity, for each tensor of the output; and what else was gathered."""
+    """(n, …) tensors of every quantity, for each tensor of the output; and what else was gathered.
+
+    `samples` are (n, masks, …); the log-likelihood is a quantity of one tensor.
+    """
 
     center: list[Tensor]
     value: dict[str, list[Tensor]]
     error: dict[str, list[Tensor]]
     reliable: dict[str, list[Tensor]]
     samples: list[Tensor]
-    log_likelihood: Tensor | None = None
-    log_likelihood_error: Tensor | None = None
     alike: dict[str, list[Tensor]] = field(default_factory=dict)
     """Where all replicates of a quantity agree."""
     deviation: list[Tensor] = field(default_factory=list)
     """Standard deviation of each prediction under one mask, as rare masks show it; empty without those."""
+
+    @property
+    def told(self) -> tuple[Any, ...]:
+        """What is reported, all of it with the examples first."""
+        return self.center, self.value, self.error, self.reliable, self.samples
 
 
 def average(
@@ -151,7 +159,7 @@ def _of_batch(
             fits.add(densities, tally_masks=sampled)
         tick(len(piece.weight) * len(batch))
     means = [tally.means() for tally in tallies]
-    results = Averages(center, {}, {}, {}, [torch.cat(held) for held in kept if held])
+    results = Averages(center, {}, {}, {}, [torch.cat(held).movedim(1, 0) for held in kept if held])
     known = foresee(outputs, route, rare, batch, center, means, wanted)
     for i, (mean, at_mean) in enumerate(zip(means, center, strict=True)):
         over = {name: values.mean(dim=0) for name, values in mean.items()}
@@ -259,50 +267,17 @@ def _conclude_likelihood(
     else:
         value, error = whole, torch.zeros_like(whole)
     at = torch.where(reference.isfinite(), reference, 0.0)
-    results.log_likelihood = value + at
-    results.log_likelihood_error = error + moved + off + 8 * 2.0**-52 * at.abs()
+    results.value["log_likelihood"] = [value + at]
+    results.error["log_likelihood"] = [error + moved + off + 8 * 2.0**-52 * at.abs()]
 
 
 def _joined(parts: list[Averages]) -> Averages:
-    def join(tables: list[dict[str, list[Tensor]]]) -> dict[str, list[Tensor]]:
-        return {
-            name: [torch.cat([table[name][i] for table in tables]) for i in range(len(tables[0][name]))]
-            for name in tables[0]
-        }
-
-    first = parts[0]
-    return Averages(
-        center=[torch.cat([p.center[i] for p in parts]) for i in range(len(first.center))],
-        value=join([p.value for p in parts]),
-        error=join([p.error for p in parts]),
-        reliable=join([p.reliable for p in parts]),
-        samples=[torch.cat([p.samples[i] for p in parts], dim=1) for i in range(len(first.samples))],
-        # Rare masks are made for examples of the first batch's form: where others have another, nothing is foreseen.
-        deviation=[torch.cat([p.deviation[i] for p in parts]) for i in range(min(len(p.deviation) for p in parts))],
-        log_likelihood=None
-        if first.log_likelihood is None
-        else torch.cat([p.log_likelihood for p in parts if p.log_likelihood is not None]),
-        log_likelihood_error=None
-        if first.log_likelihood_error is None
-        else torch.cat([p.log_likelihood_error for p in parts if p.log_likelihood_error is not None]),
-    )
+    # Rare masks are made for examples of the first batch's form: where others have another, nothing is foreseen.
+    deviation = [torch.cat(rows) for rows in zip(*(part.deviation for part in parts), strict=False)]
+    joined = tree_map(lambda *rows: torch.cat(rows), *(part.told for part in parts))
+    return replace(Averages(*joined), deviation=deviation)
 
 
 def over_ranks(results: Averages, ranks: Group) -> Averages:
     """The results of every rank's examples, in order of rank."""
-
-    def joined(tensors: list[Tensor]) -> list[Tensor]:
-        return [ranks.concatenate(tensor) for tensor in tensors]
-
-    def fit(values: Tensor | None) -> Tensor | None:
-        return None if values is None else ranks.concatenate(values)
-
-    return Averages(
-        center=joined(results.center),
-        value={name: joined(tensors) for name, tensors in results.value.items()},
-        error={name: joined(tensors) for name, tensors in results.error.items()},
-        reliable={name: joined(tensors) for name, tensors in results.reliable.items()},
-        samples=[ranks.concatenate(tensor.movedim(1, 0)).movedim(0, 1) for tensor in results.samples],
-        log_likelihood=fit(results.log_likelihood),
-        log_likelihood_error=fit(results.log_likelihood_error),
-    )
+    return Averages(*tree_map(ranks.concatenate, results.told))

@@ -109,9 +109,12 @@ class Outputs:
                 )
         return leaves
 
-    def site(self, name: str) -> DropoutSite:
-        """The random site of this name."""
-        return next(site for site in self.sites if site.name == name)
+    @property
+    def last_site(self) -> tuple[DropoutSite, LastLayer]:
+        """The random site before the last Linear, as it lies in the batch at hand, and that Linear."""
+        last = self.last
+        assert last is not None
+        return next(site for site in self.sites if site.name == last.site), last
 
     def rebuild(self, tensors: list[Tensor], *, lead: int = 0) -> Any:
         """The output's structure with these tensors in it, example axes where the model has them.

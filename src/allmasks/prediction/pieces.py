@@ -15,7 +15,7 @@ from torch import Tensor
 
 from allmasks.methods import Fourier
 from allmasks.over_masks.data import Batch
-from allmasks.over_masks.sources import MaskChunk, MaskSource, no_masks
+from allmasks.over_masks.sources import MaskChunk, MaskSource, drawn_bits, no_masks
 from allmasks.prediction.density import gaussian_fit
 from allmasks.prediction.features import features
 from allmasks.prediction.outputs import Outputs
@@ -66,12 +66,19 @@ class Evaluator(Protocol):
     def __call__(self, batch: Batch, source: MaskSource, center: list[Tensor], wanted: Wanted) -> Iterator[Piece]: ...
 
 
-def _at_once(outputs: Outputs, n_examples: int) -> int:
-    return chunk_masks(n_examples, sum(site.units for site in outputs.sites))
+def _passes(
+    outputs: Outputs, batch: Batch, source: MaskSource, device: torch.device, observe: str | None = None
+) -> Iterator[tuple[MaskChunk, Any]]:
+    """(which masks, without their bits; what a pass under them gives) of a batch."""
+    forward = outputs.forward(source.sites, observe)
+    at_once = chunk_masks(len(batch), sum(site.units for site in outputs.sites))
+    for chunk in source.chunks(batch.examples, at_once, device):
+        for where, found in forward(batch, chunk):
+            yield MaskChunk({}, chunk.weight[where], chunk.start + where.start), found
 
 
 def _finished(
-    task: Task, outputs: list[Tensor], weight: Tensor, center: list[Tensor], wanted: Wanted, chunk: Any, batch: Batch
+    task: Task, outputs: list[Tensor], center: list[Tensor], wanted: Wanted, chunk: MaskChunk, batch: Batch
 ) -> Piece:
     """Features of outputs (k, j, n, …), averaged over their j."""
     values, entropies = zip(*(task.value_and_entropy(leaf) for leaf in outputs), strict=True)
@@ -98,7 +105,7 @@ def _finished(
     if wanted.target is not None:
         likelihood = fit(task, outputs[0], wanted.target, wanted.precision, wanted.sizes[0])
     return Piece(
-        weight,
+        chunk.weight,
         [_over_inner(leaf) for leaf in sums],
         [_over_inner(leaf) for leaf in errors],
         values=[value[:, 0] for value in values] if wanted.values else [],
@@ -117,13 +124,9 @@ class Whole:
     outputs: Outputs
 
     def __call__(self, batch: Batch, source: MaskSource, center: list[Tensor], wanted: Wanted) -> Iterator[Piece]:
-        forward = self.outputs.forward(_sites_of(source))
-        device = center[0].device
-        for chunk in source.chunks(batch.examples, _at_once(self.outputs, len(batch)), device):
-            for where, outputs in forward(batch, chunk):
-                part = MaskChunk({}, chunk.weight[where], chunk.start + where.start)
-                lifted = [leaf[:, None] for leaf in outputs]
-                yield _finished(self.outputs.task, lifted, part.weight, center, wanted, part, batch)
+        for part, outputs in _passes(self.outputs, batch, source, center[0].device):
+            lifted = [leaf[:, None] for leaf in outputs]
+            yield _finished(self.outputs.task, lifted, center, wanted, part, batch)
 
 
 @dataclass
@@ -133,13 +136,12 @@ class LastOnly:
     outputs: Outputs
 
     def __call__(self, batch: Batch, source: MaskSource, center: list[Tensor], wanted: Wanted) -> Iterator[Piece]:
-        assert self.outputs.last is not None
-        site = self.outputs.site(self.outputs.last.site)
+        site, last = self.outputs.last_site
         ((_, hidden),) = self.outputs.forward((), observe=site.name)(batch, no_masks(batch.examples))
         for chunk in source.chunks(batch.examples, chunk_masks(len(batch), site.units), center[0].device):
-            z = _last_linear(self.outputs.last, hidden, chunk.kept[site.name][None], site.p)[0]
+            z = _last_linear(last, hidden, chunk.kept[site.name][None], site.p)[0]
             outputs = [z.reshape(len(z), 1, *center[0].shape)]
-            yield _finished(self.outputs.task, outputs, chunk.weight, center, wanted, chunk, batch)
+            yield _finished(self.outputs.task, outputs, center, wanted, chunk, batch)
 
 
 def _last_linear(last: LastLayer, hidden: Tensor, kept: Tensor, p: float) -> Tensor:
@@ -170,28 +172,17 @@ class Nested:
     first: int = 0
 
     def __call__(self, batch: Batch, source: MaskSource, center: list[Tensor], wanted: Wanted) -> Iterator[Piece]:
-        assert self.outputs.last is not None
-        site = self.outputs.site(self.outputs.last.site)
-        forward = self.outputs.forward(_sites_of(source), observe=site.name)
-        device, q = center[0].device, site.law.keep_prob
-        for chunk in source.chunks(batch.examples, _at_once(self.outputs, len(batch)), device):
-            for where, hidden in forward(batch, chunk):
-                start = chunk.start + where.start
-                step = chunk_masks(self.inner * len(batch), site.units)
-                for lo in range(0, len(hidden), step):
-                    some = hidden[lo : lo + step]
-                    first = (start + lo) * self.inner
-                    numbers = first + np.arange(self.inner * len(some))
-                    keys = batch.examples
-                    shared = len(keys) > 1 and bool((keys == keys[0]).all())
-                    bits = torch.from_numpy(
-                        self.sampler.draw(self.seed, site.id, numbers, keys[:1] if shared else keys, q)
-                    ).expand(-1, len(keys), -1)
-                    kept = bits.to(device).reshape(len(some), self.inner, *bits.shape[1:])
-                    z = _last_linear(self.outputs.last, some, kept, site.p)
-                    part = MaskChunk({}, chunk.weight[where][lo : lo + step], start + lo)
-                    outputs = [z.reshape(len(some), self.inner, *center[0].shape)]
-                    yield _finished(self.outputs.task, outputs, part.weight, center, wanted, part, batch)
+        site, last = self.outputs.last_site
+        step = chunk_masks(self.inner * len(batch), site.units)
+        for chunk, hidden in _passes(self.outputs, batch, source, center[0].device, site.name):
+            for lo in range(0, len(hidden), step):
+                part = MaskChunk({}, chunk.weight[lo : lo + step], chunk.start + lo)
+                numbers = np.arange(self.inner * part.start, self.inner * (part.start + len(part)))
+                bits = drawn_bits(self.sampler, self.seed, site, numbers, batch.examples, center[0].device)
+                kept = bits.reshape(len(part), self.inner, *bits.shape[1:])
+                z = _last_linear(last, hidden[lo : lo + step], kept, site.p)
+                outputs = [z.reshape(len(part), self.inner, *center[0].shape)]
+                yield _finished(self.outputs.task, outputs, center, wanted, part, batch)
 
 
 @dataclass
@@ -205,26 +196,20 @@ class Integrated:
     outputs: Outputs
 
     def __call__(self, batch: Batch, source: MaskSource, center: list[Tensor], wanted: Wanted) -> Iterator[Piece]:
-        assert self.outputs.last is not None
-        forward = self.outputs.forward(_sites_of(source), observe=self.outputs.last.site)
-        for chunk in source.chunks(batch.examples, _at_once(self.outputs, len(batch)), center[0].device):
-            for where, hidden in forward(batch, chunk):
-                weight = chunk.weight[where]
-                if self.outputs.task.classifies:
-                    sums, errors = self._sigmoid(hidden, center[0])
-                else:
-                    sums, errors = self._linear(hidden, center[0])
-                likelihood = None if wanted.target is None else self._fit(hidden, sums, errors, center[0], wanted)
-                yield Piece(weight, [sums], [errors], fit=likelihood)
+        site, _ = self.outputs.last_site
+        for chunk, hidden in _passes(self.outputs, batch, source, center[0].device, site.name):
+            average = self._sigmoid if self.outputs.task.classifies else self._linear
+            sums, errors = average(hidden, center[0])
+            likelihood = None if wanted.target is None else self._fit(hidden, sums, errors, center[0], wanted)
+            yield Piece(chunk.weight, [sums], [errors], fit=likelihood)
 
     def _fit(
         self, hidden: Tensor, sums: dict[str, Tensor], errors: dict[str, Tensor], center: Tensor, wanted: Wanted
     ) -> Fit:
         """(k, 1, n) log-likelihoods of the targets, the last layer's masks integrated."""
-        assert self.outputs.last is not None
         assert wanted.target is not None
         k, n, _ = hidden.shape
-        last, p = self.outputs.last, self.outputs.site(self.outputs.last.site).p
+        site, last = self.outputs.last_site
         if self.outputs.task.classifies:
             value, off = (sums["first"] + center), errors["first"]
             if self.outputs.task.name == "multiclass":
@@ -236,10 +221,10 @@ class Integrated:
             found = Fit(value.log(), (value - off).clamp(min=0.0).log(), (value + off).log())
             return Fit(*(logs[:, None] for logs in (found.log, found.low, found.high)))
         assert wanted.precision is not None
-        terms = hidden.double() * last.weight.detach().double()[0] / (1 - p)
+        terms = hidden.double() * last.weight.detach().double()[0] / (1 - site.p)
         bias = 0.0 if last.bias is None else float(last.bias.detach()[0])
         off = self._scale(hidden) * (terms.abs().sum(dim=-1) + abs(bias))
-        found = gaussian_fit(terms, bias, p, wanted.target.reshape(n).double(), wanted.precision, off)
+        found = gaussian_fit(terms, bias, site.p, wanted.target.reshape(n).double(), wanted.precision, off)
         return Fit(*(logs.reshape(k, 1, n) for logs in (found.log, found.low, found.high)))
 
     def _scale(self, hidden: Tensor) -> float:
@@ -247,9 +232,8 @@ class Integrated:
         return ULPS * torch.finfo(hidden.dtype).eps
 
     def _linear(self, hidden: Tensor, center: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        assert self.outputs.last is not None
-        site = self.outputs.site(self.outputs.last.site)
-        w, b = self.outputs.last.weight.detach().double(), self.outputs.last.bias
+        site, last = self.outputs.last_site
+        w, b = last.weight.detach().double(), last.bias
         h = hidden.double()
         mean, size = h @ w.t(), h.abs() @ w.t().abs()
         if b is not None:
@@ -264,9 +248,8 @@ class Integrated:
     def _sigmoid(self, hidden: Tensor, center: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         from allmasks.dropped_scores import expected_score, expected_score_loss
 
-        assert self.outputs.last is not None
-        site, task = self.outputs.site(self.outputs.last.site), self.outputs.task
-        w, b = self.outputs.last.weight.detach().double(), self.outputs.last.bias
+        (site, last), task = self.outputs.last_site, self.outputs.task
+        w, b = last.weight.detach().double(), last.bias
         bias = torch.zeros(len(w), dtype=torch.float64) if b is None else b.detach().double()
         two = task.name == "multiclass"
         if two:
@@ -312,7 +295,3 @@ class Integrated:
         sums = {"first": mean - center, "second": square - 2 * center * mean + center**2, "entropy": entropy}
         second_error = square_error + 2 * center.abs() * mean_error + 8 * torch.finfo(torch.float64).eps
         return sums, {"first": mean_error, "second": second_error, "entropy": entropy_error}
-
-
-def _sites_of(source: MaskSource) -> tuple[Any, ...]:
-    return getattr(source, "sites", ())
