@@ -114,7 +114,7 @@ def with_error(value: float, error: float, *, most: int = 10, unknown: str = "un
         scaled = (f"{_rounded(x / 10.0**top, decimals + top)}" for x in (value, error))
         return f"({' ± '.join(scaled)})e{top}"
     # Zeros are hard to count: a small error is easier to read with its exponent.
-    return f"{_rounded(value, decimals)} ± {_rounded(error, decimals) if error >= 1e-4 else f'{error:.2g}'}"
+    return f"{_rounded(value, decimals)} ± {_rounded(error, decimals) if error >= 1e-4 else f'{error:.1e}'}"
 
 
 def _rounded(value: float, decimals: int) -> str:
