@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
+from allmasks.replicates import student
+
 __all__ = ["Race", "chosen_quantiles", "measured", "threshold", "told_apart", "unit_of"]
 
 Array = NDArray[np.float64]
@@ -131,12 +133,12 @@ def chosen_quantiles(
     best : index of the rate that was picked. alpha, first_look : as the race was run.
     """
     rates, seeds = values.shape
-    student = np.array([_wider(np.zeros(2), level, int(k)) for k in n_seeds])
+    by_seeds = np.array([_wider(np.zeros(2), level, int(k)) for k in n_seeds])
     if rates == 1:
-        return student[best], np.zeros((1, 2))
+        return by_seeds[best], np.zeros((1, 2))
     mean, own, shared = _noise(values, n_seeds)
     if own <= (1e-14 * np.nanmax(np.abs(values))) ** 2:
-        return student[best], student  # no noise of its own, no luck in being picked
+        return by_seeds[best], by_seeds  # no noise of its own, no luck in being picked
     center = _between(mean, own / n_seeds)
     rng = np.random.default_rng(0)
     of_picked: list[Array] = []
@@ -170,8 +172,8 @@ def chosen_quantiles(
 
 
 def _wider(ends: Array, level: float, seeds: int) -> Array:
-    student = float(t.ppf(0.5 + level / 2, seeds - 1))
-    return np.array([min(ends[0], -student), max(ends[1], student)])
+    reach = student(level, seeds)
+    return np.array([min(ends[0], -reach), max(ends[1], reach)])
 
 
 def _mean_and_error(values: Array, n_seeds: NDArray[np.int64]) -> tuple[Array, Array]:

@@ -54,7 +54,9 @@ def _environment() -> Environment:
 
 
 def _breakable(name: str) -> Markup:
-    """An escaped name that may go on in the next line after each dot."""
+    """An escaped name that may go on in the next line after each dot; a number stays whole."""
+    if name.replace(".", "", 1).isdecimal():
+        return escape(name)
     return Markup(".<wbr>").join(escape(part) for part in name.split("."))
 
 
