@@ -14,7 +14,7 @@ BRIEF = {"scores": 150, "models": 25, "estimators": 60, "predictions": 25}
 @pytest.mark.parametrize("name", BRIEF)
 def test_random_problems_are_answered_rightly(name):
     said = []
-    tally = core.attack(room(name), seed=0, seconds=60, cases=BRIEF[name], show=1, say=said.append)
+    tally = core.attack(room(name), seed=0, seconds=600, cases=BRIEF[name], show=1, say=said.append)
     assert tally.failed == 0, "\n".join(said)
     assert tally.accepted >= BRIEF[name] // 3
 

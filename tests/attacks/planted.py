@@ -66,7 +66,7 @@ def _model_value() -> Any:
 
         return off
 
-    return replaced(_module("expect.sources").EveryMask, "chunks", wrap)
+    return replaced(_module("over_masks.sources").EveryMask, "chunks", wrap)
 
 
 def _gradient() -> Any:
@@ -85,7 +85,7 @@ def _model_gradient() -> Any:
     def wrap(summed: Any) -> Any:
         return lambda *args: tuple(g * (1 + 1e-5) for g in summed(*args))
 
-    return replaced(_module("expect.derivatives"), "_summed", wrap)
+    return replaced(_module("over_masks.derivatives"), "_summed", wrap)
 
 
 def _second() -> Any:
@@ -97,7 +97,7 @@ def _second() -> Any:
 
         return staticmethod(off)
 
-    return replaced(_module("expect.derivatives")._Gradient, "backward", wrap)
+    return replaced(_module("over_masks.derivatives")._Gradient, "backward", wrap)
 
 
 def _small_error() -> Any:
