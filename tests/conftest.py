@@ -1,9 +1,11 @@
-"""One thread a process, here and in every process that a test starts: the suite runs one process a core.
+"""The suite runs one process a core: threads beyond the cores get in each other's way, and spin while they wait.
 
-Threads beyond the cores spin while they wait for each other, which takes ten times the processor time of the work.
-Set before anything loads torch or a BLAS. A test of threads sets the number it wants.
+Here and in every process that a test starts, a process has one thread, and those that a test asks for (numba's too)
+sleep while they wait. Without this, small parallel regions take ten times the processor time of their work. Set before
+anything loads torch, numba or a BLAS.
 """
 
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -6,6 +6,10 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from allmasks.diagnose import co_adaptation, concentration, unit_penalty
+from allmasks.diagnose.co_adaptation import measure_co_adaptation
+from allmasks.diagnose.concentration import measure_concentration
+from allmasks.diagnose.scaled_units import each_site
+from allmasks.diagnose.unit_penalty import measure_unit_penalty
 from model_cases import seeded
 
 SITE = "2"
@@ -75,8 +79,7 @@ def test_untrained_nets_raise_no_alarm():
     alarms = 0
     for seed in range(200):
         fresh = net(seed=seed)
-        (pairs,) = co_adaptation(fresh, (x, y), "cross_entropy", sites=SITE)
-        (shares,) = concentration(fresh, (x, y), "cross_entropy", sites=SITE, n_orders=16)
-        (units,) = unit_penalty(fresh, (x, y), "cross_entropy", sites=SITE)
+        (run,) = each_site(fresh, (x, y), "cross_entropy", SITE)
+        pairs, shares, units = measure_co_adaptation(run), measure_concentration(run, 16), measure_unit_penalty(run)
         alarms += bool(pairs.duplicates or shares.decisive or units.dead)
     assert alarms <= 10

@@ -76,13 +76,13 @@ def test_a_keep_probability_off_by_one_percent_is_caught(case):
     assert scores[0] < 4.5 < scores[1]
 
 
-def coverage(case: ModelCase, sampler) -> float:
-    """How often the 95 % interval of 256 masks holds the truth, over 2 000 seeds."""
+def coverage(case: ModelCase, sampler, seeds: int = 2000) -> float:
+    """How often the 95 % interval of 256 masks holds the truth."""
     net = case.build()
     truth = float(brute_force(case, net).detach().mean())
     problem = am.expect.prepare(net, case.x, case.y, case.loss)
     method = MonteCarlo(n_masks=256, sampler=sampler)
-    requests = (am.expect.Request(method, seed=seed) for seed in range(2000))
+    requests = (am.expect.Request(method, seed=seed) for seed in range(seeds))
     return covered((problem.expected(request, grad=False).interval(0.95) for request in requests), truth)
 
 
@@ -95,7 +95,7 @@ def test_intervals_cover_the_truth(case):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", SENSITIVE, ids=lambda c: c.name)
 def test_intervals_of_a_biased_sampler_do_not(case):
-    assert coverage(case, Biased()) < 0.93
+    assert coverage(case, Biased(), seeds=500) < 0.93  # a quarter of the seeds is enough to see it
 
 
 @cases

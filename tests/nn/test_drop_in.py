@@ -1,5 +1,6 @@
 """Drop-in means drop-in: every cell of `parity.py` is torch's, or a difference that the docs list."""
 
+import functools
 import sys
 from pathlib import Path
 
@@ -13,8 +14,13 @@ GROUPS = sorted({group for group, _ in parity.CELLS})
 LISTED = ["no-tensor", "sparse-zeros", "more-tensors", "itself", "nan"]
 
 
+@functools.cache
 def walk(name, group):
     """Situations that differ, with whether a difference is listed."""
+    return list(_walked(name, group))
+
+
+def _walked(name, group):
     theirs, ours = parity.Side(name, False), parity.Side(name, True)
     for (of, situation), action in parity.CELLS.items():
         if of == group:
