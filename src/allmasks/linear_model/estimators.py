@@ -14,6 +14,9 @@ __all__ = ["RowsEstimator", "row_weights"]
 Array = NDArray[np.float64]
 
 
+_FLOATS = (np.float64, np.float32)
+
+
 class RowsEstimator(BaseEstimator):
     """Of rows X (n, d)."""
 
@@ -24,11 +27,11 @@ class RowsEstimator(BaseEstimator):
 
     def _read(self, X: Any, *y: Any, **checks: Any) -> Any:
         """X, or X and y, as scikit-learn reads them for a fit."""
-        return validate_data(self, X, *y, accept_sparse="csr", dtype=[np.float64, np.float32], **checks)
+        return validate_data(self, X, *y, accept_sparse="csr", dtype=_FLOATS, **checks)
 
-    def _read_more(self, X: Any) -> Any:
-        """More rows, which must have the features of the fit's."""
-        return self._read(X, reset=False)
+    def _read_more(self, X: Any, dtype: Any = _FLOATS) -> Any:
+        """More rows, if any, which must have the features of the fit's."""
+        return None if X is None else validate_data(self, X, accept_sparse="csr", dtype=dtype, reset=False)
 
     def _read_new(self, X: Any) -> Any:
         """Rows to predict for."""

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, softmax
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from allmasks.errors import MethodNotApplicable
 from allmasks.linear_model.checks import check_multi_class, check_settings, feature_rates
@@ -146,11 +146,7 @@ class DropoutLogisticRegression(ClassifierMixin, RowsEstimator):
             check_classification_targets(y)
             rates = feature_rates(self.p, X.shape[1])
             weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-            more = (
-                None
-                if X_unlabeled is None
-                else validate_data(self, X_unlabeled, accept_sparse="csr", dtype=X.dtype, reset=False)
-            )
+            more = self._read_more(X_unlabeled, X.dtype)
             problem = labeled_rows(self, X, np.asarray(y), weight, rates, alpha, more)
         fits, one_sided, separated = self._solve(problem, tol, max_iter)
         warn_if_unfinished(self, fits, one_sided, separated=separated)

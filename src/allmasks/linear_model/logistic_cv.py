@@ -11,7 +11,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.utils.validation import _check_sample_weight
 
 from allmasks.linear_model.checks import check_grid, check_multi_class, check_settings, feature_rates
 from allmasks.linear_model.folds import Folds, Scorer, results_table
@@ -138,9 +138,7 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
                 raise ValueError(
                     f"the training rows of fold {number} hold fewer than 2 classes; use fewer folds, or stratified ones"
                 )
-        more = None
-        if X_unlabeled is not None:
-            more = validate_data(self, X_unlabeled, accept_sparse="csr", dtype=X.dtype, reset=False)
+        more = self._read_more(X_unlabeled, X.dtype)
         rows = _Rows(self, p_axis, alpha_axis, X, y, weight, more, score, sample_weight is not None)
         search = _Search(rows, folds)
         means = climb(p_axis, alpha_axis, search.evaluate, full=self.search == "full")
@@ -173,15 +171,9 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
         return Axis.of("ps", ps, steps, rate=True), Axis.of("alphas", alphas, steps, rate=False)
 
     def _single(self, p: float, alpha: float, tol: float) -> DropoutLogisticRegression:
-        return DropoutLogisticRegression(
-            p,
-            alpha=float(alpha),
-            fit_intercept=self.fit_intercept,
-            tol=tol,
-            max_iter=self.max_iter,
-            class_weight=self.class_weight,
-            multi_class=self.multi_class,
-        )
+        same = ("fit_intercept", "max_iter", "class_weight", "multi_class")
+        settings = {name: getattr(self, name) for name in same}
+        return DropoutLogisticRegression(p, alpha=float(alpha), tol=tol, **settings)
 
 
 @dataclass(frozen=True)
