@@ -466,7 +466,7 @@ def differences(old: Any, new: Any, exact: bool, at: str = "") -> Iterator[str]:
         old, new = (SHOWN.sub("value ± error", TIMES.sub("some time", text)) for text in (old, new))
         old, new = (FORMULA.sub("a formula", text) for text in (old, new))
         # Columns are as wide as what they hold, and lines break where they do.
-        old, new = (re.sub(r"[\s─%]+", " ", text) for text in (old, new))
+        old, new = (re.sub(r"[\s─%]+", " ", text.replace("<wbr>", "")) for text in (old, new))
     if isinstance(old, dict) and isinstance(new, dict):
         if set(old) == {"shape", "sha", "s"} and not exact:
             old, new = {"shape": old["shape"], "s": old["s"]}, {"shape": new.get("shape"), "s": new.get("s")}
