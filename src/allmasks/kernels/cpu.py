@@ -127,7 +127,7 @@ def _round(x0, x1, left, right):  # type: ignore[no-untyped-def]
 
 
 @njit(forceinline=True)
-def _fill(k0, k1, first, w0, w1):  # type: ignore[no-untyped-def]
+def fill_lanes(k0, k1, first, w0, w1):  # type: ignore[no-untyped-def]
     """Threefry-2x32-13 of the 128 counters from `first` on (they never straddle a multiple of 2**32).
 
     Every result is cast back to 32 bits: numba computes on unsigned integers in 64.
@@ -190,7 +190,7 @@ def _span(x_at, out_at, n, lo, hi, k0, k1, bits, threshold, scale, like):  # typ
     if whole < hi:
         source, target = carray(_pointer(x_at, like), n), carray(_pointer(out_at, like), n)
         w0, w1 = np.empty(_STRIDE, np.uint32), np.empty(_STRIDE, np.uint32)
-        _fill(k0, k1, np.uint64(whole // run * _STRIDE), w0, w1)
+        fill_lanes(k0, k1, np.uint64(whole // run * _STRIDE), w0, w1)
         for a in range(whole, hi, _STRIDE):
             b = min(a + _STRIDE, hi)
             first_bit = a % run // _STRIDE * bits
@@ -206,7 +206,7 @@ def _span_units(x, out, lo, hi, k0, k1, last, scale):  # type: ignore[no-untyped
     units = len(last)
     zero = scale[0] - scale[0]
     for start in range(lo, hi, 2 * _STRIDE):
-        _fill(k0, k1, np.uint64(start // 2), w0, w1)
+        fill_lanes(k0, k1, np.uint64(start // 2), w0, w1)
         for lane in range(2):
             word = w0 if lane == 0 else w1
             a = start + lane * _STRIDE
@@ -283,7 +283,7 @@ def _shares_words() -> Any:
         lo = team.next_task(at) * _TASK
         while lo < n:
             for start in range(lo, min(lo + _TASK, n), 2 * _STRIDE):
-                _fill(U(key), U(key >> 32), np.uint64(start // 2), w0, w1)
+                fill_lanes(U(key), U(key >> 32), np.uint64(start // 2), w0, w1)
                 for i in range(min(_STRIDE, n - start)):
                     out[start + i] = w0[i]
                 for i in range(min(_STRIDE, n - start - _STRIDE)):

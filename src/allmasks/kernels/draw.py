@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from allmasks.kernels.cpu import _fill
+from allmasks.kernels.cpu import fill_lanes
 
 __all__ = ["independent", "latin_hypercube"]
 
@@ -46,7 +46,7 @@ def independent(keys, flips, rows, threshold, out):  # type: ignore[no-untyped-d
             high = np.uint64(np.uint64(rows[r]) << np.uint64(32))
             target = out[m, r]
             for start in range(0, units, 2 * _STRIDE):
-                _fill(k0, k1, np.uint64(high | np.uint64(start // 2)), w0, w1)
+                fill_lanes(k0, k1, np.uint64(high | np.uint64(start // 2)), w0, w1)
                 middle, stop = min(start + _STRIDE, units), min(start + 2 * _STRIDE, units)
                 _below(w0, threshold[start:middle], flip, target[start:middle])
                 _below(w1, threshold[middle:stop], flip, target[middle:stop])
@@ -97,7 +97,7 @@ def latin_hypercube(keys, rows, table, kept_parts, within, size, out):  # type: 
             high = np.uint64(np.uint64(rows[r]) << np.uint64(32))
             for start in range(0, units, _STRIDE):
                 stop = min(start + _STRIDE, units)
-                _fill(k0, k1, np.uint64(high | np.uint64(start)), w0, w1)
+                fill_lanes(k0, k1, np.uint64(high | np.uint64(start)), w0, w1)
                 _orders(w0, w1, table, kept_parts[start:stop], within[start:stop], bits, packed)
                 for member in range(size):
                     _member(packed, np.uint64(8 * member), out[size * b + member, r, start:stop])

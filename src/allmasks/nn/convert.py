@@ -77,7 +77,7 @@ def _left(module: nn.Module) -> str | None:
         return f"scripted {original} was left: convert first, then script" if original in _NAMES else None
     if isinstance(module, nn.RNNBase | nn.MultiheadAttention) and module.dropout > 0:
         return f"dropout inside {kind} (p={module.dropout}) was left: it is no layer of its own"
-    if isinstance(module, tuple(_OURS)) and not isinstance(module, layers._Keyed):
+    if isinstance(module, tuple(_OURS)) and not isinstance(module, layers.Keyed):
         return f"{kind} is a subclass of torch's layer and was left"
     return None
 

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-class _Keyed(_DropoutNd):
+class Keyed(_DropoutNd):
     """p, inplace and seed; `p` may be a tensor with a rate for each unit."""
 
     if TYPE_CHECKING:  # TorchScript reads annotations, and knows neither of these
@@ -79,7 +79,7 @@ def _no_seed_in_scripts(training: bool, seed: int | None) -> None:
         raise RuntimeError("TorchScript cannot draw the masks of a seed: pass seed=None, or use torch.compile")
 
 
-class Dropout(_Keyed, nn.Dropout):
+class Dropout(Keyed, nn.Dropout):
     """`torch.nn.Dropout` at memory speed: each element is zeroed with probability p, the others scaled by 1/(1 − p).
 
     Mean: the input. Variance: p/(1 − p) · input². See `allmasks.nn.functional.dropout`.
@@ -112,7 +112,7 @@ class Dropout(_Keyed, nn.Dropout):
             return functional.dropout(input, self.p, self.training, self.inplace, seed=self.seed)
 
 
-class Dropout1d(_Keyed, nn.Dropout1d):
+class Dropout1d(Keyed, nn.Dropout1d):
     """`torch.nn.Dropout1d`: whole channels of (N, C, L) or (C, L). A tensor p has one rate for each channel.
 
     Mean: the input. Variance of each element: p/(1 − p) · input².
@@ -128,7 +128,7 @@ class Dropout1d(_Keyed, nn.Dropout1d):
             return functional.dropout1d(input, self.p, self.training, self.inplace, seed=self.seed)
 
 
-class Dropout2d(_Keyed, nn.Dropout2d):
+class Dropout2d(Keyed, nn.Dropout2d):
     """`torch.nn.Dropout2d`: whole channels of (N, C, H, W). A tensor p has one rate for each channel.
 
     Mean: the input. Variance of each element: p/(1 − p) · input².
@@ -144,7 +144,7 @@ class Dropout2d(_Keyed, nn.Dropout2d):
             return functional.dropout2d(input, self.p, self.training, self.inplace, seed=self.seed)
 
 
-class Dropout3d(_Keyed, nn.Dropout3d):
+class Dropout3d(Keyed, nn.Dropout3d):
     """`torch.nn.Dropout3d`: whole channels of (N, C, D, H, W) or (C, D, H, W). A tensor p has one rate a channel.
 
     Mean: the input. Variance of each element: p/(1 − p) · input².
@@ -160,7 +160,7 @@ class Dropout3d(_Keyed, nn.Dropout3d):
             return functional.dropout3d(input, self.p, self.training, self.inplace, seed=self.seed)
 
 
-class AlphaDropout(_Keyed, nn.AlphaDropout):
+class AlphaDropout(Keyed, nn.AlphaDropout):
     """`torch.nn.AlphaDropout`, for SELU networks: mean 0 and variance 1 over the data are kept, single means are not.
 
     Mean over masks: a q x; variance: a² p q (x − α′)²; see `allmasks.nn.functional.alpha_dropout`.
@@ -178,7 +178,7 @@ class AlphaDropout(_Keyed, nn.AlphaDropout):
             return functional.alpha_dropout(input, self.p, self.training, self.inplace, seed=self.seed)
 
 
-class FeatureAlphaDropout(_Keyed, nn.FeatureAlphaDropout):
+class FeatureAlphaDropout(Keyed, nn.FeatureAlphaDropout):
     """`torch.nn.FeatureAlphaDropout`: `AlphaDropout` of whole channels. Mean and variance as there."""
 
     per_unit = False
@@ -193,7 +193,7 @@ class FeatureAlphaDropout(_Keyed, nn.FeatureAlphaDropout):
             return functional.feature_alpha_dropout(input, self.p, self.training, self.inplace, seed=self.seed)
 
 
-class GaussianDropout(_Keyed):
+class GaussianDropout(Keyed):
     """Multiplicative Gaussian noise of mean 1 and variance p/(1 − p), after which an element's moments are dropout's.
 
     Mean: the input. Variance: p/(1 − p) · input². No mask of bits: evaluation over masks refuses it by name.
@@ -216,7 +216,7 @@ class GaussianDropout(_Keyed):
         return f"p={self.p}" + ("" if self.seed is None else f", seed={self.seed}")
 
 
-class LockedDropout(_Keyed):
+class LockedDropout(Keyed):
     """The same mask at every time step of (T, N, D), or of (N, T, D) with batch_first as `torch.nn.LSTM` has it.
 
     Mean: the input. Variance of each element: p/(1 − p) · input². Gal & Ghahramani (2016).
@@ -245,7 +245,7 @@ class LockedDropout(_Keyed):
         return super().extra_repr() + f", batch_first={self.batch_first}"
 
 
-class DropPath(_Keyed):
+class DropPath(Keyed):
     """Stochastic depth: whole examples of a residual branch are zeroed, the others scaled by 1/(1 − p).
 
     Mean: the input. Variance of each element: p/(1 − p) · input². Huang et al. (2016).
@@ -260,7 +260,7 @@ class DropPath(_Keyed):
         return functional.drop_path(input, self.p, self.training, self.inplace, seed=self.seed)
 
 
-class DropBlock2d(_Keyed):
+class DropBlock2d(Keyed):
     """Squares of block_size² positions of each feature map are zeroed, a fraction p in expectation.
 
     Mean: the input. Variance: (1 − k)/k · input², k the position's probability to be kept. Ghiasi et al. (2018); see

@@ -87,7 +87,6 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 _transform = torch._C._functorch.peek_interpreter_stack
 """The torch.func transform that runs, or None."""
 
-
 _modes = torch._C._len_torch_dispatch_stack
 _tracer = torch._C._get_tracing_state
 _compiling = torch.compiler.is_dynamo_compiling
@@ -106,12 +105,9 @@ def in_transform() -> bool:
     return _transform() is not None
 
 
-_HALVES = (torch.bfloat16, torch.float16)
-
-
 def wide(dtype: torch.dtype) -> torch.dtype:
     """What is computed in: a scale in a half type would be rounded to its few bits, and the mean with it."""
-    return torch.float32 if dtype in _HALVES else dtype
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
 def product(op: Any, x: Tensor, key: Tensor, *law: Any) -> Tensor:
