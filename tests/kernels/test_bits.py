@@ -10,7 +10,7 @@ from numba import njit
 from scipy.stats import chi2, norm
 
 from allmasks.kernels import cpu, reference
-from allmasks.kernels.cpu import _fill
+from allmasks.kernels.cpu import fill_lanes
 from allmasks.nn.law import drawn_law
 
 U = np.uint32
@@ -31,7 +31,7 @@ def histogram(k0, k1, counters, quarters, deep, thresholds):
     """16-bit words by value; and how many 32-bit words are below each threshold."""
     w0, w1 = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32)
     for start in range(0, counters, BLOCK):
-        _fill(U(k0), U(k1), np.uint64(start), w0, w1)
+        fill_lanes(U(k0), U(k1), np.uint64(start), w0, w1)
         for i in range(BLOCK):
             quarters[w0[i] & U(0xFFFF)] += 1
             quarters[w0[i] >> U(16)] += 1
@@ -53,9 +53,9 @@ def agreement(a0, a1, high_a, b0, b1, high_b, first_b, counters, copied_every):
     equal, both = 0, 0
     cut = U(7 << 13)
     for start in range(0, counters, BLOCK):
-        _fill(U(a0), U(a1), np.uint64(np.uint64(high_a) << np.uint64(32)) | np.uint64(start), w0, w1)
+        fill_lanes(U(a0), U(a1), np.uint64(np.uint64(high_a) << np.uint64(32)) | np.uint64(start), w0, w1)
         second = np.uint64(np.uint64(high_b) << np.uint64(32)) | np.uint64(start + first_b)
-        _fill(U(b0), U(b1), second, v0, v1)
+        fill_lanes(U(b0), U(b1), second, v0, v1)
         if copied_every and (start // BLOCK) % copied_every == 0:
             v0[:] = w0
         for i in range(BLOCK):
