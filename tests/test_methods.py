@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import allmasks as am
 from allmasks.losses import LOSSES
-from allmasks.methods import METHODS, MonteCarlo
+from allmasks.methods import METHODS, Delta, MonteCarlo
 from allmasks.methods.base import Method
 from truth import Biased, every_mask, z_score
 
@@ -95,6 +97,33 @@ def test_moments_are_held_against_every_mask(method, link):
         rounding = 1e-13 * (1 + variance)  # the truth's own
         assert held(result.mean, result.mean_error + rounding, mean, result.guarantee, 0)
         assert held(result.variance, result.variance_error + rounding, variance, result.guarantee, 0)
+
+
+class Halfway(Method):
+    """A method that nobody registered: the second-order form, for squares."""
+
+    def integrates(self, loss):
+        return "estimated" if loss == "squared_error" else None
+
+    def on_scores(self, asked):
+        return Delta().on_scores(asked)
+
+
+def test_a_method_of_ones_own_is_planned_and_run_for_models():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 1)).double()
+    x, y = torch.randn(5, 3).double(), torch.randn(5, 1).double()
+    plan = am.plan_expected_loss(net, x, y, "squared_error", method=Halfway())
+    assert (plan.method, plan.guarantee) == (Halfway(), "estimated")
+    assert "feeds the last Linear: Halfway over all its masks" in repr(plan)
+    assert "Halfway" not in repr(am.plan_expected_loss(net, x, y, "squared_error"))
+    result = am.expected_loss(net, x, y, "squared_error", method=Halfway())
+    # The second order is all there is of a square.
+    assert result.method == Halfway()
+    exact = am.expected_loss(net, x, y, "squared_error")
+    assert result.value.item() == pytest.approx(exact.value.item(), rel=1e-12)
+    with pytest.raises(am.MethodNotApplicable, match="Halfway does not apply here: a loss it has a formula for"):
+        am.expected_loss(net, x, y.abs(), "poisson", method=Halfway())
 
 
 def test_a_value_that_does_nothing_refuses_everything():

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from allmasks.methods import MonteCarlo
 from allmasks.methods.options import Option
 from allmasks.over_masks.data import Batch
 from allmasks.over_masks.forms import in_form
@@ -48,10 +47,10 @@ def route_of(outputs: Outputs, chosen: Option, seed: int) -> Route:
     last = outputs.last
     if chosen.integrates_last:
         return Route(chosen, Integrated(outputs))
-    if isinstance(chosen.method, MonteCarlo) and chosen.inner > 1:
-        return Route(chosen, Nested(outputs, chosen.method.sampler, seed, chosen.inner))
+    if chosen.sampler is not None and chosen.inner > 1:
+        return Route(chosen, Nested(outputs, chosen.sampler, seed, chosen.inner))
     alone = last is not None and [site.name for site in chosen.sites] == [last.site]
-    return Route(chosen, LastOnly(outputs) if alone and isinstance(chosen.method, MonteCarlo) else Whole(outputs))
+    return Route(chosen, LastOnly(outputs) if alone and chosen.sampler is not None else Whole(outputs))
 
 
 @dataclass
