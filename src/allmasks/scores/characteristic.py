@@ -13,7 +13,7 @@ E e^{−|S|} is below the tolerance already (a saturated score) no node is neede
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,27 +75,31 @@ def logistic_moments(
     random_rates = problem.p[problem.p > 0]
     one_rate = len(random_rates) > 0 and bool((random_rates == random_rates[0]).all())
     coef = cumulant_terms(float(random_rates[0])) if one_rate else np.empty(0)
-    settings = (problem.p, problem.intercept, coef, rule.tol, rule.max_nodes, problem.share, target, grads)
+    settings = (problem.p, problem.intercept, coef, rule.tol, rule.max_nodes)
     grad_w: Array = np.zeros(d)
     grad_x: Array = np.zeros(1)
+    refused = -1
     if problem.is_sparse:
-        x = problem.X
+        x, left = problem.X, np.arange(n)
         if slots is not None and grads < 2 and y is None:
             grad_w, left = tabulated_moments(problem, slots, rule.tol, rule.max_nodes, grads > 0, out)
-            refused = _one_by_one(problem, left, settings, out, grad_w) if len(left) else -1
-        else:
-            terms = np.zeros(len(x.data) if grads else 1)
-            chunks = max(1, min(64, n))
-            refused = kernels.sparse_rows(x.data, x.indices, x.indptr, problem.per_unit, *settings, chunks, out, terms)
+            x = x[left]
+        if len(left):
+            some, terms = np.empty((len(left), 5)), np.zeros(len(x.data) if grads else 1)
+            of_rows = (problem.share[left], target[left], grads, max(1, min(64, len(left))), some, terms)
+            refused = kernels.sparse_rows(x.data, x.indices, x.indptr, problem.per_unit, *settings, *of_rows)
+            out[left] = some
+            refused = int(left[refused]) if refused >= 0 else -1
             if grads:
-                grad_w = np.bincount(x.indices, x.data * terms, d).astype(np.float64, copy=False)
+                grad_w += np.bincount(x.indices, x.data * terms, d)
             if grads > 1:
                 grad_x = problem.weights[x.indices] * terms
     else:
         # A fixed number of chunks, so that sums do not depend on the number of threads.
         parts = np.zeros((max(1, min(64, n, 2**23 // max(d, 1))), d if grads else 1))
         grad_x = np.zeros((n, d) if grads > 1 else (1, 1))
-        refused = kernels.dense_rows(problem.X, problem.per_unit, problem.weights, *settings, out, parts, grad_x)
+        wanted = (problem.share, target, grads, out, parts, grad_x)
+        refused = kernels.dense_rows(problem.X, problem.per_unit, problem.weights, *settings, *wanted)
         if grads:
             grad_w = parts.sum(axis=0)
     if refused >= 0:
@@ -105,23 +109,6 @@ def logistic_moments(
             "Fourier(max_nodes=...) with more nodes, Enumeration() for at most 20 units, or MonteCarlo()",
         )
     return Integrals(*out.T), grad_w, grad_x
-
-
-def _one_by_one(problem: ScoreProblem, rows: NDArray[np.int64], settings: Any, out: Array, grad_w: Array) -> int:
-    """Some CSR rows by the row kernel, their gradient added to `grad_w`. Returns the first refused, or -1."""
-    from allmasks.scores import every_row as kernels
-
-    rates, b, coef, tol, max_nodes, share, y, grads = settings
-    x = problem.X[rows]
-    some, terms = np.empty((len(rows), 5)), np.zeros(len(x.data) if grads else 1)
-    refused = kernels.sparse_rows(
-        x.data, x.indices, x.indptr, problem.per_unit, rates, b, coef, tol, max_nodes, share[rows], y[rows], grads,
-        max(1, min(64, len(rows))), some, terms
-    )  # fmt: skip
-    out[rows] = some
-    if grads:
-        grad_w += np.bincount(x.indices, x.data * terms, problem.d)
-    return int(rows[refused]) if refused >= 0 else -1
 
 
 def fourier_logistic(problem: ScoreProblem, y: Array, rule: Rule, want_grad: bool) -> RowResults:
