@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,7 +82,7 @@ def _changes(job: Job, source: SampledMasks, units: list[_Unit], together: bool)
         place = np.repeat(which, len(batch), axis=1) if together else which[:, rows]
         here = job.for_batch(batch)
         assert isinstance(here.source, SampledMasks)
-        kept = _bits(here.source, batch, numbers)
+        kept = here.source.bits(numbers + source.first, batch.examples, torch.device("cpu"))
         on, off = (_losses(here, batch, _flipped(kept, units, place, state)) for state in (True, False))
         change[:, rows] = on - off
     weighted = change * job.weight.double().cpu()
@@ -106,25 +105,8 @@ def _stride(n: int) -> int:
     return stride
 
 
-def _bits(source: SampledMasks, batch: Batch, numbers: np.ndarray) -> dict[str, np.ndarray]:
-    """The run's masks with these numbers, (k, n or 1, units) by site."""
-    sampler = source.blocks.sampler
-    return {
-        site.name: sampler.draw(
-            source.seed,
-            site.id,
-            numbers + source.first,
-            np.zeros(1, np.int64) if site.batch_dim is None else batch.examples,
-            site.law.keep_prob,
-        )
-        for site in source.sites
-    }
-
-
-def _flipped(
-    kept: dict[str, np.ndarray], units: list[_Unit], place: np.ndarray, state: bool
-) -> dict[str, torch.Tensor]:
-    changed = {name: bits.copy() for name, bits in kept.items()}
+def _flipped(kept: dict[str, Tensor], units: list[_Unit], place: np.ndarray, state: bool) -> dict[str, Tensor]:
+    changed = {name: bits.numpy().copy() for name, bits in kept.items()}
     for (k, i), u in np.ndenumerate(place):
         bits = changed[units[u].site.name]
         # A batch of another form has other units: its own by that number.
@@ -134,16 +116,8 @@ def _flipped(
 
 def _losses(job: Job, batch: Batch, kept: dict[str, Tensor]) -> Tensor:
     """(k, n) losses under these masks."""
-    parts = []
-    for chunk in _chunks(kept, job.look.chunk_masks, job.weight.device):
-        for losses in job.evaluate(batch, chunk, with_error=False):
-            parts.append(losses.loss.detach().double().cpu())
-    return torch.cat(parts)
-
-
-def _chunks(kept: dict[str, Tensor], at_most: int, device: torch.device) -> Iterator[MaskChunk]:
-    count = len(next(iter(kept.values())))
-    for lo in range(0, count, at_most):
-        part = {name: bits[lo : lo + at_most].to(device) for name, bits in kept.items()}
-        size = len(next(iter(part.values())))
-        yield MaskChunk(part, torch.full((size,), 1.0 / count, dtype=torch.float64, device=device), lo)
+    device, count = job.weight.device, len(next(iter(kept.values())))
+    weight = torch.full((count,), 1.0 / count, dtype=torch.float64, device=device)
+    whole = MaskChunk({name: bits.to(device) for name, bits in kept.items()}, weight, 0)
+    found = [job.evaluate(batch, chunk, with_error=False) for chunk in whole.split(job.look.chunk_masks)]
+    return torch.cat([losses.loss.detach().double().cpu() for each in found for losses in each])

@@ -42,6 +42,12 @@ class MaskChunk:
     def __len__(self) -> int:
         return len(self.weight)
 
+    def split(self, at_most: int) -> Iterator[MaskChunk]:
+        """The same masks, so many at a time."""
+        for lo in range(0, len(self), at_most):
+            kept = {name: bits[lo : lo + at_most] for name, bits in self.kept.items()}
+            yield MaskChunk(kept, self.weight[lo : lo + at_most], self.start + lo)
+
     def describe(self, i: int) -> str:
         """How an error message calls mask number i of this chunk."""
         return f"mask {self.start + i}"
@@ -146,11 +152,14 @@ class SampledMasks:
         # Whole blocks only, so that block means never straddle chunks.
         for part in blocks.parts(at_most):
             numbers = np.arange(part.start, part.stop, dtype=np.int64) + self.first
-            kept = {
-                site.name: drawn_bits(blocks.sampler, self.seed, site, numbers, examples, device) for site in self.sites
-            }
+            kept = self.bits(numbers, examples, device)
             weight = torch.full((len(numbers),), 1.0 / self.n_masks, dtype=torch.float64, device=device)
             yield MaskChunk(kept, weight, int(numbers[0]))
+
+    def bits(self, numbers: np.ndarray, examples: np.ndarray, device: torch.device) -> dict[str, Tensor]:
+        """Of the masks with these numbers, `first` included, for the examples with these keys: see `MaskChunk`."""
+        sampler = self.blocks.sampler
+        return {site.name: drawn_bits(sampler, self.seed, site, numbers, examples, device) for site in self.sites}
 
 
 def source_of(option: Option, n_masks: int, seed: int, first: int = 0) -> MaskSource:

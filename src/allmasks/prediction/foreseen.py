@@ -60,12 +60,11 @@ class RareMasks:
 
     def chunks(self, examples: np.ndarray, at_most: int, device: torch.device) -> Iterator[MaskChunk]:
         """See `MaskSource`."""
-        for lo in range(0, self.n_masks, at_most):
-            kept = {}
-            for site in self.sites:
-                some = torch.from_numpy(self.bits[site.name][lo : lo + at_most, None, :]).to(device)
-                kept[site.name] = some if site.batch_dim is None else some.expand(-1, len(examples), -1)
-            yield MaskChunk(kept, torch.from_numpy(self.weight[lo : lo + at_most]).to(device), lo)
+        kept = {}
+        for site in self.sites:
+            some = torch.from_numpy(self.bits[site.name][:, None, :]).to(device)
+            kept[site.name] = some if site.batch_dim is None else some.expand(-1, len(examples), -1)
+        yield from MaskChunk(kept, torch.from_numpy(self.weight).to(device), 0).split(at_most)
 
 
 def rare_masks(sites: tuple[DropoutSite, ...], masks: int, *, batched: bool = True) -> RareMasks | None:
