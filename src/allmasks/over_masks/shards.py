@@ -26,6 +26,7 @@ def shard(data: Any, group: Any = "world") -> Any:
     ------
     ValueError : fewer examples than ranks, or torch.distributed is not initialized.
 
+    >>> import torch
     >>> shard((torch.arange(3), torch.arange(3)), group=None)
     (tensor([0, 1, 2]), tensor([0, 1, 2]))
     """
