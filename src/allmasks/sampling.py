@@ -117,13 +117,8 @@ class Blocks:
             return ()
         if self.n_masks == 1:
             return (Note("One mask cannot show an error, so it is nan; draw 2 or more."),)
-        return (
-            Note(
-                "{k} masks drawn together cannot show an error, so it is nan; draw {more} or more.",
-                k=self.n_masks,
-                more=self.n_masks + 1,
-            ),
-        )
+        told = {"k": self.n_masks, "more": self.n_masks + 1}
+        return (Note("{k} masks drawn together cannot show an error, so it is nan; draw {more} or more.", **told),)
 
     def mean_and_error(self, totals: Any) -> tuple[Any, Any, Any]:
         """(g, …) means over the blocks of values (K, …) under each mask, their mean, and its standard error."""
@@ -241,14 +236,8 @@ class Cap:
 
     def before_pilot(self, least: int) -> tuple[int, tuple[str, ...]]:
         """Masks to draw, and the note, where no more are allowed than any tolerance run draws."""
-        return self.masks, (
-            Note(
-                "{cap} stopped the run at {k} masks; a tolerance takes {more} or more.",
-                cap=self.name,
-                k=self.masks,
-                more=least,
-            ),
-        )
+        told = {"cap": self.name, "k": self.masks, "more": least}
+        return self.masks, (Note("{cap} stopped the run at {k} masks; a tolerance takes {more} or more.", **told),)
 
     def stop(
         self, method: Sampling, needed: int, pilot: int, wanted: float | None = None
@@ -261,18 +250,14 @@ class Cap:
         """
         needed, asked = max(needed, pilot), _asked(method)
         if needed <= self.masks:
-            note = Note(
-                "{tolerance} stopped the run at {k} masks, before {cap}.", tolerance=asked, k=needed, cap=self.name
-            )
-            return needed, (note,) * bool(self.name)
+            told = {"tolerance": asked, "k": needed, "cap": self.name}
+            return needed, (Note("{tolerance} stopped the run at {k} masks, before {cap}.", **told),) * bool(self.name)
         if self.name:
+            told = {"cap": self.name, "k": self.masks, "tolerance": asked, "more": about(needed)}
             note = Note(
                 "{cap} stopped the run at {k} masks: {tolerance} takes about {more}, so the error may be larger than "
                 "asked for.",
-                cap=self.name,
-                k=self.masks,
-                tolerance=asked,
-                more=about(needed),
+                **told,
             )
             return self.masks, (note,)
         if wanted is None:
@@ -295,13 +280,8 @@ class Cap:
         """
         asked = _asked(method)
         if self.name:
-            note = Note(
-                "{cap} stopped the run at {k} masks; {tolerance} may take more.",
-                cap=self.name,
-                k=self.masks,
-                tolerance=asked,
-            )
-            return self.masks, (note,)
+            told = {"cap": self.name, "k": self.masks, "tolerance": asked}
+            return self.masks, (Note("{cap} stopped the run at {k} masks; {tolerance} may take more.", **told),)
         raise self.refuse(
             f"{asked} cannot be promised. After a pilot of {pilot:,} masks: {why} Pass n_masks= to sample without it"
         )

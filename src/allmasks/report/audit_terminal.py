@@ -91,14 +91,9 @@ def _sites(audit: Audit, _: Translate) -> Table:
     table.add_column(_("saved"), justify="right", no_wrap=True)
     for site in audit.sites:
         one = found.get(site.name)
-        numbers = (
-            ("–", "–")
-            if one is None
-            else (
-                plus_minus(one.alone, one.alone_error, _),
-                plus_minus(one.saved, one.saved_error, _),
-            )
-        )
+        numbers = ["–", "–"]
+        if one is not None:
+            numbers = [plus_minus(one.alone, one.alone_error, _), plus_minus(one.saved, one.saved_error, _)]
         row = (clean(site.name), clean(site.kind), f"{site.p:g}", f"{site.units:,}", *numbers)
         table.add_row(*(Text(cell) for cell in row))
     if len(audit.per_site) > 1:
@@ -138,9 +133,5 @@ def _convergence(audit: Audit, _: Translate) -> Table:
         table.add_column(label, justify="right", no_wrap=True)
     for point in audit.convergence:
         difference = point.value - audit.reference
-        table.add_row(
-            f"{point.n_masks:,}",
-            plus_minus(point.value, point.error, _),
-            f"{difference:+.2g}",
-        )
+        table.add_row(f"{point.n_masks:,}", plus_minus(point.value, point.error, _), f"{difference:+.2g}")
     return table
