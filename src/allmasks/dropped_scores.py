@@ -141,6 +141,7 @@ def _beats(other: Answer[Any], answer: Answer[Any]) -> bool:
     return rank <= own_rank and masks <= own_masks and (rank, masks) != (own_rank, own_masks)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # two outputs may be infinite, and either way
 def _joined(parts: tuple[Gradient, ...], weights_ndim: int, intercept_shape: tuple[int, ...]) -> dict[str, Any]:
     """The outputs' gradients in the shapes of what they are taken with respect to."""
     weights = np.stack([g.weights for g in parts], axis=1)

@@ -106,3 +106,10 @@ def test_a_column_of_one_output_keeps_its_shape():
 
 def test_gradients_are_only_made_when_asked_for():
     assert am.expected_score_loss(W, X, TARGETS["logistic"], P).grad is None
+
+
+def test_outputs_whose_gradients_are_infinite_either_way_add_up_in_silence():
+    weights = [[1e150, -1e150], [1e160, 1e160]]
+    result = am.expected_score_loss(weights, [[1.0, 1.0]], [[0.0, 0.0]], 0.5, loss="squared_error", return_grad=True)
+    assert result.value == result.grad["X"][0, 1] == np.inf
+    assert np.isnan(result.grad["X"][0, 0])  # inf from one output and −inf from the other
