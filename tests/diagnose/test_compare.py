@@ -145,7 +145,7 @@ def test_settings_chosen_by_the_losses_that_are_judged():
     found = [am.compare(lucky, arms, seeds=range(10 * r, 10 * r + 10)) for r in range(100)]
     assert sum(c.winner == "many" for c in found) > 10
     assert all(c.notes[0].startswith("many: the setting was chosen by the same losses") for c in found)
-    assert "note: many: the setting was chosen" in repr(found[0])
+    assert "note  many: the setting was chosen" in repr(found[0])
 
     def apart(seed, arm=0, s=0):
         return Outcome(validation=draw(seed, arm, s), test=draw(seed, arm, s, 1))
