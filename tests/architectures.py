@@ -159,6 +159,39 @@ class DropPath(nn.Module):
         return h.div(keep) * torch.floor(mask + keep)
 
 
+class DropBlock(nn.Module):
+    """As torchvision.ops.DropBlock2d computes it; drawn from uniform numbers, as timm has it."""
+
+    def __init__(self, p: float, uniform: bool = False) -> None:
+        super().__init__()
+        self.p, self.uniform, self.block = p, uniform, 3
+
+    def forward(self, h: Tensor) -> Tensor:
+        if not self.training or self.p == 0.0:
+            return h
+        n, c, height, width = h.shape
+        inner = (height - self.block + 1, width - self.block + 1)
+        gamma = self.p * height * width / (self.block**2 * inner[0] * inner[1])
+        if self.uniform:
+            seeds = (torch.rand_like(h) < gamma).to(h.dtype)
+        else:
+            seeds = F.pad(torch.empty(n, c, *inner, dtype=h.dtype).bernoulli_(gamma), [self.block // 2] * 4)
+        kept = 1 - F.max_pool2d(seeds, kernel_size=self.block, stride=1, padding=self.block // 2)
+        return h * kept * (kept.numel() / (1e-6 + kept.sum()))
+
+
+class PathTwice(nn.Module):
+    """One drop-path module for both branches of a block, as BEiT, Swin v2 and DINOv2 have it."""
+
+    def __init__(self, p: float, scale: float = 1.0) -> None:
+        super().__init__()
+        self.path, self.a, self.b, self.scale = DropPath(p), nn.Linear(6, 6), nn.Linear(6, 6), scale
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = h + self.scale * self.path(torch.tanh(self.a(h)))
+        return h + self.scale * self.path(torch.tanh(self.b(h)))
+
+
 class Residual(nn.Module):
     def __init__(self, drop: nn.Module, width: int = 6) -> None:
         super().__init__()
@@ -274,6 +307,9 @@ _BART = {
     "activation_dropout": 0.1, "max_position_embeddings": 32, "pad_token_id": 0, "decoder_start_token_id": 1,
 }  # fmt: skip
 
+LATER = frozenset({"later"})
+"""Not in the record that tests/test_golden.py holds the present against."""
+
 ARCHITECTURES = [
     Architecture("mlp", lambda: (mlp(), (x(5, 6),), {})),
     Architecture("functional", lambda: (Functional(), (x(5, 6),), {})),
@@ -305,6 +341,26 @@ ARCHITECTURES = [
     ),
     Architecture(
         "drop path", lambda: (nn.Sequential(Residual(DropPath(0.3)), Residual(DropPath(0.1))), (x(5, 6),), {})
+    ),
+    Architecture(
+        "drop path called twice",
+        lambda: (nn.Sequential(PathTwice(0.3), PathTwice(0.1)), (x(5, 6),), {}),
+        kinds=LATER,
+    ),
+    Architecture(
+        "drop path behind a layer scale",
+        lambda: (nn.Sequential(PathTwice(0.3, 1e-5)), (x(5, 6),), {}),
+        kinds=LATER,
+    ),
+    Architecture(
+        "DropBlock",
+        lambda: (nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), DropBlock(0.4)), (x(4, 2, 7, 7),), {}),
+        kinds=LATER,
+    ),
+    Architecture(
+        "DropBlock, uniform numbers",
+        lambda: (nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), DropBlock(0.4, uniform=True)), (x(4, 2, 7, 7),), {}),
+        kinds=LATER,
     ),
     Architecture("by hand", lambda: (nn.Sequential(ByHand(), nn.Linear(6, 2)), (x(5, 6),), {})),
     Architecture("compiled part", lambda: (compiled(), (x(5, 6),), {})),

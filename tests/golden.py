@@ -234,6 +234,8 @@ def architectures() -> Iterator[tuple[str, Callable[[], Any]]]:
     for one in ARCHITECTURES:
         if one.needs and one.name not in ("Bert, classes", "GPT2, eager", "T5", "ViT"):
             continue
+        if "later" in one.kinds:
+            continue
 
         def sites(one=one):
             model, args, kwargs = one()

@@ -1,4 +1,4 @@
-"""Models as other frameworks hold them: Lightning modules, and LayerDrop of transformers, which has no mask."""
+"""Models as other frameworks hold them: Lightning modules, and LayerDrop of transformers."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_a_lightning_module_is_its_net():
 
 
 @pytest.mark.parametrize("rate", [0.3, 0.0])
-def test_layer_drop_is_refused_by_name_and_at_rate_zero_forgotten(rate):
+def test_layer_drop_is_a_bit_a_layer_and_at_rate_zero_forgotten(rate):
     torch.manual_seed(0)
     sizes = {"encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
     config = transformers.BartConfig(
@@ -47,8 +47,14 @@ def test_layer_drop_is_refused_by_name_and_at_rate_zero_forgotten(rate):
     config.encoder_layerdrop, config.dropout = rate, 0.1
     model = transformers.BartModel(config).eval()
     x = {"input_ids": torch.randint(3, 30, (4, 6)), "decoder_input_ids": torch.randint(3, 30, (4, 5))}
-    if rate:
-        with pytest.raises(am.UncontrolledRandomness, match="encoder:rand"):
-            am.predict(model, x, task="regression", n_masks=256)
-    else:
-        assert am.predict(model, x, task="regression", n_masks=256).n_masks == 256
+    layers = [site for site in am.find_dropout(model, **x) if site.kind == "uniform"]
+    assert [(site.name, site.p, site.units) for site in layers] == [
+        (name, rate, 1) for name in ("encoder:rand", "encoder:rand#2") if rate
+    ]
+    result = am.predict(model, x, task="regression", n_masks=512)
+    assert result.n_masks == 512
+    with torch.no_grad():
+        passes = torch.stack([model.train()(**x)[0] for _ in range(500)]).double()
+    mean, own = result.mean[0], result.mean_error[0]
+    error = (passes.var(dim=0) / 500 + own**2).sqrt()
+    assert bool(((mean - passes.mean(dim=0)).abs() < 5 * error + 1e-6).all())

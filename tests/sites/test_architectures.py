@@ -118,5 +118,7 @@ def test_a_missed_site_would_be_noticed():
             return out[0]
 
     model = nn.Sequential(mlp(), Elsewhere())
-    sites = am.find_dropout(model, x(5, 6))
-    assert len(sites) == 2  # what another thread draws is invisible; documented in docs/sites.md
+    *sites, beside = am.find_dropout(model, x(5, 6))
+    assert len(sites) == 2  # what another thread draws is invisible: that it draws is not
+    assert (beside.name, beside.controllable) == ("(root):random", False)
+    assert "its output changes from pass to pass" in beside.reason

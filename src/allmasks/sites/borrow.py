@@ -14,7 +14,7 @@ from allmasks.sites.settings import settings_kept
 from allmasks.sites.sharding import is_sharded, sharded_parts
 from allmasks.sites.state import State
 
-__all__ = ["begin_pass", "borrowed", "written_by_pass"]
+__all__ = ["begin_pass", "borrowed", "state_of", "written_by_pass"]
 
 
 class _Lent(threading.local):
@@ -27,7 +27,8 @@ class _Lent(threading.local):
 _lent = _Lent()
 
 
-def _state_of(model: nn.Module) -> State | None:
+def state_of(model: nn.Module) -> State | None:
+    """What is kept of a model that is borrowed."""
     return next((state for lent, state in reversed(_lent.states) if lent is model), None)
 
 
@@ -54,7 +55,7 @@ def borrowed(model: nn.Module, filled: Sequence[Tensor] = ()) -> Iterator[None]:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.no_grad())
         stack.enter_context(settings_kept())
-        if _state_of(model) is None or filled:
+        if state_of(model) is None or filled:
             stack.enter_context(_kept(model))
         if filled:
             with torch.no_grad():
@@ -92,7 +93,7 @@ def _in_eval_mode(model: nn.Module) -> Iterator[None]:
         for part, before in reversed(shards):
             if list(map(id, part.parameters())) != before:
                 part.reshard()  # type: ignore[operator]
-        state = _state_of(model)
+        state = state_of(model)
         if state is not None:
             state.settle()
         for module, flag in flags:
@@ -104,12 +105,12 @@ def _in_eval_mode(model: nn.Module) -> Iterator[None]:
 
 def begin_pass(model: nn.Module) -> None:
     """To be called before each pass of a borrowed model, so that all passes begin from the same state."""
-    state = _state_of(model)
+    state = state_of(model)
     if state is not None:
         state.begin()
 
 
 def written_by_pass(model: nn.Module) -> list[Tensor]:
     """What of a borrowed model's tensors the pass that was just made has changed."""
-    state = _state_of(model)
+    state = state_of(model)
     return [] if state is None else state.written()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from allmasks.sites.calls import Call
 
-__all__ = ["DRAWN", "DRAWS", "HIGHEST", "parse_draw"]
+__all__ = ["DRAWN", "DRAWS", "HIGHEST", "parse_draw", "uniform_call"]
 
 DRAWN = ("bernoulli", "uniform")
 """Kinds of site whose mask is what is drawn."""
@@ -60,23 +60,21 @@ def _one_number(q: Any) -> tuple[float, str | None]:
     return low, None
 
 
-def _uniform(out: Tensor, *, in_place: bool = False) -> Call | None:
-    """Uniform numbers that are compared with a threshold t: bit 0 stands for those below it, P(bit 0) = t."""
-    if not out.is_floating_point():
-        return None
+def uniform_call(op: str, out: Tensor, put: Callable[[Tensor], Any]) -> Call:
+    """Uniform numbers in `out`'s shape, compared with a threshold t: bit 0 stands for those below it, P(bit 0) = t.
 
-    def put(values: Tensor) -> Tensor:
-        return out.copy_(values) if in_place else values
+    `put` makes of numbers in [0, 1) what the function returns.
+    """
 
-    def apply(kept: Tensor, t: float) -> Tensor:
+    def apply(kept: Tensor, t: float) -> Any:
         bits = kept.expand(out.shape).to(out.dtype)
         return put(bits * (1.0 + t) / 2 + (1.0 - bits) * t / 2)
 
-    def constant(value: float = HIGHEST) -> Tensor:
-        return put(torch.full_like(out, value))
+    def constant(value: float | Tensor = HIGHEST) -> Any:
+        return put(torch.full_like(out, value) if isinstance(value, float) else value.to(out))
 
     return Call(
-        op="rand",
+        op=op,
         kind="uniform",
         p=math.nan,
         training=True,
@@ -85,6 +83,12 @@ def _uniform(out: Tensor, *, in_place: bool = False) -> Call | None:
         apply=apply,
         identity=constant,
     )
+
+
+def _uniform(out: Tensor, *, in_place: bool = False) -> Call | None:
+    if not out.is_floating_point():
+        return None
+    return uniform_call("rand", out, out.copy_ if in_place else lambda values: values)
 
 
 def _rand(*args: Any, generator: Any = None, **kwargs: Any) -> Call | None:

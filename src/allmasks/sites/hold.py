@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from allmasks.sites.calls import Call, parse
 from allmasks.sites.checkpoints import Answer, checkpoints_follow
 from allmasks.sites.draws import DRAWS, parse_draw
+from allmasks.sites.hosts import hosts_seen, parse_host
 from allmasks.sites.naming import Namer, modules_at
 
 __all__ = ["hold_masks"]
@@ -28,6 +29,10 @@ Watch = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], Any]
 
 Unmasked = Callable[[Call, Any], Any]
 """Sees every dropout call that got no mask with its result, and may replace that."""
+
+
+Drawn = Callable[[str, str], None]
+"""Sees what functions outside torch draw that is no dropout call: (path of the module, name of the function)."""
 
 
 def _never(*args: Any, **kwargs: Any) -> bool:
@@ -64,9 +69,11 @@ class _Hold(TorchFunctionMode):
         watch: Watch | None,
         unmasked: Unmasked | None,
         wake: frozenset[str],
+        drawn: Drawn | None = None,
     ) -> None:
         super().__init__()
         self.wake = wake
+        self.drawn = drawn
         self.meant: bool | None = None  # the training flag of the attention call whose inside is being run
         self.namer = Namer(model)
         self.provide = provide
@@ -92,6 +99,16 @@ class _Hold(TorchFunctionMode):
             result = func(*args, **kwargs)
             return result if self.watch is None else self.watch(func, args, kwargs, result)
         return self._answer(func, call)
+
+    def host(self, name: str, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A function of Python or NumPy that draws, called inside."""
+        path = self.namer.path()[0]
+        call = parse_host(name, args, kwargs) if path in self.wake else None
+        if call is not None:
+            return self._answer(name, call)
+        if self.drawn is not None:
+            self.drawn(path, name)
+        return original(*args, **kwargs)
 
     def _attention_module(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Called in training mode whatever the flag, so that its own dropout call is made and can be answered."""
@@ -150,6 +167,11 @@ class _Again(_Hold):
             call = parse_draw(func, args, kwargs)
         return func(*args, **kwargs) if call is None else self._answer(func, call)
 
+    def host(self, name: str, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """In backward its callers are not on the stack either."""
+        call = parse_host(name, args, kwargs) if self.coming and self.coming[0].function == name else None
+        return original(*args, **kwargs) if call is None else self._answer(name, call)
+
     def _answer(self, func: Any, call: Call) -> Any:
         if not self.coming or self.coming[0].function is not func:
             raise RuntimeError(
@@ -170,6 +192,7 @@ def hold_masks(
     watch: Watch | None = None,
     unmasked: Unmasked | None = None,
     wake: frozenset[str] = frozenset(),
+    drawn: Drawn | None = None,
 ) -> Iterator[None]:
     """Every dropout call made by `model` inside takes the mask that `provide` gives; without one it drops nothing.
 
@@ -179,12 +202,13 @@ def hold_masks(
     rates : p by site name, for calls that do not carry theirs in eval mode (attention passes 0 there).
     wake : paths of modules whose own training flag is set inside, because they drop in training mode only; what
         they draw is a dropout call too.
-    watch, unmasked : see other torch functions, and dropout calls without a mask; for looking at a model.
+    watch, unmasked, drawn : see other torch functions, dropout calls without a mask, and what is drawn outside torch;
+        for looking at a model.
 
     One context is one forward pass: calls are counted from its start. But for `wake`, dropout is switched off or on
     here and not by the modules' flags, so nothing else in the model that looks at them is woken.
     """
-    with _entered(_Hold(model, provide, rates or {}, watch, unmasked, wake)):
+    with _entered(_Hold(model, provide, rates or {}, watch, unmasked, wake, drawn)):
         yield
 
 
@@ -197,7 +221,7 @@ def _entered(hold: _Hold) -> Iterator[None]:
     try:
         for module in woken:
             module.training = True
-        with eager, checkpoints_follow(hold) as hold.checkpoints_follow, hold:
+        with eager, checkpoints_follow(hold) as hold.checkpoints_follow, hosts_seen(hold), hold:
             yield
     finally:
         for module, flag in zip(woken, flags, strict=True):

@@ -24,6 +24,7 @@ from allmasks.sites.site import DropoutSite, mask_shape_of_example, units_of
 from allmasks.sites.state import version_of
 from allmasks.sites.trace import Trace, linear_arguments, output_tensors, trace
 from allmasks.sites.training_only import TrainingOnly, look_in_training
+from allmasks.sites.unexplained import random_beyond
 
 __all__ = ["Inspection", "LastLayer", "find_dropout", "inspect_model"]
 
@@ -120,10 +121,18 @@ def inspect_model(
         in_train = _train_pass(model, given, notes)
         training = TrainingOnly()
         if in_train is not None:
-            training = look_in_training(model, given, plain, in_train, notes)
+            look_in_training(model, given, plain, in_train, training)
+            if any(not found.mean_preserving for found in training.thresholds.values()):
+                # A layer that this pass happened to skip has not shown what it draws.
+                in_train = trace(model, given, train=True, wake=training.awake, constants=training.nothing_dropped)
+                look_in_training(model, given, plain, in_train, training)
         in_eval = trace(model, given, train=False, wake=training.awake) if training.awake else plain
         axes, out_dims = find_axes(model, given, in_eval, extract, batch_dim, training.awake)
         sites = tuple(_site(name, in_eval, in_train, axes, plain, training) for name in in_eval.seen)
+        if in_train is not None and not (training.refused or plain.draws or plain.moved):
+            tipping = {name: found.at for name, found in training.thresholds.items()}
+            beside = random_beyond(model, given, sites, tipping, training.awake, notes)
+            training.refused += [] if beside is None else [beside]
         last_linear = _last_linear(model, given, in_eval, sites, extract, training.awake, written)
     sites = tuple(site for site in sites if site.kind != "attention" or site.p > 0)
     notes += [

@@ -5,14 +5,21 @@ from __future__ import annotations
 import functools
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 
-__all__ = ["generator_states", "leaves_no_trace", "moved_generators", "set_generator_states", "settings_kept"]
+__all__ = [
+    "draw_only",
+    "generator_states",
+    "leaves_no_trace",
+    "moved_generators",
+    "set_generator_states",
+    "settings_kept",
+]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -136,3 +143,36 @@ def moved_generators(before: dict[str, Any], after: dict[str, Any]) -> list[str]
     if old[2:] != new[2:] or not np.array_equal(old[1], new[1]):
         moved.append("NumPy's global generator")
     return moved
+
+
+def draw_only(value: float, generators: Iterable[Any]) -> None:
+    """Let Python's and NumPy's global generators, and such of their kind among these, give one number in [0, 1).
+
+    All are Mersenne twisters, and what one gives next is a permutation of the bits of a word of its state: 624 words
+    are put there that come out as this number.
+    """
+    word = _stored(min(int(value * 2**32), 2**32 - 1))
+    random.setstate((3, (word,) * 624 + (0,), None))
+    np.random.set_state(("MT19937", np.full(624, word, dtype=np.uint32), 0, 0, 0.0))  # noqa: NPY002
+    for generator in generators:
+        if isinstance(generator, random.Random) and type(generator).random is random.Random.random:
+            generator.setstate((3, (word,) * 624 + (0,), None))
+        elif (
+            isinstance(generator, np.random.RandomState)
+            and generator.get_state(legacy=False)["bit_generator"] == "MT19937"
+        ):
+            generator.set_state(("MT19937", np.full(624, word, dtype=np.uint32), 0, 0, 0.0))
+
+
+def _stored(given: int) -> int:
+    """The word of a Mersenne twister's state that comes out as `given`: its tempering undone."""
+    word = given ^ (given >> 18)
+    word ^= (word << 15) & 0xEFC60000
+    undone = word
+    for _ in range(4):
+        undone = word ^ ((undone << 7) & 0x9D2C5680)
+    word = undone & 0xFFFFFFFF
+    undone = word
+    for _ in range(2):
+        undone = word ^ (undone >> 11)
+    return undone & 0xFFFFFFFF

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import is_dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 __all__ = ["State", "version_of"]
 
 _BOXES = (dict, OrderedDict, defaultdict, list, set, deque)
-_OTHERS = (np.ndarray, np.random.Generator, np.random.RandomState, torch.Generator, random.Random)
+_GENERATORS = (np.random.Generator, np.random.RandomState, torch.Generator, random.Random)
+_OTHERS = (np.ndarray, *_GENERATORS)
 _FLAG = "training"
 """The one attribute that is no part of the state: whoever looks at a model sets it."""
 
@@ -48,6 +49,7 @@ class State:
         self._attributes = [_KeptAttributes(attributes) for attributes in found.attributes.values()]
         self._boxes = [_KeptBox(box) for box in found.boxes.values()]
         self._others = [_KeptOther(*_access(other)) for other in found.others.values()]
+        self.generators = [other for other in found.others.values() if isinstance(other, _GENERATORS)]
         self._storages: dict[int, _KeptStorage] = {}
         self._tensors = [_KeptTensor(part) for tensor in found.tensors.values() for part in _plain_parts(tensor)]
         for kept in self._tensors:
@@ -89,6 +91,23 @@ class State:
             for other in self._others:
                 other.put_back()
 
+    def drawn_from(self, before: Sequence[Any]) -> list[Any]:
+        """The model's own generators that are no longer in the states `before`, as `generator_states` gave them."""
+        return [
+            generator
+            for generator, then, now in zip(self.generators, before, self.generator_states(), strict=True)
+            if not _equal(then, now)
+        ]
+
+    def generator_states(self) -> list[Any]:
+        """Where each of the model's own generators is."""
+        return [_access(generator)[0]() for generator in self.generators]
+
+    def set_generator_states(self, states: Sequence[Any]) -> None:
+        """Put each of them where `generator_states` found it."""
+        for generator, state in zip(self.generators, states, strict=True):
+            _access(generator)[1](state)
+
     def written(self) -> list[Tensor]:
         """The tensors that are not what they were: what the last pass has written."""
         changed = {key for key, storage in self._storages.items() if storage.changed()}
@@ -119,6 +138,9 @@ class _Found:
                 self.tensors[id(tensor)] = tensor
         else:
             self._own(vars(module))
+            for value in _reached(type(module)):
+                if isinstance(value, _GENERATORS):
+                    self.others[id(value)] = value
 
     def _own(self, attributes: dict[str, Any]) -> None:
         if id(attributes) not in self.attributes:
@@ -144,6 +166,24 @@ class _Found:
             self.others[id(value)] = value
         elif kind is SimpleNamespace or (is_dataclass(kind) and hasattr(value, "__dict__")):
             self._own(vars(value))
+        elif not isinstance(value, type) and type(getattr(value, "__dict__", None)) is dict:
+            for inside in vars(value).values():
+                if isinstance(inside, _GENERATORS):
+                    self.others[id(inside)] = inside
+
+
+def _reached(kind: type[nn.Module]) -> Iterator[Any]:
+    """What the forward of a class uses of its module's globals, and of the functions around it."""
+    code = getattr(kind.forward, "__code__", None)
+    if code is None or kind.__module__.startswith("torch."):
+        return
+    names = kind.forward.__globals__
+    yield from (names[name] for name in code.co_names if name in names)
+    for cell in kind.forward.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not yet filled
+            continue
 
 
 class _KeptAttributes:

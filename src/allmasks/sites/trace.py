@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from allmasks.sites.borrow import begin_pass
+from allmasks.sites.borrow import begin_pass, state_of
 from allmasks.sites.calls import Call
 from allmasks.sites.hold import hold_masks
 from allmasks.sites.naming import Namer
 from allmasks.sites.probe import Inputs
-from allmasks.sites.settings import generator_states, moved_generators
+from allmasks.sites.settings import draw_only, generator_states, moved_generators, set_generator_states
 from allmasks.sites.state import version_of
 
 __all__ = ["Draw", "LinearUse", "Seen", "Trace", "linear_arguments", "trace"]
@@ -63,11 +63,17 @@ class LinearUse:
 
 @dataclass
 class Trace:
-    """What happened in one pass."""
+    """What happened in one pass.
+
+    `draws` are random operations of torch outside the known dropout calls, `hosts` those of Python and NumPy, `moved`
+    their generators that have been drawn from, `own` such of the model's own.
+    """
 
     seen: dict[str, Seen] = field(default_factory=dict)
     draws: list[Draw] = field(default_factory=list)
+    hosts: list[Draw] = field(default_factory=list)
     moved: list[str] = field(default_factory=list)
+    own: list[str] = field(default_factory=list)
     linears: list[LinearUse] = field(default_factory=list)
     convolves_after_site: bool = False
     links: list[tuple[str, Tensor]] = field(default_factory=list)
@@ -97,12 +103,19 @@ def output_tensors(output: Any) -> list[Tensor]:
     return [leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
 
 
-def _draws_nothing(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether an operation that may draw has been told not to: a rate of 0, or training off."""
+def _arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """An operator's arguments by name, those that were not given as well."""
     names = [argument.name for argument in func._schema.arguments]
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     defaults = {argument.name: argument.default_value for argument in func._schema.arguments}
-    values = {name: given.get(name, defaults.get(name)) for name in names}
+    return {name: given.get(name, defaults.get(name)) for name in names}
+
+
+def _draws_nothing(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether an operation that may draw has been told not to: a rate of 0, or training off."""
+    values = _arguments(func, args, kwargs)
+    if func._schema.name.startswith("aten::bernoulli") and values.get("p") in (0.0, 1.0):
+        return True
     has_rate = "dropout_p" in values or ("dropout" in func._schema.name and "p" in values)
     if has_rate and not (values.get("dropout_p") or values.get("p")):
         return True
@@ -110,11 +123,11 @@ def _draws_nothing(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 
 class _Draws(TorchDispatchMode):
-    """Records operations tagged as random. `extreme` puts a constant in place of what is drawn."""
+    """Records operations tagged as random. `fill` may put something else in place of what is drawn."""
 
-    def __init__(self, namer: Namer, draws: list[Draw], extreme: float | None) -> None:
+    def __init__(self, namer: Namer, draws: list[Draw], fill: Callable[[Tensor], object] | None) -> None:
         super().__init__()
-        self.namer, self.draws, self.extreme = namer, draws, extreme
+        self.namer, self.draws, self.fill = namer, draws, fill
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -124,10 +137,15 @@ class _Draws(TorchDispatchMode):
         path, module = self.namer.path()
         op = func._schema.name.removeprefix("aten::").strip("_")
         self.draws.append(Draw(path, op, isinstance(module, torch.jit.ScriptModule)))
-        if self.extreme is not None:
+        if self.fill is not None:
             for leaf in output_tensors(result):
                 if leaf.is_floating_point():
-                    leaf.fill_(self.extreme)
+                    self.fill(leaf)
+                elif func._schema.name.startswith("aten::randint"):
+                    given = _arguments(func, args, kwargs)
+                    low, share = given.get("low") or 0, torch.empty(leaf.shape, dtype=torch.float64)
+                    self.fill(share)
+                    leaf.copy_((low + share * (given["high"] - low)).floor())
         return result
 
 
@@ -136,30 +154,36 @@ def trace(
     inputs: Inputs,
     *,
     train: bool,
-    extreme: float | None = None,
+    fill: Callable[[Tensor], object] | None = None,
+    hosts: float | None = None,
+    answer: Callable[[Call], Tensor | None] | None = None,
+    rates: Mapping[str, float] | None = None,
     keep: Callable[[Call], None] | None = None,
     watch: Any = None,
     wake: frozenset[str] = frozenset(),
     constants: Mapping[str, float] | None = None,
 ) -> Trace:
-    """Run the model once with no unit dropped and write down what happens. Call it inside `borrowed`.
+    """Run the model once, by default with no unit dropped, and write down what happens. Call it inside `borrowed`.
 
     Parameters
     ----------
     train : set training flags for the pass. Normalisation stays in eval mode: its statistics are not dropout.
-    extreme : replaces every stray draw by this number.
+    fill : is given every stray draw, and may write something else there.
+    hosts : the number in [0, 1) that generators outside torch give, where that can be had of them.
+    answer, rates : masks and rates by site, see `hold_masks`.
     wake : modules whose own training flag is set, see `hold_masks`.
     constants : by name of a uniform draw, the number it gives.
     keep : is shown each dropout call while its input is still what it was.
     """
     result = Trace()
 
-    def provide(call: Call) -> None:
+    def provide(call: Call) -> Tensor | None:
         if keep is not None:
             keep(call)
         if constants and call.name in constants:
             constant: Callable[..., Any] = call.identity
             call.identity = functools.partial(constant, constants[call.name])
+        return None if answer is None else answer(call)
 
     def unmasked(call: Call, value: Any) -> Any:
         if isinstance(value, Tensor) and value is call.input and not call.in_place:
@@ -177,23 +201,47 @@ def trace(
             result.convolves_after_site = True
         return value if watch is None else watch(func, args, kwargs, value)
 
+    def drawn(path: str, name: str) -> None:
+        result.hosts.append(Draw(path, name))
+
     namer = Namer(model)
     own = inputs.copied()
     begin_pass(model)
     for module in model.modules():
         module.training = train and not isinstance(module, nn.modules.batchnorm._NormBase)
-    before = generator_states()
+    state = state_of(model)
+    before, own_before = generator_states(), [] if state is None else state.generator_states()
+    if hosts is not None:
+        draw_only(hosts, [] if state is None else state.generators)
+    begun = generator_states(), [] if state is None else state.generator_states()
     try:
         with (
-            _Draws(namer, result.draws, extreme),
-            hold_masks(model, provide, watch=look, unmasked=unmasked, wake=wake),
+            _Draws(namer, result.draws, fill),
+            hold_masks(model, provide, rates, watch=look, unmasked=unmasked, wake=wake, drawn=drawn),
         ):
             result.output = model(*own.args, **own.kwargs)
     finally:
         for module in model.modules():
             module.training = False
-    result.moved = moved_generators(before, generator_states())
+    result.moved = moved_generators(begun[0], generator_states())
+    if state is not None:
+        drawn_from = [g for g in state.drawn_from(begun[1]) if not isinstance(g, torch.Generator)]
+        result.own = [_where(model, generator) for generator in drawn_from]
+    if hosts is not None:
+        set_generator_states(before)
+        if state is not None:
+            state.set_generator_states(own_before)
     return result
+
+
+def _where(model: nn.Module, generator: Any) -> str:
+    """What a generator of the model's own is called, by the attribute that holds it where one does."""
+    kind = f"a {type(generator).__module__}.{type(generator).__qualname__} of its own"
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if value is generator:
+                return f"{kind} ({path}.{name})" if path else f"{kind} ({name})"
+    return kind
 
 
 def linear_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
