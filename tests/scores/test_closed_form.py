@@ -149,6 +149,29 @@ def test_a_unit_whose_slope_is_a_tiny_share_of_an_infinite_mean(as_csr):
     np.testing.assert_allclose(grad_x[0, 1], float(0.5 * exact.kept[1]), rtol=1e-12)
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    ("rates", "w", "b"),
+    [
+        ((1e-300, 1e-9, 1e-9), (-750.0, -50.0, -50.0), 100.0),
+        ((1e-300, 1e-300, 0.5), (-720.0, -720.0, 1.0), 700.0),
+        ((1e-200, 0.5, 1e-110), (-700.0, 3.0, -600.0), 500.0),
+        ((1e-300, 1e-9, 1e-9), (2.0, -1.0, 1.0), 5.0),
+    ],
+)
+def test_masks_whose_probability_is_no_normal_double(loss, rates, w, b):
+    # Dropped together, units that are all but never dropped may hold most of a mean of powers of e.
+    for sign in (1.0, -1.0):
+        y = -sign if loss == "exponential" else 0.0
+        weights = [sign * v for v in w]
+        result = am.expected_score_loss(
+            weights, [[1.0, 1.0, 1.0]], [y], rates, loss=loss, intercept=sign * b, method=Enumeration()
+        )
+        exact = truth.exact_loss(np.array(weights), np.ones(3), np.array(rates), sign * b, y, loss, digits=1000)
+        assert truth.apart(result.value, exact.value) <= result.error
+        assert result.error <= 1e-11 * abs(result.value) + 1e-300
+
+
 MAGNITUDES = st.one_of(st.floats(-300, 300), st.floats(-3, 3), st.floats(-20, 20))
 RATES = st.sampled_from([0.0, 1e-300, 1e-9, 1e-3, 0.5, 0.9, 0.999999])
 

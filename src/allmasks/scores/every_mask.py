@@ -72,6 +72,15 @@ class Masks:
             log = np.concatenate([log + np.log(rate), log + np.log1p(-rate)])
         return log
 
+    @property
+    def faint(self) -> NDArray[np.bool_]:
+        """(masks,) whether P(mask) is no normal double: it may have lost digits, or all of them."""
+        return self.weight < np.finfo(np.float64).tiny
+
+    def lost(self) -> Array:
+        """(masks,) what P(mask) may be off by beside its relative rounding."""
+        return np.where(self.faint, len(self.p) * LEAST, 0.0)
+
     def where(self, chosen: NDArray[np.bool_], y: Array) -> tuple[Array, Array, Array, Array]:
         """Score, target, log P and round-off of the score at some of (rows, masks); y is (rows, 1)."""
         target, log_weight = np.broadcast_to(y, chosen.shape), np.broadcast_to(self.log_weight(), chosen.shape)
@@ -164,7 +173,8 @@ def _mean_loss(problem: ScoreProblem, masks: Masks, loss: ScoreLoss, y: Array) -
     terms = _weighted(masks, loss, y)
     with np.errstate(over="ignore", invalid="ignore"):
         own = masks.weight * (loss.change(masks.scores, y, masks.off) + 4 * EPS * loss.size(masks.scores, y))
-        over = ~np.isfinite(own)
+        own = own + masks.lost() * loss.size(masks.scores, y)
+        over = ~np.isfinite(own) | _in_logs(masks, loss)
         if over.any():
             s, target, log_weight, off = masks.where(over, y)
             own[over] = loss.weighted_change(s, target, log_weight, off)
@@ -172,12 +182,17 @@ def _mean_loss(problem: ScoreProblem, masks: Masks, loss: ScoreLoss, y: Array) -
         return terms.sum(axis=1), error + 4 * LEAST * terms.shape[1]
 
 
+def _in_logs(masks: Masks, loss: ScoreLoss) -> NDArray[np.bool_]:
+    """(masks,) whether P(mask) is multiplied as its log: it is faint, and a loss of powers of e may make up for it."""
+    return masks.faint if isinstance(loss, Poisson | Exponential) else np.zeros_like(masks.faint)
+
+
 def _weighted(masks: Masks, loss: ScoreLoss, y: Array, order: int = 0) -> Array:
     """P(m) L(S(m), y), or its derivative, for every mask: (rows, masks)."""
     with np.errstate(over="ignore", invalid="ignore"):
         values = loss.derivative(masks.scores, y) if order else loss.value(masks.scores, y)
         terms = np.asarray(values * masks.weight)
-        over = ~np.isfinite(values)
+        over = ~np.isfinite(values) | _in_logs(masks, loss)
     if not over.any():
         return terms
     if isinstance(loss, CallableScoreLoss):

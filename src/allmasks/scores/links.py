@@ -44,7 +44,8 @@ def _of_values(problem: ScoreProblem, masks: Masks, values: Array, off: Array) -
     adding, weight = (problem.d + 24) * EPS, masks.weight
     with np.errstate(over="ignore", under="ignore"):
         mean = (weight * values).sum(axis=1)
-        mean_error = (weight * (off + adding * np.abs(values))).sum(axis=1) + 4 * LEAST * len(weight)
+        own = weight * (off + adding * np.abs(values)) + masks.lost() * np.abs(values)
+        mean_error = own.sum(axis=1) + 4 * LEAST * len(weight)
         apart, moved = values - mean[:, None], off + mean_error[:, None]
         # Squared before they are weighted, and weighted by roots: no square overflows that does not matter.
         root = np.exp(0.5 * masks.log_weight())
