@@ -145,23 +145,31 @@ def moved_generators(before: dict[str, Any], after: dict[str, Any]) -> list[str]
     return moved
 
 
+_FORCED = 128
+"""Words that are forced: 64 numbers."""
+
+
 def draw_only(value: float, generators: Iterable[Any]) -> None:
     """Let Python's and NumPy's global generators, and such of their kind among these, give one number in [0, 1).
 
     All are Mersenne twisters, and what one gives next is a permutation of the bits of a word of its state: 624 words
-    are put there that come out as this number.
+    are put there, the first of which come out as this number. The others are mixed: who rejects what it draws and
+    draws again, as normal numbers do, would never end.
     """
     word = _stored(min(int(value * 2**32), 2**32 - 1))
-    random.setstate((3, (word,) * 624 + (0,), None))
-    np.random.set_state(("MT19937", np.full(624, word, dtype=np.uint32), 0, 0, 0.0))  # noqa: NPY002
+    words = np.random.default_rng(0).integers(0, 2**32, 624, dtype=np.uint32)
+    words[:_FORCED] = word
+    state = (3, (*words.tolist(), 0), None)
+    random.setstate(state)
+    np.random.set_state(("MT19937", words, 0, 0, 0.0))  # noqa: NPY002
     for generator in generators:
         if isinstance(generator, random.Random) and type(generator).random is random.Random.random:
-            generator.setstate((3, (word,) * 624 + (0,), None))
+            generator.setstate(state)
         elif (
             isinstance(generator, np.random.RandomState)
             and generator.get_state(legacy=False)["bit_generator"] == "MT19937"
         ):
-            generator.set_state(("MT19937", np.full(624, word, dtype=np.uint32), 0, 0, 0.0))
+            generator.set_state(("MT19937", words, 0, 0, 0.0))
 
 
 def _stored(given: int) -> int:
