@@ -279,9 +279,10 @@ def test_a_pair_of_tensors_and_what_is_none(tmp_path):
 def test_tables_with_an_index_or_with_nothing(tmp_path):
     pd = pytest.importorskip("pandas")
     file = tmp_path / "t.csv"
-    pd.DataFrame({"a": [1.5, 2.0], "y": [0, 1]}).to_csv(file)
-    with pytest.raises(ValueError, match=r"the first column has no name and counts the rows, so it is an index"):
-        load_data(file)
+    for start in (0, 1, 100):
+        pd.DataFrame({"a": [1.5, 2.0], "y": [0, 1]}, index=[start, start + 1]).to_csv(file)
+        with pytest.raises(ValueError, match=r"the first column has no name and counts the rows, so it is an index"):
+            load_data(file)
     file.write_text("a,b,y\n")
     with pytest.raises(ValueError, match=r"has a header and no rows below it"):
         load_data(file)
@@ -297,6 +298,8 @@ def test_inputs_in_the_type_that_the_model_takes():
     assert (x.dtype, cast) == (torch.float32, True)
     x, cast = as_taken(nn.Linear(2, 1).double(), torch.ones(3, 2))
     assert (x.dtype, cast) == (torch.float64, False)
+    with pytest.raises(ValueError, match=r"inputs named x, but Linear\.forward\(input.* takes others .*or X, X2"):
+        as_taken(nn.Linear(2, 1), {"x": torch.ones(3, 2)})
     assert as_taken(nn.Linear(3, 1), ids)[0].dtype == torch.int64  # it runs on neither: what is wrong is said later
     assert not any(module.training is False for module in words.modules())
 

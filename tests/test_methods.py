@@ -1,5 +1,8 @@
 """Every method of the table, whatever it is: held against enumeration by its guarantee, or refusing in one sentence."""
 
+import sys
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,8 @@ import allmasks as am
 from allmasks.losses import LOSSES
 from allmasks.methods import METHODS, Delta, MonteCarlo
 from allmasks.methods.base import Method
+from allmasks.methods.options import Option
+from allmasks.samplers import Independent
 from truth import Biased, every_mask, z_score
 
 rng = np.random.default_rng(3)
@@ -134,3 +139,37 @@ def test_a_value_that_does_nothing_refuses_everything():
         answered(Nothing(), "logistic")
     with pytest.raises(am.MethodNotApplicable, match=r"no moments for the log link. Try method=None, Enum"):
         am.expected_score(W, X, P, link="log", method=Nothing())
+
+
+def test_a_file_needs_no_list_of_its_names(tmp_path, monkeypatch):
+    """A method is found by what it is; its base, with a name of its own that begins with _, is none."""
+    text = "from allmasks.methods.base import Method\nclass _Base(Method): pass\nclass Unlisted(_Base): pass\n"
+    (tmp_path / "unlisted.py").write_text(text)
+    with monkeypatch.context() as patched:
+        patched.setattr(am.methods, "__path__", [str(tmp_path)])
+        found = am.methods._found()
+    del am.methods.Unlisted, sys.modules["allmasks.methods.unlisted"]
+    assert [kind.__name__ for kind in found] == ["Unlisted"]
+
+
+@dataclass(frozen=True, repr=False)
+class Draws(Method):
+    """Independent masks, and no more to it."""
+
+    def on_model(self, averaged, sites, request):
+        return (Option(self, "independent masks", "statistical", 64, sites=sites, sampler=Independent()),)
+
+
+def test_masks_of_an_own_method_are_judged_as_others_are():
+    """An error that the masks drawn cannot have shown is flagged whichever method drew them."""
+    torch = pytest.importorskip("torch")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(
+            torch.nn.Dropout(0.001), torch.nn.Linear(8, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)
+        )
+    x, y = torch.ones(3, 8), torch.zeros(3, 1)
+    own = am.expected_loss(net, x, y, "squared_error", method=Draws())
+    plain = MonteCarlo(n_masks=64, sampler=Independent())
+    other = am.expected_loss(net, x, y, "squared_error", method=plain)
+    assert (own.value, own.error, own.reliable, own.notes) == (other.value, other.error, False, other.notes)

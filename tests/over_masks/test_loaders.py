@@ -403,6 +403,27 @@ def test_predictions_of_several_lengths(reader):
         torch.testing.assert_close(found.std[rows], alone.std, rtol=1e-9, atol=1e-12)
 
 
+def test_masks_of_several_lengths_are_not_listed():
+    """The plan has met every batch, so that predictions are sampled where a list for the first would not do."""
+    rows = [(torch.randn(n, generator=G), torch.tensor(0)) for n in (4, 4, 6, 3)]
+
+    class Summed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop, self.head = nn.Dropout(0.5), nn.Linear(1, 1)
+
+        def forward(self, x):
+            return self.head(self.drop(x).sum(dim=1, keepdim=True))
+
+    loader = DataLoader(rows, collate_fn=padded, batch_size=2)
+    plan = am.plan_prediction(Summed(), loader, task="regression")
+    assert "Enumeration: batches are of several shapes, and each has masks of its own" in repr(plan)
+    result = am.predict(Summed(), loader, task="regression")
+    assert (result.method, result.guarantee, result.n_masks) == (plan.method, "statistical", plan.n_masks)
+    with pytest.raises(am.MethodNotApplicable, match="batches are of several shapes, and each has masks of its own"):
+        am.predict(Summed(), loader, task="regression", method=am.methods.Enumeration())
+
+
 class OneOfTwo(Group):
     size = 2
 

@@ -76,6 +76,25 @@ def doubles():
     return x.double(), y
 
 
+class Summed(nn.Module):
+    """Each of a batch's columns is dropped by itself, so that its masks have the batch's width."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop, self.head = nn.Dropout(0.5), nn.Linear(1, 1)
+        nn.init.ones_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x):
+        return self.head(self.drop(x).sum(dim=1, keepdim=True))
+
+
+def padded(widths=(4, 4), call=am.expected_loss):
+    loader = torch.utils.data.DataLoader([(torch.ones(n), torch.zeros(1)) for n in widths], batch_size=1)
+    how = (None, "squared_error") if call is am.expected_loss else ()
+    return call(Summed(), loader, *how, group="world")
+
+
 CASES = {
     "nothing": (loss, {}),
     "weights": (loss, {"model": nudged}),
@@ -102,6 +121,8 @@ CASES = {
     "audit: weights": (audited, {"model": nudged}),
     "audit: atol": (audited, {"n_masks": None, "atol": 0.5}),
     "monitor: seed": (seen, {"seed": 9}),
+    "shapes of batches": (padded, {"widths": (4, 6)}),
+    "predict: shapes of batches": (partial(padded, call=am.predict), {"widths": (4, 6)}),
     "another function": (None, {}),
 }
 USUAL = {

@@ -39,6 +39,8 @@ SAID = {
     "audit: weights": r"ValueError: parameter 3\.weight holds other numbers on rank 1",
     "audit: atol": "ValueError: n_masks is 256 on rank 0 and None on rank 1",
     "monitor: seed": "ValueError: seed is 0 on rank 0 and 9 on rank 1",
+    "shapes of batches": r"ValueError: the method that its batches' shapes allow \(pass method=\) is 'Enumeration",
+    "predict: shapes of batches": "ValueError: the method that its batches' shapes allow .* is 'Enumeration",
     "another function": "ValueError: the function is 'expected_loss' on rank 0 and 'audit' on rank 1",
 }
 

@@ -1,7 +1,7 @@
 """E_m[L] of a model: plan it, then compute it.
 
-`problem` looks at the model once; `plan` chooses a method; `sources` gives masks, `evaluate` losses under them,
-`solve` their means with errors.
+`prepare` looks at the model once and makes an `Expectation`, which plans and computes; `under_masks` gives losses under
+masks, `over_masks` the masks and their means with errors.
 """
 
 from __future__ import annotations

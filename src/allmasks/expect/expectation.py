@@ -158,15 +158,17 @@ class Expectation:
     ) -> ExpectedLoss:
         """E_m[L] over the masks of the sites named in `only` (all random ones by default), others at the mean mask."""
         sites = self._active(only)
-        plan = plan or self.look.group.run(lambda: self.plan(request, only))
+        if plan is None:
+            plan = self.look.group.run(lambda: self.plan(request, only))
+            self.look.group.agree({"the method that its batches' shapes allow (pass method=)": repr(plan.method)})
         chosen, method = plan.chosen, plan.method
         if not sites:
             return self._result(solve(self.job(NoMask(), self.plain(()), grad=grad)), method, 0, varies=False)
         evaluate = self._evaluator(chosen, sites, request.seed)
         unseen: Unseen | None = None
         n_masks, remarks = chosen.n_masks, tuple[str, ...]()
-        if isinstance(method, MonteCarlo):
-            if not n_masks:
+        if chosen.sampler is not None:
+            if isinstance(method, MonteCarlo) and not n_masks:
                 n_masks, remarks = self._enough(chosen, method, evaluate, request)
             source = source_of(chosen, n_masks, request.seed)
             unseen = seldom_changes(self.job(source, evaluate, grad=False))
@@ -193,7 +195,7 @@ class Expectation:
             return Integrated(look.forward(others, observe=site.name), self.loss, site, look.last, formula)
         if isinstance(method, MonteCarlo) and method.control is not None:
             return controlled(look, self.loss, self.weight, sites, method, seed)
-        return self.plain(sites, proven=not isinstance(method, MonteCarlo))
+        return self.plain(sites, proven=chosen.sampler is None)
 
     def _enough(
         self, chosen: Option, method: MonteCarlo, evaluate: Evaluator, request: Request

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import re
 import warnings
@@ -186,8 +187,9 @@ def _frame(file: Path) -> dict[str, Any]:
     texts = [c for c in columns if frame[c].dtype.kind not in "fiub"]
     if texts:
         raise ValueError(f"--data {file}: columns must be numbers, these are not: {some(texts)}")
-    nameless = columns[0].startswith(("Unnamed:", "__index_level_"))
-    if nameless and frame[columns[0]].tolist() in (list(range(len(frame))), list(range(1, len(frame) + 1))):
+    nameless = columns[0].startswith(("Unnamed:", "__index_level_")) and frame[columns[0]].notna().all()
+    first = frame[columns[0]].tolist()
+    if nameless and first == list(range(int(first[0]), int(first[0]) + len(frame))):
         raise ValueError(
             f"--data {file}: the first column has no name and counts the rows, so it is an index and no input: write "
             "the file with index=False, or give the column a name"
@@ -224,6 +226,15 @@ def as_taken(model: nn.Module, x: Inputs) -> tuple[Inputs, bool]:
     """
     import torch
 
+    if isinstance(x, dict):
+        takes = inspect.signature(model.forward)
+        try:
+            takes.bind(**x)
+        except TypeError as problem:
+            raise ValueError(
+                f"--data has inputs named {some(list(x))}, but {type(model).__name__}.forward{takes} takes others "
+                f"({problem}): name them as it does, or X, X2 … in its order"
+            ) from None
     kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
     def cast(tensor: torch.Tensor, whole: bool) -> torch.Tensor:

@@ -23,8 +23,9 @@ __all__ = ["ClosedForm", "Delta", "Enumeration", "Fourier", "GaussianMoments", "
 def _found() -> list[type[Method]]:
     """Methods of this folder that nobody has named above."""
     modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
-    own = {name: value for module in modules for name, value in vars(module).items() if name in module.__all__}
-    methods = {n: v for n, v in own.items() if isinstance(v, type) and issubclass(v, Method) and n not in __all__}
+    own = {n: v for module in modules for n, v in vars(module).items() if n in getattr(module, "__all__", (n,))}
+    new = {n: v for n, v in own.items() if isinstance(v, type) and n not in __all__ and not n.startswith("_")}
+    methods = {n: v for n, v in new.items() if issubclass(v, Method)}
     globals().update(methods)
     return list(methods.values())
 

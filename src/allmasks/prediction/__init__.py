@@ -171,6 +171,7 @@ def predict(
         outputs = outputs_of(model, x, y, asked, ranks, **rows, batch_size=batch_size)
         with outputs.look.lent():
             plan = ranks.run(lambda: outputs.plan(request))
+            ranks.agree({"the method that its batches' shapes allow (pass method=)": repr(plan.method)})
             route = allotted(outputs, route_of(outputs, plan.chosen, seed), seed)
             masks, stopped = plan.n_masks, tuple[str, ...]()
             if isinstance(plan.method, MonteCarlo) and plan.chosen.sites and not masks:

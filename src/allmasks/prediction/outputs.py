@@ -137,7 +137,20 @@ class Outputs:
             raise ValueError("the likelihood of y needs a model that returns one tensor")
         if self.asked.likelihood and self.task.name == "regression" and self.asked.precision is None:
             raise ValueError("the likelihood of y in a regression needs noise_precision=τ, one over the noise variance")
+        if self._may_list(request):
+            # A list of all masks is one list for all batches: those of a loader may have several shapes.
+            for batch in self.look.data:
+                self.look.sites_in(batch)
         return plan(self, self.look.random_sites, request)
+
+    def _may_list(self, request: Request) -> bool:
+        """Whether a loader's batches might share a list of all masks."""
+        bits = sum(site.law.random_units for site in self.look.random_sites)
+        if self.look.data.given is not None or self.asked.samples or not bits:
+            return False
+        if isinstance(request.method, Enumeration):
+            return 2**bits <= request.method.max_masks
+        return request.method is None and 2**bits <= (request.budget or DEFAULT_BUDGET) // self.look.n_examples
 
     # -- what `Averaged` asks for: the options of a prediction ---------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """From masks to features: whole passes, a last layer with many masks of its own, or that layer integrated exactly.
 
-An evaluator goes through the masks of a batch and yields `Piece`s. Which one runs is decided in `run`.
+An evaluator goes through the masks of a batch and yields `Piece`s. Which one runs is decided in `averages.route_of`.
 """
 
 from __future__ import annotations

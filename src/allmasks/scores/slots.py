@@ -83,7 +83,7 @@ def find_slots(X: Any) -> Slots | None:
 def tabulated_moments(
     problem: ScoreProblem, slots: Slots, tol: float, max_nodes: int, grads: bool, out: Array
 ) -> tuple[Array, NDArray[np.int64]]:
-    """Fill `out` (n, 5) as `kernels.sparse_rows` does, but for some rows whose scores spread too far.
+    """Fill `out` (n, 5) as `every_row.sparse_rows` does, but for some rows whose scores spread too far.
 
     Returns the gradient with respect to the weights of Σ share · E log(1 + e^S), (d,), and those rows.
     """
