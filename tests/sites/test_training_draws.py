@@ -231,6 +231,33 @@ def test_what_is_drawn_and_never_used_is_no_reason_to_refuse(kind):
     assert [site.name for site in am.find_dropout(model, x(4, 6))] == ["1"]
 
 
+@pytest.mark.parametrize("draw", [lambda: np.random.randn(), lambda: random.gauss(0, 1)])  # noqa: NPY002
+def test_samplers_that_reject_what_they_draw_come_to_an_end(draw):
+    class Noisy(nn.Module):
+        def forward(self, h):
+            return h + 0.1 * draw() if self.training else h
+
+    (site,) = am.find_dropout(nn.Sequential(nn.Linear(6, 6), Noisy()), x(4, 6))
+    assert not site.controllable
+    assert "register" in site.reason
+
+
+def test_a_rate_in_a_configuration_is_the_decimal_that_was_written_there():
+    class Configured(nn.Module):
+        def __init__(self, p):
+            super().__init__()
+            self.config, self.layer = {"layerdrop": p}, nn.Linear(6, 6)
+
+        def forward(self, h):
+            return h if self.training and random.random() < self.config["layerdrop"] else self.layer(h)
+
+    for p in (0.1, 0.05, 0.35):
+        (site,) = am.find_dropout(nn.Sequential(Configured(p)), x(4, 6))
+        assert site.p == p
+    (site,) = am.find_dropout(nn.Sequential(Configured(1 / 3)), x(4, 6))
+    assert site.p == pytest.approx(1 / 3, abs=1e-8)
+
+
 class Scaled(nn.Module):
     """Three times its output where it trains, at a scale no absolute tolerance sees."""
 

@@ -36,7 +36,10 @@ _SEVERAL = (
     "it draws uniform numbers more than once in a call, and neither end of what it draws is its output in eval mode; "
     "register the function or module that draws with am.register_dropout"
 )
-_CHANGES = "it behaves differently in training mode even where nothing is dropped, so it cannot be woken"
+_CHANGES = (
+    "it behaves differently in training mode even where nothing is dropped, so it cannot be woken; switch that part "
+    "off in the model's configuration, or register what draws with am.register_dropout"
+)
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,17 @@ def _tipping_point(
         if here is None:
             return None  # not two outcomes but many
         a, b = (middle, b) if here else (a, middle)
-    return (a + b) / 2
+    return _shortest_between(a, b)
+
+
+def _shortest_between(a: float, b: float) -> float:
+    """The decimal of fewest digits in [a, b]: what somebody wrote in a configuration, where such a one fits.
+
+    >>> _shortest_between(0.0999999996, 0.1000000041)
+    0.1
+    """
+    middle = (a + b) / 2
+    return next((near for digits in range(1, 17) if a <= (near := round(middle, digits)) <= b), middle)
 
 
 def same_at_each_call(model: nn.Module, given: Inputs, path: str) -> bool:
