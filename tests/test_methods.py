@@ -173,3 +173,11 @@ def test_masks_of_an_own_method_are_judged_as_others_are():
     plain = MonteCarlo(n_masks=64, sampler=Independent())
     other = am.expected_loss(net, x, y, "squared_error", method=plain)
     assert (own.value, own.error, own.reliable, own.notes) == (other.value, other.error, False, other.notes)
+
+
+def test_a_plan_says_what_a_looser_truncation_is_worth():
+    torch = pytest.importorskip("torch")
+    net, x, y = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(4, 1)), torch.ones(3, 4), torch.zeros(3, 1)
+    for method, guarantee in ((am.methods.Fourier(), "exact"), (am.methods.Fourier(tol=1e-5), "bounded")):
+        assert am.plan_expected_loss(net, x, y, "logistic", method=method).guarantee == guarantee
+        assert am.expected_loss(net, x, y, "logistic", method=method).guarantee == guarantee

@@ -36,7 +36,7 @@ class Fourier(Method):
             raise ValueError(f"max_nodes must be at least 2, got {self.max_nodes}")
 
     def integrates(self, loss: str) -> Guarantee | None:
-        return "exact" if loss == "logistic" else None
+        return guaranteed(self) if loss == "logistic" else None
 
     def on_scores(self, asked: LossAsked) -> Answer[RowResults] | Refusal:
         if isinstance(asked.loss, Logistic):
