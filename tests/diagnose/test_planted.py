@@ -79,7 +79,7 @@ def test_untrained_nets_raise_no_alarm():
     alarms = 0
     for seed in range(200):
         fresh = net(seed=seed)
-        (run,) = each_site(fresh, (x, y), "cross_entropy", SITE)
+        (run,) = each_site(fresh, x, y, "cross_entropy", SITE)
         pairs, shares, units = measure_co_adaptation(run), measure_concentration(run, 16), measure_unit_penalty(run)
         alarms += bool(pairs.duplicates or shares.decisive or units.dead)
     assert alarms <= 10

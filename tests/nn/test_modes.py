@@ -115,7 +115,7 @@ def test_onnx_in_eval_mode_leaves_nothing():
 
 @pytest.mark.slow
 def test_ranks_differ_and_agree_on_request():
-    script = Path(__file__).with_name("ranks.py")
+    script = Path(__file__).with_name("two_ranks.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     tests = str(script.parents[1])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])}

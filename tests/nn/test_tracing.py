@@ -36,7 +36,9 @@ def test_fx_keeps_the_module(layer, shape):
     traced.train().get_submodule("0").p = 0.0
     torch.testing.assert_close(traced(x), plain)
     traced.get_submodule("0").p = 0.9
-    assert not torch.equal(traced(x), traced(x))
+    torch.manual_seed(0)  # the few bits of a shared mask may be alike in two draws, hardly in twenty
+    first, *others = (traced(x) for _ in range(20))
+    assert any(not torch.equal(first, other) for other in others)
 
 
 @scripting
