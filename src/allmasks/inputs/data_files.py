@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import pickle
 import re
-import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allmasks.inputs.paths import existing, first_line, some
+from allmasks.inputs.tensor_files import read_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -129,35 +128,14 @@ def _npz(file: Path) -> dict[str, Any]:
 def _tensors(file: Path) -> dict[str, Any]:
     import torch
 
-    how = 'torch.save({"X": X, "y": y}, file)'
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols: what matters is refused below
-            held = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise ValueError(
-            f"--data {file} is corrupt or a pickle that would run code when loaded, which is refused: save plain "
-            f"tensors with {how}"
-        ) from None
-    except Exception as problem:
-        raise ValueError(f"--data {file} cannot be read: {first_line(problem)}") from None
+    function = "save_file({}, file)" if file.suffix == ".safetensors" else "torch.save({}, file)"
+    how = function.format('{"X": X, "y": y}')
+    held = read_tensors(file, "--data", f"save plain tensors with {how}")
     if isinstance(held, tuple | list) and len(held) == 2:
         held = dict(zip(("X", "y"), held, strict=True))
     if not isinstance(held, dict) or not all(isinstance(v, torch.Tensor) for v in held.values()):
         raise ValueError(f"--data {file} must hold tensors by name, or the pair of X and y: save with {how}")
     return _checked({str(name): _as_array(tensor) for name, tensor in held.items()}, file, how)
-
-
-def _safetensors(file: Path) -> dict[str, Any]:
-    try:
-        from safetensors.torch import load_file
-    except ImportError:
-        raise ValueError(f"--data {file} needs the safetensors package: pip install 'allmasks[safetensors]'") from None
-    try:
-        held = load_file(file)
-    except Exception as problem:
-        raise ValueError(f"--data {file} cannot be read: {first_line(problem)}") from None
-    return _checked({k: _as_array(v) for k, v in held.items()}, file, 'save_file({"X": X, "y": y}, file)')
 
 
 def _as_array(tensor: torch.Tensor) -> NDArray[Any]:
@@ -203,7 +181,7 @@ def _frame(file: Path) -> dict[str, Any]:
 
 _READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     ".npz": _npz,
-    ".safetensors": _safetensors,
+    ".safetensors": _tensors,
     ".pt": _tensors,
     ".pth": _tensors,
     ".csv": _frame,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allmasks.inputs.paths import existing, first_line, some
+from allmasks.inputs.paths import existing, some
+from allmasks.inputs.tensor_files import read_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -37,23 +36,9 @@ def load_weights(model: nn.Module, path: str | Path) -> str | None:
     import torch
 
     file = existing(path, "--weights")
-    if file.suffix == ".safetensors":
-        state: Any = _safetensors(file)
-    elif file.suffix in (".pt", ".pth", ".bin"):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about pickle protocols: what matters is refused below
-                state = torch.load(file, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:
-            raise ValueError(
-                f"--weights {file} is not a plain state dict: it is corrupt or a pickle that would run code when "
-                "loaded, which is refused; save model.state_dict() instead"
-            ) from None
-        except Exception as problem:
-            raise ValueError(f"--weights {file} cannot be read: {first_line(problem)}") from None
-    else:
+    if file.suffix not in (".safetensors", ".pt", ".pth", ".bin"):
         raise ValueError(f"--weights must end in .safetensors, .pt or .pth, got {file.name}")
-    state, inside = _unpacked(state)
+    state, inside = _unpacked(read_tensors(file, "--weights", "save model.state_dict() instead"))
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f"--weights {file} holds no state dict of tensors: save model.state_dict()")
     own = model.state_dict()
@@ -98,17 +83,3 @@ def _without_prefixes(state: dict[str, torch.Tensor], own: set[str]) -> tuple[di
         stripped += inner
         state = {name.replace(inner, ""): tensor for name, tensor in state.items()}
     return state, stripped
-
-
-def _safetensors(file: Path) -> dict[str, torch.Tensor]:
-    try:
-        from safetensors.torch import load_file
-    except ImportError:
-        raise ValueError(
-            f"--weights {file} needs the safetensors package: pip install 'allmasks[safetensors]'"
-        ) from None
-    try:
-        loaded: dict[str, torch.Tensor] = load_file(file)
-    except Exception as problem:
-        raise ValueError(f"--weights {file} cannot be read: {first_line(problem)}") from None
-    return loaded
