@@ -27,7 +27,8 @@ def test_it_is_unbiased_and_lowers_the_error(case, sampler):
         assert float(results[1].error) < 0.7 * float(results[0].error)
 
 
-def test_it_names_what_it_needs():
+@pytest.mark.parametrize("run", [am.plan_expected_loss, am.expected_loss])
+def test_it_names_what_it_needs(run):
     case = next(c for c in CASES if c.name == "first site, classes")
     with pytest.raises(am.MethodNotApplicable, match='control="quadratic" needs the cross-entropy'):
-        am.expected_loss(case.build(), case.x, case.y, case.loss, method=MonteCarlo(n_masks=256, control="quadratic"))
+        run(case.build(), case.x, case.y, case.loss, method=MonteCarlo(n_masks=256, control="quadratic"))

@@ -30,7 +30,7 @@ from allmasks.results import Guarantee
 from allmasks.sampling import pilot_masks
 from allmasks.sites import DropoutSite
 
-__all__ = ["Controlled", "best_coefficient", "controlled", "pilot_blocks"]
+__all__ = ["Controlled", "best_coefficient", "check_control", "controlled", "pilot_blocks"]
 
 _FIRST = 2**41
 """First mask of the pilot that fits the coefficient: beyond every run's and every other pilot's."""
@@ -86,11 +86,9 @@ class Controlled:
         return quadratic - 0.5 * trace
 
 
-def controlled(
-    look: Look, loss: ModelLoss, weight: Tensor, sites: tuple[DropoutSite, ...], method: MonteCarlo, seed: int
-) -> Controlled:
-    """The loss with the last layer's quadratic form as control variate, its coefficient from a pilot."""
-    before, site = look.split(sites)
+def check_control(look: Look, loss: ModelLoss, sites: tuple[DropoutSite, ...]) -> None:
+    """Raise MethodNotApplicable where the control variate has no formula."""
+    _, site = look.split(sites)
     if look.last is None or site is None or not isinstance(loss, CrossEntropy) or loss.weight is not None:
         raise MethodNotApplicable(
             "MonteCarlo",
@@ -102,6 +100,17 @@ def controlled(
     targets = (torch.as_tensor(batch.target) for batch in look.data)
     if any(bool((y == loss.ignore_index).any()) for y in targets if not y.is_floating_point()):
         raise MethodNotApplicable("MonteCarlo", "the control needs targets without ignore_index", "MonteCarlo()")
+
+
+def controlled(
+    look: Look, loss: ModelLoss, weight: Tensor, sites: tuple[DropoutSite, ...], method: MonteCarlo, seed: int
+) -> Controlled:
+    """The loss with the last layer's quadratic form as control variate, its coefficient from a pilot."""
+    check_control(look, loss, sites)
+    before, site = look.split(sites)
+    assert site is not None
+    assert look.last is not None
+    assert isinstance(loss, CrossEntropy)
     evaluate = Controlled(look.forward(before, observe=site.name), loss, site, look.last.weight, look.last.bias)
     pilot = SampledMasks(sites, method.sampler, pilot_masks(method.sampler), seed, first=_FIRST)
 

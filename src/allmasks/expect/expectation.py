@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allmasks.expect.controlled import controlled
+from allmasks.expect.controlled import check_control, controlled
 from allmasks.expect.loss import ModelLoss
 from allmasks.expect.under_masks import Integrated, Plain, plain, terms_of
 from allmasks.methods import ClosedForm, Method, MonteCarlo
@@ -133,6 +133,8 @@ class Expectation:
     def sampled(self, sites: Sites, method: MonteCarlo) -> Treatment:
         others, last = self.look.split(sites)
         if last is None or not others or not self.integrates(sites):
+            if method.control is not None:
+                check_control(self.look, self.loss, sites)
             return Treatment(sites)
         return Treatment(others, True, how=f"; the masks of {last.name} integrated exactly for each")
 
