@@ -4,6 +4,18 @@ from __future__ import annotations
 
 __all__ = ["MethodNotApplicable", "RankFailed", "UncontrolledRandomness"]
 
+WAY_ON = "docs/how-to/my-model-was-refused.md"
+"""The page that goes through what a model may be refused for, and what to do about each."""
+
+
+def with_way_on(refusal: str) -> str:
+    """A sentence that refuses a model, with the page that says how to go on; the page is named once.
+
+    >>> with_way_on("its masks cannot be keyed")
+    'its masks cannot be keyed (how to go on: docs/how-to/my-model-was-refused.md)'
+    """
+    return refusal if WAY_ON in refusal else f"{refusal} (how to go on: {WAY_ON})"
+
 
 class MethodNotApplicable(ValueError):
     """A method was asked for where its assumptions do not hold, or its budget does not reach.
@@ -20,7 +32,13 @@ class MethodNotApplicable(ValueError):
 
 
 class UncontrolledRandomness(ValueError):
-    """The model draws random numbers that allmasks cannot key, so its answer would not be one number."""
+    """The model draws random numbers that allmasks cannot key, so its answer would not be one number.
+
+    The message ends with the page that says how to go on.
+    """
+
+    def __init__(self, refusal: str) -> None:
+        super().__init__(with_way_on(refusal))
 
 
 class RankFailed(RuntimeError):

@@ -17,7 +17,7 @@ __all__ = ["register_dropout"]
 
 
 def register_dropout(
-    target: Any,
+    target: Any = None,
     *,
     p: float | str | Callable[..., float] = "p",
     input: int | str = 0,
@@ -29,7 +29,8 @@ def register_dropout(
 
     Parameters
     ----------
-    target : a function, or a subclass of `nn.Module` whose forward is the dropout.
+    target : a function, or a subclass of `nn.Module` whose forward is the dropout; left out above a `def` or `class`:
+        `@am.register_dropout(p="rate")`.
     p : the drop rate, or where it is found: the name of an argument (function) or attribute (module), or a
         callable that is given all arguments.
     input : position or name of the tensor that is masked (a module's `self` not counted).
@@ -42,7 +43,8 @@ def register_dropout(
 
     Returns
     -------
-    A function to use in place of the given one; or the module class itself, whose forward is now known.
+    What to use in place of a function; or the module class itself, whose forward is now known. Without a
+        target the decorator that does this.
 
     The call must return what it drops, and do nothing else. In eval mode your own code runs as before.
 
@@ -59,14 +61,23 @@ def register_dropout(
     >>> class Net(torch.nn.Module):
     ...     def forward(self, x):
     ...         return noisy(x, 0.25) if self.training else x
-    >>> class DropPath(torch.nn.Module):
+    >>> @am.register_dropout(p="drop_prob", sharing="row")
+    ... class DropPath(torch.nn.Module):
     ...     drop_prob = 0.1
     ...     def forward(self, x):
     ...         return x * (torch.rand(len(x), 1) > 0.1) / 0.9 if self.training else x
-    >>> _ = am.register_dropout(DropPath, p="drop_prob", sharing="row")
     >>> [(site.name, site.p, site.units) for site in am.find_dropout(torch.nn.Sequential(DropPath()), torch.ones(5, 3))]
     [('0', 0.1, 1)]
     """
+    if target is None:
+        how: dict[str, Any] = {
+            "p": p,
+            "input": input,
+            "sharing": sharing,
+            "mean_preserving": mean_preserving,
+            "off": off,
+        }
+        return functools.partial(register_dropout, **how)
     is_class = isinstance(target, type) and issubclass(target, nn.Module)
     if not is_class and (isinstance(target, type) or not callable(target) or isinstance(target, nn.Module)):
         raise TypeError(f"register_dropout takes a function or a subclass of nn.Module, got {target!r}")
