@@ -39,6 +39,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     wanted = {name for name in tracked if "__pycache__" not in name and not name.endswith((".nbi", ".nbc", ".pyc"))}
     assert own == {name for name in wanted if name.startswith("allmasks/")}
     needed = ("py.typed", "report/audit.html.j2", "report/frame.html.j2", "report/page.css", "report/page.js")
+    needed += ("report/plotly/plotly-basic.min.js", "report/plotly/LICENSE")
     needed += ("locale/ko/LC_MESSAGES/allmasks.mo",)
     assert {f"allmasks/{name}" for name in needed} <= own
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -1,6 +1,6 @@
 """allmasks: what dropout does over *all* masks.
 
-Names are loaded when first used, so that `import allmasks` stays light: no torch, no plotly, nothing compiled.
+Names are loaded when first used, so that `import allmasks` stays light: no torch, nothing compiled.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from allmasks.results import Result
 
 __all__ = ["Check", "Doctor", "doctor"]
 
-_PACKAGES = ("allmasks", "torch", "numpy", "scipy", "numba", "scikit-learn", "rich", "typer", "jinja2", "plotly")
+_PACKAGES = ("allmasks", "torch", "numpy", "scipy", "numba", "scikit-learn", "rich", "typer", "jinja2")
 _NEVER_EXTRAS = ("test", "docs", "dev")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import pytest
 
@@ -65,3 +66,13 @@ def drawn(browser, key):
         """,
         key,
     )
+
+
+def scrolled_through(browser, keys):
+    """Bring each chart near the window, as a reader does, and wait until it is drawn."""
+    for key in keys:
+        browser.execute_script("document.getElementById(arguments[0]).scrollIntoView()", key)
+        until = time.monotonic() + 10
+        while drawn(browser, key) < 1 and time.monotonic() < until:
+            time.sleep(0.02)
+        assert drawn(browser, key) >= 1, key

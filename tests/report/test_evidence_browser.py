@@ -1,14 +1,12 @@
 """The evidence page and the instruments' charts in a real browser, wide and narrow, in both languages."""
 
-import time
-
 import pytest
 import torch
 
 from allmasks.diagnose import audit
 from allmasks.evidence import CLAIMS
 from model_cases import CASES
-from report.chromium import browser, drawn, needs_browser, opened
+from report.chromium import browser, needs_browser, opened, scrolled_through
 from report.evidence_cases import make_evidence
 
 __all__ = ["browser"]
@@ -22,16 +20,6 @@ def width(browser, request):
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     yield request.param
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-
-
-def scrolled_through(browser, keys):
-    """Bring each chart near the window, as a reader does, and wait until it is drawn."""
-    for key in keys:
-        browser.execute_script("document.getElementById(arguments[0]).scrollIntoView()", key)
-        until = time.monotonic() + 10
-        while drawn(browser, key) < 1 and time.monotonic() < until:
-            time.sleep(0.02)
-        assert drawn(browser, key) >= 1, key
 
 
 def cut_off(browser):

@@ -63,7 +63,7 @@ def write(result: Reported, path: str | Path, lang: str = "en") -> Path:
 
 
 def render_html(result: Reported, lang: str = "en") -> str:
-    """The whole page as a string, about five megabytes: the charts' library is inside."""
+    """The whole page as a string, about 1.3 megabytes: the charts' library is inside."""
     page: str = _module(_renderer(result).page).render(result, lang)
     return page
 

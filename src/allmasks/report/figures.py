@@ -104,5 +104,6 @@ def layout(*, height: int, legend: bool = False, **parts: Any) -> dict[str, Any]
     if legend:
         found["legend"] = {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"}
     for axis in ("xaxis", "yaxis"):
-        parts[axis] = {"automargin": True} | parts.get(axis, {})
+        # "0.0008", not plotly's "800µ".
+        parts[axis] = {"automargin": True, "tickformat": "~g"} | parts.get(axis, {})
     return found | parts
