@@ -50,6 +50,20 @@ def test_modes_and_what_others_miss(tmp_path, capsys, monkeypatch):
         assert all(row["acts_in_train"] and not row["acts_in_eval"] for row in rows.values())
 
 
+def test_what_is_left_off_is_not_listed_and_is_said(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.py").write_text(MODEL)
+    given = ["--model", "model.py:net", "--shape", "5,4", "--leave-off", "rnn", "--leave-off", "*:bern*", "--json", "-"]
+    with contextlib.suppress(SystemExit):
+        main(["sites", *given])
+    found = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in found["sites"]] == ["drop", "(root):dropout"]
+    assert found["notes"] == ["Left off, as leave_off asks, and so as in eval mode: (root):bernoulli, rnn."]
+    with contextlib.suppress(SystemExit):
+        main(["sites", "--model", "model.py:net", "--shape", "5,4", "--leave-off", "drip"])
+    assert "leave_off names 'drip', which matches no dropout site" in capsys.readouterr().err
+
+
 LOUD = """
 import ctypes, os, sys
 from torch import nn

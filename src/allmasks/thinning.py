@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from allmasks.errors import UncontrolledRandomness
 from allmasks.removal import check_same, without_dropped
 from allmasks.samplers import LatinHypercube, Sampler
 from allmasks.sampling import blocks_of
-from allmasks.sites import DropoutSite, hold_masks, inspect_model, leaves_no_trace
+from allmasks.sites import DropoutSite, by_reason, hold_masks, inspect_model, leaves_no_trace
 
 __all__ = ["Thinned", "ThinnedEnsemble", "thinned"]
 
@@ -31,6 +31,7 @@ def thinned(
     sampler: Sampler | None = None,
     n_masks: int | None = None,
     batch_dim: int | None = None,
+    leave_off: str | Sequence[str] = (),
 ) -> Thinned | ThinnedEnsemble:
     """The model with one dropout mask fixed for all inputs: one thinned network (Srivastava et al. 2014).
 
@@ -45,6 +46,7 @@ def thinned(
     sampler : how masks are drawn; `LatinHypercube()`, as everywhere.
     n_masks : the number of masks of the run that is replayed, where it drew fewer than 256: those come in other blocks.
     batch_dim : axis of the examples in the inputs; 0 by default.
+    leave_off : as in `expected_loss`: what stays as in eval mode.
 
     Returns
     -------
@@ -74,12 +76,11 @@ def thinned(
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 0 <= number < 2**62:
             raise ValueError(f"mask must be a whole number from 0 on, got {number!r}")
     args, kwargs = ((), dict(x)) if isinstance(x, dict) else (tuple(x) if isinstance(x, tuple | list) else (x,), {})
-    seen = inspect_model(model, args, kwargs, batch_dim=batch_dim)
+    seen = inspect_model(model, args, kwargs, batch_dim=batch_dim, leave_off=leave_off)
     sites = tuple(site for site in seen.sites if site.p != 0)
     stuck = [site for site in sites if not site.controllable]
     if stuck:
-        listed = "; ".join(f"{site.name} ({site.reason})" for site in stuck)
-        raise UncontrolledRandomness(f"these dropout sites cannot be given a mask: {listed}")
+        raise UncontrolledRandomness(f"these dropout sites cannot be given a mask: {by_reason(stuck)}")
     base = _copied(model).eval()
     given = tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, (args, kwargs))
     drawn = sampler or LatinHypercube()
@@ -92,7 +93,7 @@ def thinned(
             example = 0 if site.batch_dim is None else example_index
             bits = drawn.draw(seed, site.id, [number], [example], site.law.keep_prob)
             kept[site.name] = torch.from_numpy(bits[0, 0])
-        members.append(Thinned(base, sites, kept, batch_dim or 0, given))
+        members.append(Thinned(base, sites, kept, batch_dim or 0, given, seen.rest))
     return members[0] if isinstance(mask, int | np.integer) else ThinnedEnsemble(members)
 
 
@@ -122,9 +123,11 @@ class Thinned(nn.Module):
         kept: dict[str, Tensor],
         batch_dim: int,
         given: tuple[tuple[Any, ...], dict[str, Any]],
+        rest: Mapping[str, float | None],
     ) -> None:
         super().__init__()
         self._given = given
+        self._rest = {name: number for name, number in rest.items() if name not in kept}
         self.model = model
         self._sites = {site.name: site for site in sites}
         self._batch_dim = batch_dim
@@ -149,7 +152,7 @@ class Thinned(nn.Module):
         wake = frozenset(site.wakes for site in self._sites.values() if site.wakes is not None)
         # What a forward pass writes in its input, by dropout in place say, is not for the next call or member to see.
         args, kwargs = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, (args, kwargs))
-        with hold_masks(self.model, lambda call: placed.get(call.name), rates, wake=wake):
+        with hold_masks(self.model, lambda call: placed.get(call.name), rates, wake=wake, rest=self._rest):
             return self.model(*args, **kwargs)
 
     def smaller(self) -> nn.Sequential:

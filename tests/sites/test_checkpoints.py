@@ -110,8 +110,8 @@ def test_other_masks_in_the_recomputation_would_show(monkeypatch):
 
     original = _Again.__init__
 
-    def turned(self, model, wake, answers):
-        original(self, model, wake, [a._replace(kept=None if a.kept is None else ~a.kept) for a in answers])
+    def turned(self, model, wake, rest, answers):
+        original(self, model, wake, rest, [a._replace(kept=None if a.kept is None else ~a.kept) for a in answers])
 
     monkeypatch.setattr(_Again, "__init__", turned)
     ours = derivatives(Net(False).double(), FEW, False)

@@ -205,7 +205,7 @@ PRIVATE = {
         "it calls randn in training mode",
     ),
     "randint": (lambda m: torch.randint(0, 10**4, ()) / 10**4, lambda seed: {}, "it calls randint in training mode"),
-    "choice": (lambda m: random.choice([0.0] + [1.0] * 500), lambda seed: {}, "draws from Python's random"),
+    "choice": (lambda m: random.choice([0.0] + [1.0] * 500), lambda seed: {}, r"it calls random\.choice in training"),
 }
 
 

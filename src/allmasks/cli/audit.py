@@ -12,6 +12,7 @@ import typer
 
 from allmasks.cli.common import (
     JsonOption,
+    LeaveOffOption,
     check_language,
     check_outputs,
     check_seed,
@@ -60,6 +61,7 @@ def audit(
     atol: Annotated[float | None, typer.Option(help="Instead of --masks: the standard error wanted.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed draws the same masks.")] = 0,
     batch_size: Annotated[int | None, typer.Option(help="Examples at a time; changes memory, not the answer.")] = None,
+    leave_off: LeaveOffOption = None,
     out: Annotated[str | None, typer.Option(metavar="FILE", help="Write a self-contained HTML report.")] = None,
     json_file: JsonOption = None,
     lang: Annotated[str, typer.Option(help="Language of the table and the report: en or ko.")] = "en",
@@ -93,6 +95,7 @@ def audit(
         check_outputs(out, json_file, lang)
 
     how: dict[str, Any] = {"n_masks": masks, "atol": atol, "seed": seed, "batch_size": batch_size}
+    how["leave_off"] = leave_off or ()
     with processes(check) as ranks:
         shown = sys.stdout.isatty() and json_file != "-"
         with output_of_models():

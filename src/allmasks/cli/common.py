@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "JsonOption",
+    "LeaveOffOption",
     "check_language",
     "check_outputs",
     "check_seed",
@@ -28,6 +29,15 @@ __all__ = [
     "write_json",
 ]
 
+LeaveOffOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--leave-off",
+        metavar="NAME",
+        help="Randomness that stays as in eval mode: a site, a module, or what a refusal names; * and ? match; may be "
+        "given several times.",
+    ),
+]
 JsonOption = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write every number here; - = stdout.")]
 
 

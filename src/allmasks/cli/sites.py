@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from allmasks.cli.common import JsonOption, check_outputs, clean, console, output_of_models, say, write_json
+from allmasks.cli.common import (
+    JsonOption,
+    LeaveOffOption,
+    check_outputs,
+    clean,
+    console,
+    output_of_models,
+    say,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,6 +30,7 @@ def sites(
     model: Annotated[str, typer.Option(metavar="FILE.py:FACTORY", help="A function that returns the nn.Module.")],
     data: Annotated[str | None, typer.Option(metavar="FILE", help="Its first rows are the example input.")] = None,
     shape: Annotated[str | None, typer.Option(help="Or the shape of one example, such as 3,32,32.")] = None,
+    leave_off: LeaveOffOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """List every dropout site of a model.
@@ -35,15 +45,18 @@ def sites(
         net = load_model(model)
         x = _example_input(net, data, shape)
         from allmasks.results import plain_numbers
-        from allmasks.sites import find_dropout
+        from allmasks.sites import inspect_model
 
         args = x if isinstance(x, tuple) else () if isinstance(x, dict) else (x,)
         named: dict[str, Any] = x if isinstance(x, dict) else {}
-        found = find_dropout(net, *args, **named)
+        seen = inspect_model(net, args, named, leave_off=leave_off or ())
+        found = seen.sites
     if json_file != "-":
         _show_sites(found)
+        for note in seen.notes:
+            say(note)
     rows = [plain_numbers(site) | dict(zip(_MODES, _modes(site), strict=True)) for site in found]
-    write_json({"sites": rows}, json_file)
+    write_json({"sites": rows, "notes": list(seen.notes)}, json_file)
 
 
 def _example_input(net: nn.Module, data: str | None, shape: str | None) -> Inputs:

@@ -102,6 +102,7 @@ def audit(
     atol: float | None = None,
     seed: int = 0,
     batch_size: int | None = None,
+    leave_off: str | Sequence[str] = (),
     instruments: bool = True,
     progress: bool = True,
     group: Any = None,
@@ -112,8 +113,8 @@ def audit(
     ----------
     model : any module, in any mode; it is only borrowed.
     data, y : a pair (x, y) as one argument or as two, or a DataLoader.
-    loss, method, n_masks, atol, seed, batch_size : as in `expected_loss`. Comparisons between sites use the same
-        masks, so their errors are those of paired differences.
+    loss, method, n_masks, atol, seed, batch_size, leave_off : as in `expected_loss`. Comparisons between sites use
+        the same masks, so their errors are those of paired differences.
     instruments : look at each site unit by unit too: penalty, co-adaptation, concentration, robustness, on the
         first 128 examples, at sites of up to 512 units, of which the 32 that add most.
     progress : show a progress bar.
@@ -134,9 +135,10 @@ def audit(
     began = time.perf_counter()
     ranks = join(group)
     asked: dict[str, Any] = {"method": method, "n_masks": n_masks, "atol": atol, "seed": seed}
-    agree_on_call(ranks, "audit", model, given_loss(y, loss), **asked, instruments=instruments)
+    agree_on_call(ranks, "audit", model, given_loss(y, loss), **asked, leave_off=leave_off, instruments=instruments)
     request = Request(**asked)
-    problem = prepare(model, data, y, loss, batch_size=batch_size, group=ranks, paired=True)
+    how: dict[str, Any] = {"batch_size": batch_size, "leave_off": leave_off, "group": ranks, "paired": True}
+    problem = prepare(model, data, y, loss, **how)
     names = [site.name for site in problem.look.random_sites]
     with torch.no_grad(), progress_bar(progress, "audit") as (start, tick):
         expected, fixed, alone = all_and_alone(problem, request, start, tick)

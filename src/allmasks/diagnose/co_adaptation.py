@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -90,12 +90,13 @@ def co_adaptation(
     sites: Iterable[str] | None = None,
     max_pairs: int = 2048,
     seed: int = 0,
+    leave_off: str | Sequence[str] = (),
 ) -> list[CoAdaptation]:
     """Pairwise interactions of ablations, exact up to `max_pairs` pairs and sampled beyond.
 
     Parameters
     ----------
-    model, data, y, loss, sites : as in `unit_penalty`.
+    model, data, y, loss, sites, leave_off : as in `unit_penalty`.
     max_pairs : pairs of units computed at most; one pass of what follows the site for each.
     seed : chooses the pairs, where not all are computed.
 
@@ -114,7 +115,7 @@ def co_adaptation(
     """
     if max_pairs < 1:
         raise ValueError(f"max_pairs must be at least 1, got {max_pairs}")
-    return [measure_co_adaptation(run, max_pairs, seed) for run in each_site(model, data, y, loss, sites)]
+    return [measure_co_adaptation(run, max_pairs, seed) for run in each_site(model, data, y, loss, sites, leave_off)]
 
 
 def measure_co_adaptation(run: ScaledUnits, max_pairs: int = 2048, seed: int = 0) -> CoAdaptation:

@@ -191,11 +191,17 @@ def compare(
 
 
 @leaves_no_trace
-def effective_penalty(model: nn.Module, data: Any, y: Any = None, loss: Any = None) -> Array:
+def effective_penalty(
+    model: nn.Module, data: Any, y: Any = None, loss: Any = None, *, leave_off: str | Sequence[str] = ()
+) -> Array:
     """The L2 strength λⱼ that dropout puts on each unit's outgoing weights: λⱼ ‖wⱼ‖² = its penalty; (units,).
 
     For the dropout site that feeds the last Linear; penalty is `unit_penalty`'s, wⱼ the unit's column in that layer.
     L2 has one λ for all; here units with large activations in uncertain examples have the larger ones.
+
+    Parameters
+    ----------
+    model, data, y, loss, leave_off : as in `am.audit`.
 
     Raises
     ------
@@ -209,7 +215,7 @@ def effective_penalty(model: nn.Module, data: Any, y: Any = None, loss: Any = No
     >>> effective_penalty(net, (x, y), "squared_error").round(6).tolist()  # p/(1−p) E[x²]
     [1.0, 9.0]
     """
-    problem = prepare(model, data, y, loss, paired=True)
+    problem = prepare(model, data, y, loss, leave_off=leave_off, paired=True)
     if problem.look.last is None:
         raise ValueError(
             "no dropout site feeds a Linear whose output is the model's output; λⱼ has no weights to act on"

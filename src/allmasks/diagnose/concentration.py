@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,6 +120,7 @@ def concentration(
     sites: Iterable[str] | None = None,
     n_orders: int = 64,
     seed: int = 0,
+    leave_off: str | Sequence[str] = (),
 ) -> list[Concentration]:
     """Importance of each unit, by ablation and by Shapley value, and how concentrated it is.
 
@@ -128,7 +129,7 @@ def concentration(
 
     Parameters
     ----------
-    model, data, y, loss, sites : as in `unit_penalty`.
+    model, data, y, loss, sites, leave_off : as in `unit_penalty`.
     n_orders : random orders, an even number of at least 8; each costs one pass a unit.
     seed : draws the orders.
 
@@ -147,7 +148,7 @@ def concentration(
     """
     if n_orders < 8 or n_orders % 2:
         raise ValueError(f"n_orders must be an even number of at least 8, got {n_orders}")
-    return [measure_concentration(run, n_orders, seed) for run in each_site(model, data, y, loss, sites)]
+    return [measure_concentration(run, n_orders, seed) for run in each_site(model, data, y, loss, sites, leave_off)]
 
 
 def measure_concentration(run: ScaledUnits, n_orders: int = 64, seed: int = 0) -> Concentration:

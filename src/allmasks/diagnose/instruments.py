@@ -61,6 +61,7 @@ def measure_sites(
         batch.target,
         problem.loss,
         batch_dim=problem.look.data.batch_dim,
+        leave_off=problem.look.leave_off,
         group=group,
     )
     measurable = [site.name for site in few.look.random_sites if refusal(site) is None and 2 <= site.units <= MAX_UNITS]

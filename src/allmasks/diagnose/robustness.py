@@ -76,12 +76,13 @@ def robustness(
     n_orders: int = 32,
     seed: int = 0,
     rescale: bool = False,
+    leave_off: str | Sequence[str] = (),
 ) -> list[Robustness]:
     """Loss and accuracy against the fraction of a site's units removed.
 
     Parameters
     ----------
-    model, data, y, loss, sites : as in `unit_penalty`.
+    model, data, y, loss, sites, leave_off : as in `unit_penalty`.
     fractions : shares in [0, 1], rising.
     n_orders : random orders of removal, at least 2.
     seed : draws the orders.
@@ -107,7 +108,10 @@ def robustness(
     shares = np.asarray(fractions, np.float64)
     if shares.ndim != 1 or not len(shares) or shares.min() < 0 or shares.max() > 1 or (np.diff(shares) <= 0).any():
         raise ValueError(f"fractions must be rising numbers in [0, 1], got {list(fractions)}")
-    return [measure_robustness(run, shares, n_orders, seed, rescale) for run in each_site(model, data, y, loss, sites)]
+    return [
+        measure_robustness(run, shares, n_orders, seed, rescale)
+        for run in each_site(model, data, y, loss, sites, leave_off)
+    ]
 
 
 def measure_robustness(

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,14 +38,16 @@ def refusal(site: DropoutSite) -> str | None:
     return None
 
 
-def each_site(model: nn.Module, data: Any, y: Any, loss: Any, sites: Iterable[str] | None) -> Iterator[ScaledUnits]:
+def each_site(
+    model: nn.Module, data: Any, y: Any, loss: Any, sites: Iterable[str] | None, leave_off: str | Sequence[str] = ()
+) -> Iterator[ScaledUnits]:
     """A runner for each of the named sites (default: all whose units can be removed).
 
     Raises
     ------
     ValueError : a name that is no site, or a site whose units cannot be removed.
     """
-    problem = prepare(model, data, y, loss, paired=True)
+    problem = prepare(model, data, y, loss, leave_off=leave_off, paired=True)
 
     def refused(site: DropoutSite) -> str | None:
         if problem.look.varies_in_form(site):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +68,13 @@ class UnitPenalty(Result):
 
 @leaves_no_trace
 def unit_penalty(
-    model: nn.Module, data: Any, y: Any = None, loss: Any = None, *, sites: Iterable[str] | None = None
+    model: nn.Module,
+    data: Any,
+    y: Any = None,
+    loss: Any = None,
+    *,
+    sites: Iterable[str] | None = None,
+    leave_off: str | Sequence[str] = (),
 ) -> list[UnitPenalty]:
     """The penalty unit by unit: (1−p) L(hⱼ/(1−p)) + p L(0) − L(hⱼ), all other units and sites at their mean mask.
 
@@ -79,6 +85,7 @@ def unit_penalty(
     ----------
     model, data, y, loss : as in `am.audit`.
     sites : names of dropout sites; default all whose units can be removed.
+    leave_off : as in `am.expected_loss`.
 
     Raises
     ------
@@ -94,7 +101,7 @@ def unit_penalty(
     >>> found.penalty.tolist(), found.second_order.tolist()  # w² x², as in the notes' example
     ([1.0, 4.0, 4.0], [1.0, 4.0, 4.0])
     """
-    return [measure_unit_penalty(run) for run in each_site(model, data, y, loss, sites)]
+    return [measure_unit_penalty(run) for run in each_site(model, data, y, loss, sites, leave_off)]
 
 
 def measure_unit_penalty(run: ScaledUnits) -> UnitPenalty:

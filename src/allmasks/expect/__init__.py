@@ -6,6 +6,7 @@ masks, `over_masks` the masks and their means with errors.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -39,6 +40,7 @@ def plan_expected_loss(
     budget: int | None = None,
     batch_dim: int | None = None,
     batch_size: int | None = None,
+    leave_off: str | Sequence[str] = (),
 ) -> Plan:
     """What `expected_loss` would do with these arguments, and why; draws no mask. Print it.
 
@@ -49,7 +51,7 @@ def plan_expected_loss(
     (ClosedForm(), 'exact')
     """
     request = Request(method, n_masks, atol, rtol, budget)
-    problem = prepare(model, x, y, loss, batch_dim=batch_dim, batch_size=batch_size)
+    problem = prepare(model, x, y, loss, batch_dim=batch_dim, batch_size=batch_size, leave_off=leave_off)
     return problem.plan(request)
 
 
@@ -70,6 +72,7 @@ def expected_loss(
     example_index: Any = None,
     batch_dim: int | None = None,
     batch_size: int | None = None,
+    leave_off: str | Sequence[str] = (),
     progress: bool = False,
     group: Any = None,
 ) -> ExpectedLoss:
@@ -97,6 +100,8 @@ def expected_loss(
     example_index : (n,) integers that key each example's masks; default: position in the data.
     batch_dim : axis of the examples, where it is not 0.
     batch_size : examples in one pass; changes memory and speed, not the answer.
+    leave_off : names of sites or modules, or what a refusal names, with `*` and `?`: randomness of training that is
+        deliberately not averaged over. It stays as in eval mode, and `notes` say so.
     progress : show a progress bar.
     group : None for this process alone; "world", or a torch.distributed ProcessGroup, whose ranks all make this call,
         each with its own shard of the data (`am.shard` gives one). Sums run over all shards, every rank gets the whole
@@ -137,7 +142,7 @@ def expected_loss(
         "seed": seed,
     }
     rows = {"sample_weight": sample_weight, "example_index": example_index, "batch_dim": batch_dim}
-    agree_on_call(ranks, "expected_loss", model, given_loss(y, loss), **asked, **rows)
+    agree_on_call(ranks, "expected_loss", model, given_loss(y, loss), **asked, **rows, leave_off=leave_off)
     request = Request(**asked)
     problem = prepare(
         model,
@@ -148,6 +153,7 @@ def expected_loss(
         example_index=example_index,
         batch_dim=batch_dim,
         batch_size=batch_size,
+        leave_off=leave_off,
         group=ranks,
     )
     with progress_bar(progress) as (start, tick):

@@ -56,11 +56,11 @@ class Expectation:
     def notes(self) -> tuple[str, ...]:
         """What a reader should know of the data, the model and its sites."""
         notes = list(self.look.notes)
-        if not self.look.sites:
+        if not (self.look.sites or self.look.leave_off):
             notes.append(
                 Note(
                     "No dropout was found, so E_m[L] is the loss in eval mode. Hand-written dropout is seen once it is "
-                    "registered with am.register_dropout."
+                    "registered with am.register_dropout (how-to/my-model-was-refused)."
                 )
             )
         notes += [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ def prepare(
     example_index: Any = None,
     batch_dim: int | None = None,
     batch_size: int | None = None,
+    leave_off: str | Sequence[str] = (),
     group: Any = None,
     paired: bool = False,
 ) -> Expectation:
@@ -44,8 +45,8 @@ def prepare(
     """
     ranks = join(group)
     x, y, the_loss = ranks.run(lambda: settled(x, y, loss, paired=paired))
-    keywords = {"example_index": example_index, "batch_dim": batch_dim, "batch_size": batch_size}
-    seen = look(model, x, y, _purpose(the_loss), ranks, **keywords)
+    rows = {"example_index": example_index, "batch_dim": batch_dim, "batch_size": batch_size}
+    seen = look(model, x, y, _purpose(the_loss), ranks, **rows, leave_off=leave_off)
     found = ranks.run(lambda: _at_mean_mask(seen, the_loss, sample_weight))
     splits = all(ranks.gather(found.splits))
     total = float(ranks.sum(found.weight.sum()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch.utils.data import DataLoader
@@ -40,7 +41,8 @@ class TrainerMonitor(TrainerCallback):
         the checkpoint's training was.
     schedule_by : "epoch": stepped at the end of every epoch, after the reading; "step": after every optimizer step.
     prefix : what the logged names begin with; two monitors of one Trainer need two.
-    method, n_masks, atol, seed, batch_size : as in `expected_loss`. The same masks are used at every reading.
+    method, n_masks, atol, seed, batch_size, leave_off : as in `expected_loss`. The same masks are used at every
+        reading.
 
     Under several processes each measures its share of the data. What cannot be measured once training runs (losses that
     are not finite, a rate of 1) stops nothing: the reason is a warning of the logger "allmasks.monitor" and the
@@ -71,6 +73,7 @@ class TrainerMonitor(TrainerCallback):
         atol: float | None = None,
         seed: int = 0,
         batch_size: int | None = None,
+        leave_off: str | Sequence[str] = (),
     ) -> None:
         self.every = check_every(every)
         self.history: list[tuple[int, Reading]] = []
@@ -80,7 +83,7 @@ class TrainerMonitor(TrainerCallback):
         self._clock = Clock(schedule, step_by(schedule_by))
         self._prefix = prefix
         self._sites: tuple[str, ...] = ()
-        self._question = Question(_loader(data, trainer), loss, method, n_masks, atol, seed, batch_size)
+        self._question = Question(_loader(data, trainer), loss, method, n_masks, atol, seed, batch_size, leave_off)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **rest: Any) -> None:
         """Refuse now what the first reading would refuse later; bring a schedule to where the training is."""

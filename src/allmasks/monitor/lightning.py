@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch import nn
@@ -45,7 +46,8 @@ class LightningMonitor(Callback):
     schedule_by : "epoch": stepped at the end of every epoch, after the reading; "step": after every batch in which an
         optimizer stepped, once however many optimizers did.
     prefix : what the logged names begin with; two monitors of one Trainer need two.
-    method, n_masks, atol, seed, batch_size : as in `expected_loss`. The same masks are used at every reading.
+    method, n_masks, atol, seed, batch_size, leave_off : as in `expected_loss`. The same masks are used at every
+        reading.
 
     Under several processes each measures its share of the data, and all log the same numbers. What cannot be measured
     once training runs (losses that are not finite, a rate of 1) stops nothing: the reason is a warning of the logger
@@ -78,13 +80,14 @@ class LightningMonitor(Callback):
         atol: float | None = None,
         seed: int = 0,
         batch_size: int | None = None,
+        leave_off: str | Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.every = check_every(every)
         self.history: list[tuple[int, Reading]] = []
         self._clock = Clock(schedule, step_by(schedule_by))
         self._model = model
-        self._how = (method, n_masks, atol, seed, batch_size)
+        self._how = (method, n_masks, atol, seed, batch_size, leave_off)
         self._given = data
         self._prefix = prefix
         self._sites: tuple[str, ...] = ()
@@ -137,5 +140,5 @@ class LightningMonitor(Callback):
                 raise ValueError(
                     "LightningMonitor has no data: pass data=(x, y) or a DataLoader, or fit with a validation loader"
                 )
-        method, n_masks, atol, seed, batch_size = self._how
-        return Question(data, self._loss, method, n_masks, atol, seed, batch_size)
+        method, n_masks, atol, seed, batch_size, leave_off = self._how
+        return Question(data, self._loss, method, n_masks, atol, seed, batch_size, leave_off)

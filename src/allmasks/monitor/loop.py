@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ class Monitor:
     ----------
     model : the model that is being trained; it is only borrowed.
     data, y : a pair (x, y) as one argument or as two, or a DataLoader; validation or training examples, as you like.
-    loss, method, n_masks, atol, seed, batch_size : as in `expected_loss`. The same masks are used at every reading.
+    loss, method, n_masks, atol, seed, batch_size, leave_off : as in `expected_loss`. The same masks are used at every
+        reading.
     every : epochs between two readings.
     csv : a file to write, one row a reading, complete after every one. An older file of that name is replaced, unless
         the monitor goes on from a `state_dict`.
@@ -82,12 +84,13 @@ class Monitor:
         atol: float | None = None,
         seed: int = 0,
         batch_size: int | None = None,
+        leave_off: str | Sequence[str] = (),
     ) -> None:
         self.every = check_every(every)
         self.model, self.schedule = model, schedule
         self.epoch = 0
         self.history: list[tuple[int, Reading]] = []
-        self._question = Question(*data_and_loss(data, y, loss), method, n_masks, atol, seed, batch_size)
+        self._question = Question(*data_and_loss(data, y, loss), method, n_masks, atol, seed, batch_size, leave_off)
         self._prefix = prefix
         self._sites = self._question.check(model)
         self._csv: CsvFile | None = None

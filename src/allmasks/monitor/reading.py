@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from allmasks.over_masks.shards import shard
 from allmasks.ranks.agreement import agree_on_call
 from allmasks.ranks.groups import ALONE, Group, join
 from allmasks.results import ExpectedLoss, Guarantee, Result
-from allmasks.sites import borrowed, leaves_no_trace
+from allmasks.sites import borrowed, leaves_no_trace, patterns_of
 
 __all__ = ["LOG", "PREFIX", "Question", "Reading", "SiteShare", "all_ranks", "check_every", "read", "unstopped"]
 
@@ -111,6 +111,7 @@ class Question:
     atol: float | None = None
     seed: int = 0
     batch_size: int | None = None
+    leave_off: str | Sequence[str] = ()
 
     @property
     def request(self) -> Request:
@@ -122,10 +123,17 @@ class Question:
         """The model looked at; when the block ends it, its generators and the loader's are as they were."""
         group = all_ranks()
         with borrowed(model), torch.no_grad():
-            asked = {"method": self.method, "n_masks": self.n_masks, "atol": self.atol, "seed": self.seed}
+            asked: dict[str, Any] = {
+                "method": self.method,
+                "n_masks": self.n_masks,
+                "atol": self.atol,
+                "seed": self.seed,
+            }
+            asked["leave_off"] = patterns_of(self.leave_off)
             agree_on_call(group, "a monitor's reading", model, self.loss, **asked)
             own = group.run(lambda: self.data if group is ALONE else shard(self.data, group))
-            yield prepare(model, own, None, self.loss, batch_size=self.batch_size, group=group, paired=True)
+            how: dict[str, Any] = {"batch_size": self.batch_size, "leave_off": self.leave_off, "group": group}
+            yield prepare(model, own, None, self.loss, **how, paired=True)
 
     @leaves_no_trace
     def check(self, model: nn.Module) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class Forward:
     batched : try all masks of a chunk in one pass. Falls back to a loop, for good, at the first refusal.
     group : the ranks that may have to make each pass together.
     along : name of a site whose input is returned beside the output, as a pair.
+    rest : what the draws of woken modules give that get no mask, see `hold_masks`.
     """
 
     model: nn.Module
@@ -39,8 +40,11 @@ class Forward:
     batched: bool = True
     group: Group = ALONE
     along: str | None = None
+    rest: Mapping[str, float | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        masked = {site.name for site in self.sites}
+        self._rest = {name: number for name, number in self.rest.items() if name not in masked}
         self._rates = {site.name: site.call_rate for site in self.sites}
         self._wake = frozenset(site.wakes for site in self.sites if site.wakes is not None)
 
@@ -89,7 +93,7 @@ class Forward:
         # Dropout, an activation or x -= 1 in place may write in the inputs, which every pass is to find as given.
         args, kwargs = tree_map_only(Tensor, torch.clone, (batch.args, batch.kwargs))
         wake = self._wake if masks else frozenset()
-        with self.group.turn(), hold_masks(self.model, provide, self._rates, wake=wake):
+        with self.group.turn(), hold_masks(self.model, provide, self._rates, wake=wake, rest=self._rest):
             output = self.model(*args, **kwargs)
         watched = self.observe or self.along
         if watched is not None and len(seen) != 1:

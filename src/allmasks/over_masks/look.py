@@ -7,7 +7,7 @@ differs between them, which of the output matters and how a refusal is worded, i
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +24,17 @@ from allmasks.ranks.agreement import agree_on_data, agree_on_sites
 from allmasks.ranks.groups import Group, unwrapped
 from allmasks.ranks.sharded import keep_in_step, same_batch
 from allmasks.sampling import chunk_masks
-from allmasks.sites import DropoutSite, Inspection, LastLayer, borrowed, inspect_model, is_sharded
+from allmasks.sites import (
+    WAY_ON_IN_EVAL_MODE,
+    DropoutSite,
+    Inspection,
+    LastLayer,
+    borrowed,
+    by_reason,
+    inspect_model,
+    is_sharded,
+    patterns_of,
+)
 
 __all__ = ["INSPECTED_EXAMPLES", "Look", "Purpose", "look"]
 
@@ -63,6 +73,7 @@ class Look:
     batched : whether all masks of a chunk may run in one pass.
     n_examples : of all ranks together.
     batch_dim : as it was given.
+    leave_off : patterns of what is left off.
     buffers : values that the model's buffers have while it is borrowed; its own where there are none.
     """
 
@@ -76,6 +87,7 @@ class Look:
     batch_dim: int | None
     buffers: tuple[Tensor, ...]
     group: Group
+    leave_off: tuple[str, ...] = ()
     _forms: dict[Form, SitesByName | None] = field(default_factory=dict, repr=False)
     """What is known of batches whose inputs have another shape than the first one's."""
 
@@ -105,7 +117,7 @@ class Look:
 
     def forward(self, sites: tuple[DropoutSite, ...], observe: str | None = None, along: str | None = None) -> Forward:
         """Outputs under masks of these sites; or that site's input with `observe`, or both with `along`."""
-        return Forward(self.model, sites, self.extract, observe, self.batched, self.group, along)
+        return Forward(self.model, sites, self.extract, observe, self.batched, self.group, along, self.seen.rest)
 
     def split(self, sites: tuple[DropoutSite, ...]) -> tuple[tuple[DropoutSite, ...], DropoutSite | None]:
         """These sites without the one before the last Linear, and that one if it is among them."""
@@ -118,7 +130,8 @@ class Look:
         known = self.random_sites
         if batch.form not in self._forms and known:
             few = self.data.part(batch, INSPECTED_EXAMPLES)
-            sites = sites_of_form(self.model, few, known, batch_dim=self.batch_dim, extract=self.purpose.output)
+            how = {"batch_dim": self.batch_dim, "extract": self.purpose.output, "leave_off": self.leave_off}
+            sites = sites_of_form(self.model, few, known, **how)
             self._forms[batch.form] = sites if any(sites[site.name] != site for site in known) else None
         return self._forms.get(batch.form)
 
@@ -147,11 +160,10 @@ class Look:
 
     def refuse_stuck(self, sites: tuple[DropoutSite, ...]) -> None:
         """Raise UncontrolledRandomness if one of these sites cannot be given masks."""
-        listed = "; ".join(f"{site.name} ({site.reason})" for site in sites if not site.controllable)
-        if listed:
+        if stuck := [site for site in sites if not site.controllable]:
             raise UncontrolledRandomness(
-                "these dropout sites cannot be given masks, and leaving them off would answer another question: "
-                f"{listed}"
+                "these dropout sites cannot be given masks, and leaving them off unsaid would answer another question: "
+                f"{by_reason(stuck)}"
             )
 
 
@@ -165,25 +177,27 @@ def look(
     example_index: Any = None,
     batch_dim: int | None = None,
     batch_size: int | None = None,
+    leave_off: str | Sequence[str] = (),
 ) -> Look:
     """Look at a model and its data once; all ranks look at what must be alike, and settle who makes which pass."""
     model = ranks.run(lambda: _module(model, ranks))
+    patterns = ranks.run(lambda: patterns_of(leave_off))
     buffers = tuple(ranks.buffers_of_first(model))
     keywords = {"example_index": example_index, "batch_dim": batch_dim, "batch_size": batch_size}
     with torch.no_grad(), borrowed(model, buffers):
         data, own = ranks.run(lambda: _read(model, x, y, purpose, **keywords))
         agree_on_data(ranks, own.args, own.kwargs, own.target)
         first = same_batch(model, ranks, own, data)
-        seen = ranks.run(lambda: _inspected(model, first, purpose, batch_dim))
+        seen = ranks.run(lambda: _inspected(model, first, purpose, batch_dim, patterns))
         extract = purpose.extract(seen)
         random = tuple(site for site in seen.sites if site.p != 0)
-        forward = Forward(model, random, extract, batched=not seen.convolves_after_site, group=ranks)
+        forward = Forward(model, random, extract, batched=not seen.convolves_after_site, group=ranks, rest=seen.rest)
         batched = keep_in_step(ranks, forward, first)
     sizes = ranks.gather(data.n_examples)
     data.number_from(sum(sizes[: ranks.rank]))
     agree_on_sites(ranks, seen.sites)
     known: dict[Form, SitesByName | None] = {first.form: None}
-    return Look(model, data, seen, purpose, extract, batched, sum(sizes), batch_dim, buffers, ranks, known)
+    return Look(model, data, seen, purpose, extract, batched, sum(sizes), batch_dim, buffers, ranks, patterns, known)
 
 
 def _module(model: Any, ranks: Group) -> nn.Module:
@@ -201,12 +215,15 @@ def _read(model: nn.Module, x: Any, y: Any, purpose: Purpose, **keywords: Any) -
     return data, first
 
 
-def _inspected(model: nn.Module, batch: Batch, purpose: Purpose, batch_dim: int | None) -> Inspection:
-    seen = inspect_model(model, batch.args, batch.kwargs, batch_dim=batch_dim, extract=purpose.output)
+def _inspected(
+    model: nn.Module, batch: Batch, purpose: Purpose, batch_dim: int | None, leave_off: tuple[str, ...]
+) -> Inspection:
+    how: dict[str, Any] = {"batch_dim": batch_dim, "extract": purpose.output, "leave_off": leave_off}
+    seen = inspect_model(model, batch.args, batch.kwargs, **how)
     if seen.unaccounted:
         raise UncontrolledRandomness(
             f"{type(model).__name__} is random beyond its dropout: {'; '.join(seen.unaccounted)}. {purpose.beyond}; "
-            "make these deterministic in eval mode, or register them with am.register_dropout"
+            f"make these deterministic in eval mode, or {WAY_ON_IN_EVAL_MODE}"
         )
     return seen
 

@@ -6,6 +6,7 @@ keeps the features' means by replicate (`tally`), which become values with error
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,6 +42,7 @@ def plan_prediction(
     rtol: float | None = None,
     batch_dim: int | None = None,
     batch_size: int | None = None,
+    leave_off: str | Sequence[str] = (),
     keep_samples: bool = False,
     method: Method | None = None,
     budget: int | None = None,
@@ -63,7 +65,8 @@ def plan_prediction(
     request = Request(method, n_masks, atol, rtol, budget)
     asked = Asked(task, class_dim, noise_precision, y is not None, keep_samples)
     with torch.no_grad():
-        outputs = outputs_of(model, x, y, asked, ALONE, batch_dim=batch_dim, batch_size=batch_size)
+        rows = {"batch_dim": batch_dim, "batch_size": batch_size}
+        outputs = outputs_of(model, x, y, asked, ALONE, **rows, leave_off=leave_off)
         with outputs.look.lent():
             return outputs.plan(request)
 
@@ -81,6 +84,7 @@ def predict(
     example_index: Any = None,
     batch_dim: int | None = None,
     batch_size: int | None = None,
+    leave_off: str | Sequence[str] = (),
     keep_samples: bool = False,
     progress: bool = False,
     method: Method | None = None,
@@ -112,6 +116,8 @@ def predict(
     example_index : (n,) integers that key each example's masks; default: position in the data.
     batch_dim : axis of the examples, where it is not 0.
     batch_size : examples in one pass; with it memory is bounded, whatever the number of masks.
+    leave_off : names of sites or modules, or what a refusal names, with `*` and `?`: randomness of training that is
+        deliberately not averaged over. It stays as in eval mode, and `notes` say so.
     keep_samples : keep the prediction under each mask, for `quantile`; memory then grows with the masks.
     progress : show a progress bar.
     method : `MonteCarlo`, `Enumeration`, `ClosedForm` or `Fourier` of `am.methods`; None picks.
@@ -161,7 +167,7 @@ def predict(
         "seed": seed,
     }
     output = {"task": task, "class_dim": class_dim, "noise_precision": noise_precision, "keep_samples": keep_samples}
-    rows = {"example_index": example_index, "batch_dim": batch_dim}
+    rows = {"example_index": example_index, "batch_dim": batch_dim, "leave_off": leave_off}
     agree_on_call(ranks, "predict", model, None, **how, **output, y=y, consistent=consistent, **rows)
     request = Request(**how)
     asked = Asked(task, class_dim, noise_precision, y is not None, keep_samples, consistent)

@@ -250,7 +250,7 @@ def outputs_of(model: Any, x: Any, y: Any, asked: Asked, ranks: Group, **keyword
     Parameters
     ----------
     y : targets, True for those of a loader, or None.
-    keywords : example_index, batch_dim and batch_size, as in `predict`.
+    keywords : example_index, batch_dim, batch_size and leave_off, as in `predict`.
     """
     purpose = Purpose(_predicted, _extraction, "Its predictions are no function of masks", targets=False)
     seen = look(model, x, None if y is True else y, purpose, ranks, **keywords)
@@ -295,10 +295,10 @@ def _settled(seen: Look, asked: Asked) -> Outputs:
     )
     dims = tuple(seen.seen.output_batch_dims)
     notes = [*seen.notes, *inferred]
-    if not seen.random_sites:
+    if not (seen.random_sites or seen.leave_off):
         notes.append(
             "No dropout was found, so the prediction is that of eval mode. Hand-written dropout is seen once it is "
-            "registered with am.register_dropout."
+            "registered with am.register_dropout (how-to/my-model-was-refused)."
         )
     if None in dims:
         notes.append("Some tensors of the output depend on no single example; they are left out.")

@@ -15,6 +15,9 @@ from allmasks.sites.trace import Trace, output_tensors, trace
 
 __all__ = ["find_axes"]
 
+Awake = dict[str, Any]
+"""Keywords of `trace`: which modules have their training flag set, and what they draw where nothing is dropped."""
+
 _PROBED_EXAMPLES = 3
 """Examples in a probe: enough to tell the first, the second and the rest apart; few, to be quick."""
 
@@ -25,9 +28,9 @@ def find_axes(
     in_eval: Trace,
     extract: Callable[[Any], Any],
     batch_dim: int | None,
-    awake: frozenset[str] = frozenset(),
+    awake: Awake,
 ) -> tuple[dict[str, Axis | str], tuple[int | None, ...]]:
-    """The example axis of each site, and of each tensor of the output; modules in `awake` have their training flag."""
+    """The example axis of each site, and of each tensor of the output."""
     clean, kept, n = _clean_probe(model, given, awake)
     shapes: dict[str, tuple[int, ...]] = {}
     patterns: dict[str, list[tuple[int, Tensor]]] = {}
@@ -77,12 +80,12 @@ def _keeper(kept: Kept) -> Callable[[Call], None]:
     return keep
 
 
-def _axes_of_draws(model: nn.Module, given: Inputs, names: list[str], awake: frozenset[str]) -> dict[str, Axis | str]:
+def _axes_of_draws(model: nn.Module, given: Inputs, names: list[str], awake: Awake) -> dict[str, Axis | str]:
     """The axis of a tensor that is drawn from nothing: the one that grows with the number of examples."""
     sizes = (_PROBED_EXAMPLES, _PROBED_EXAMPLES + 2)
     shapes: list[dict[str, tuple[int, ...]]] = []
     for n in sizes:
-        seen = trace(model, given.resized(n), train=False, wake=awake).seen
+        seen = trace(model, given.resized(n), train=False, **awake).seen
         shapes.append({name: seen[name].call.mask_shape for name in names if name in seen})
     axes: dict[str, Axis | str] = {}
     for name in names:
@@ -100,9 +103,7 @@ def _axes_of_draws(model: nn.Module, given: Inputs, names: list[str], awake: fro
     return axes
 
 
-def _axes_of_constants(
-    model: nn.Module, given: Inputs, names: list[str], awake: frozenset[str]
-) -> dict[str, Axis | str]:
+def _axes_of_constants(model: nn.Module, given: Inputs, names: list[str], awake: Awake) -> dict[str, Axis | str]:
     """Sites whose input hangs on no example, `dropout(ones_like(x))`: each example's own mask if the shape grows."""
     try:
         return _axes_of_draws(model, given, names, awake) if names else {}
@@ -110,12 +111,12 @@ def _axes_of_constants(
         return {}
 
 
-def _clean_probe(model: nn.Module, given: Inputs, awake: frozenset[str]) -> tuple[Trace, Kept, int]:
+def _clean_probe(model: nn.Module, given: Inputs, awake: Awake) -> tuple[Trace, Kept, int]:
     """A pass with few examples. Models that insist on their batch size are probed with the examples they have."""
     for n in dict.fromkeys((_PROBED_EXAMPLES, given.n)):
         kept: Kept = {}
         try:
-            return trace(model, given.resized(n), train=False, keep=_keeper(kept), wake=awake), kept, n
+            return trace(model, given.resized(n), train=False, keep=_keeper(kept), **awake), kept, n
         except Exception:
             if n == given.n:
                 raise
@@ -126,14 +127,14 @@ def _clean_probe(model: nn.Module, given: Inputs, awake: frozenset[str]) -> tupl
     raise AssertionError("unreachable")
 
 
-def _poisoned_probe(model: nn.Module, base: Inputs, example: int, awake: frozenset[str]) -> tuple[Trace, Kept]:
+def _poisoned_probe(model: nn.Module, base: Inputs, example: int, awake: Awake) -> tuple[Trace, Kept]:
     error: Exception | None = None
     for with_nan in (True, False):
         kept: Kept = {}
         bad = base.poisoned(example, with_nan=with_nan)
         watch = poison_lookup(bad, example) if with_nan else None
         try:
-            return trace(model, bad, train=False, keep=_keeper(kept), watch=watch, wake=awake), kept
+            return trace(model, bad, train=False, keep=_keeper(kept), watch=watch, **awake), kept
         except Exception as caught:  # a model may check its inputs for NaN, or index with what it computes
             error = caught
     raise ValueError(

@@ -29,6 +29,7 @@ class Call:
     mask_shape : the mask's shape in the layout of the input, the examples' axis included.
     apply : (kept, p) -> the call's result under this mask, kept broadcasting to `mask_shape`.
     identity : () -> the result with nothing dropped.
+    rest : number -> the result where all that is drawn is this number, for uniform draws.
     tail : how many last axes of `mask_shape` the axes of `input` say nothing about (attention's keys).
     refusal : why no mask can be put in, if so.
     dependent : why the units are not independent although the mask's bits are, if so.
@@ -42,6 +43,7 @@ class Call:
     mask_shape: tuple[int, ...]
     apply: Callable[[Tensor, float], Any]
     identity: Callable[[], Any]
+    rest: Callable[[float], Any] = lambda number: None
     mean_preserving: bool = True
     in_place: bool = False
     tail: int = 0

@@ -24,11 +24,15 @@ _FUNCTION = "CheckpointFunction"
 
 
 class Answer(NamedTuple):
-    """What a dropout call of this function was given: a mask, or None where it was left at its mean mask."""
+    """What a dropout call of this function was given: a mask, or None where it was left at its mean mask.
+
+    `number`: what a uniform draw gave instead of a mask, where that was told.
+    """
 
     function: Any
     kept: Tensor | None
     rate: float
+    number: float | None = None
 
 
 class Hold(Protocol):

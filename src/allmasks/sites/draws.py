@@ -82,6 +82,7 @@ def uniform_call(op: str, out: Tensor, put: Callable[[Tensor], Any]) -> Call:
         mask_shape=tuple(out.shape),
         apply=apply,
         identity=constant,
+        rest=constant,
     )
 
 

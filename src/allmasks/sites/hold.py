@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,7 @@ from allmasks.sites.calls import Call, parse
 from allmasks.sites.checkpoints import Answer, checkpoints_follow
 from allmasks.sites.draws import DRAWS, parse_draw
 from allmasks.sites.hosts import hosts_seen, parse_host
-from allmasks.sites.naming import Namer, modules_at
+from allmasks.sites.naming import Namer, modules_at, path_of
 
 __all__ = ["hold_masks"]
 
@@ -31,8 +32,13 @@ Unmasked = Callable[[Call, Any], Any]
 """Sees every dropout call that got no mask with its result, and may replace that."""
 
 
-Drawn = Callable[[str, str], None]
-"""Sees what functions outside torch draw that is no dropout call: (path of the module, name of the function)."""
+Rest = Mapping[str, float | None]
+"""By name of a uniform draw that gets no mask, the number it gives instead: one that drops nothing. Drop path keeps the
+mean, which no number does: None, and the call of its module that would draw is made in eval mode."""
+
+Drawn = Callable[[str, str, Callable[[], Any]], Any]
+"""Makes the calls of functions outside torch that draw and are no dropout call: (path of the module, name of the
+function, the call)."""
 
 
 def _never(*args: Any, **kwargs: Any) -> bool:
@@ -56,8 +62,8 @@ def _inner_multi_head_attention() -> Callable[..., Any]:
 
 
 _INNER_MHA = _inner_multi_head_attention()
-_MHA_DROPOUT = 10
 _MHA_TRAINING = 13
+_SLEEPS = "(asleep)"
 
 
 class _Hold(TorchFunctionMode):
@@ -69,10 +75,13 @@ class _Hold(TorchFunctionMode):
         watch: Watch | None,
         unmasked: Unmasked | None,
         wake: frozenset[str],
+        rest: Rest,
         drawn: Drawn | None = None,
     ) -> None:
         super().__init__()
         self.wake = wake
+        self.rest = rest
+        self.asleep = {name.partition("#")[0] for name, number in rest.items() if number is None}
         self.drawn = drawn
         self.meant: bool | None = None  # the training flag of the attention call whose inside is being run
         self.namer = Namer(model)
@@ -86,7 +95,19 @@ class _Hold(TorchFunctionMode):
 
     def again(self, answers: list[Answer]) -> AbstractContextManager[None]:
         """A context in which dropout calls get these answers in turn: a checkpointed part is computed again."""
-        return _entered(_Again(self.model, self.wake, answers))
+        return _entered(_Again(self.model, self.wake, self.rest, answers))
+
+    def sleeps(self, path: str) -> bool:
+        """Whether the call that a woken module begins is made as in eval mode.
+
+        What it would draw is counted as drawn: names are those of a pass with all masks.
+        """
+        own = [base for base in self.asleep if path_of(base) == path]
+        sleeping = [base for base in own if self.rest.get(self.namer.coming(base), 0.0) is None]
+        for base in sleeping:
+            self.answers.append(Answer(_SLEEPS, None, 0.0))
+            self.namer.count(base)
+        return bool(sleeping)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -107,7 +128,7 @@ class _Hold(TorchFunctionMode):
         if call is not None:
             return self._answer(name, call)
         if self.drawn is not None:
-            self.drawn(path, name)
+            return self.drawn(path, name, functools.partial(original, *args, **kwargs))
         return original(*args, **kwargs)
 
     def _attention_module(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -130,9 +151,10 @@ class _Hold(TorchFunctionMode):
             call.training = self.meant
         kept = self.provide(call)
         rate = self.rates.get(call.name, call.p)
-        self.answers.append(Answer(func, kept, rate))
+        number = self.rest.get(call.name)
+        self.answers.append(Answer(func, kept, rate, number))
         if kept is None:
-            result = call.identity()
+            result = call.identity() if number is None else call.rest(number)
             return result if self.unmasked is None else self.unmasked(call, result)
         if self.namer.in_checkpoint and not self.checkpoints_follow and torch.is_grad_enabled():
             raise RuntimeError(
@@ -154,9 +176,17 @@ class _Hold(TorchFunctionMode):
 class _Again(_Hold):
     """Gives the answers of an earlier run of the same part, in turn: in backward its callers are not on the stack."""
 
-    def __init__(self, model: nn.Module, wake: frozenset[str], answers: list[Answer]) -> None:
-        super().__init__(model, lambda call: None, {}, None, None, wake)
+    def __init__(self, model: nn.Module, wake: frozenset[str], rest: Rest, answers: list[Answer]) -> None:
+        super().__init__(model, lambda call: None, {}, None, None, wake, rest)
         self.coming = list(answers)
+
+    def sleeps(self, path: str) -> bool:
+        """As it did in the earlier run."""
+        sleeping = False
+        while self.coming and self.coming[0].function is _SLEEPS:
+            self.answers.append(self.coming.pop(0))
+            sleeping = True
+        return sleeping
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -180,7 +210,9 @@ class _Again(_Hold):
             )
         answer = self.coming.pop(0)
         self.answers.append(answer)
-        return call.identity() if answer.kept is None else call.apply(answer.kept, answer.rate)
+        if answer.kept is not None:
+            return call.apply(answer.kept, answer.rate)
+        return call.identity() if answer.number is None else call.rest(answer.number)
 
 
 @contextmanager
@@ -192,6 +224,7 @@ def hold_masks(
     watch: Watch | None = None,
     unmasked: Unmasked | None = None,
     wake: frozenset[str] = frozenset(),
+    rest: Rest | None = None,
     drawn: Drawn | None = None,
 ) -> Iterator[None]:
     """Every dropout call made by `model` inside takes the mask that `provide` gives; without one it drops nothing.
@@ -202,13 +235,14 @@ def hold_masks(
     rates : p by site name, for calls that do not carry theirs in eval mode (attention passes 0 there).
     wake : paths of modules whose own training flag is set inside, because they drop in training mode only; what
         they draw is a dropout call too.
+    rest : what those of their draws give that get no mask, see `Rest`.
     watch, unmasked, drawn : see other torch functions, dropout calls without a mask, and what is drawn outside torch;
         for looking at a model.
 
     One context is one forward pass: calls are counted from its start. But for `wake`, dropout is switched off or on
     here and not by the modules' flags, so nothing else in the model that looks at them is woken.
     """
-    with _entered(_Hold(model, provide, rates or {}, watch, unmasked, wake, drawn)):
+    with _entered(_Hold(model, provide, rates or {}, watch, unmasked, wake, rest or {}, drawn)):
         yield
 
 
@@ -216,13 +250,30 @@ def hold_masks(
 def _entered(hold: _Hold) -> Iterator[None]:
     woken = [module for path in hold.wake for module in modules_at(hold.model, path)]
     flags = [module.training for module in woken]
+    hooks = []
     # A compiled part would trace the mode itself; run eagerly it makes the same calls.
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     try:
         for module in woken:
             module.training = True
+        for path in {path_of(base) for base in hold.asleep}:
+            hooks.append(_put_to_sleep(hold, path))
         with eager, checkpoints_follow(hold) as hold.checkpoints_follow, hosts_seen(hold), hold:
             yield
     finally:
+        for hook in hooks:
+            hook.remove()
         for module, flag in zip(woken, flags, strict=True):
             module.training = flag
+
+
+def _put_to_sleep(hold: _Hold, path: str) -> Any:
+    """A hook on the module of this path: each of its calls finds the flag that is meant for it."""
+    modules = modules_at(hold.model, path)
+
+    def before(module: nn.Module, args: Any) -> None:
+        flag = not hold.sleeps(path)
+        for each in modules:
+            each.training = flag
+
+    return modules[-1].register_forward_pre_hook(before)

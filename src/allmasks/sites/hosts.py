@@ -8,6 +8,7 @@ generator has moved is seen all the same.
 from __future__ import annotations
 
 import functools
+import os
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -52,14 +53,28 @@ def _uniform(low: float = 0.0, high: float = 1.0, size: Any = None) -> tuple[tup
     return _sized(size)[0], float(low), float(high)
 
 
-FUNCTIONS: dict[str, tuple[Any, Callable[..., tuple[tuple[int, ...] | None, float, float]]]] = {
-    "random.random": (random, _plain),
-    "random.uniform": (random, _between),
-    "numpy.random.rand": (np.random, _shaped),
-    "numpy.random.uniform": (np.random, _uniform),
-    **{f"numpy.random.{name}": (np.random, _sized) for name in ("random", "random_sample", "ranf", "sample")},
+FUNCTIONS: dict[str, Callable[..., tuple[tuple[int, ...] | None, float, float]]] = {
+    "random.random": _plain,
+    "random.uniform": _between,
+    "numpy.random.rand": _shaped,
+    "numpy.random.uniform": _uniform,
+    **{f"numpy.random.{name}": _sized for name in ("random", "random_sample", "ranf", "sample")},
 }
-"""Where each function lies, and how its arguments are read: (shape, or None for a number; from; to)."""
+"""How the arguments of each that gives uniform numbers are read: (shape, or None for a number; from; to)."""
+
+_NO_DRAWS = ("seed", "getstate", "setstate", "get_state", "set_state", "default_rng", "get_bit_generator")
+
+SEEN: dict[str, Any] = {
+    **{
+        f"{module.__name__}.{name}": module
+        for module in (random, np.random)
+        for name in module.__all__
+        if name not in (*_NO_DRAWS, "set_bit_generator", "test") and not isinstance(getattr(module, name), type)
+    },
+    "os.urandom": os,
+    "random._urandom": random,
+}
+"""Every function that draws, and where it lies; those that are no uniform numbers are named and no more."""
 
 
 class _Open(threading.local):
@@ -90,7 +105,7 @@ def _replace() -> None:
     with _lock:
         _users += 1
         if _users == 1:
-            for name, (owner, _) in FUNCTIONS.items():
+            for name, owner in SEEN.items():
                 _originals[name] = original = getattr(owner, name.rpartition(".")[2])
                 setattr(owner, name.rpartition(".")[2], _asking(name, original))
 
@@ -101,7 +116,7 @@ def _put_back() -> None:
         _users -= 1
         if _users == 0:
             for name, original in _originals.items():
-                setattr(FUNCTIONS[name][0], name.rpartition(".")[2], original)
+                setattr(SEEN[name], name.rpartition(".")[2], original)
             _originals.clear()
 
 
@@ -118,8 +133,12 @@ def _asking(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
 def parse_host(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
     """The draw as a dropout call whose results are numbers or arrays, or None if its arguments are not understood."""
     try:
-        shape, low, high = FUNCTIONS[name][1](*args, **kwargs)
-    except (TypeError, ValueError):  # wrong arguments, of which the function itself says more; or bounds in an array
+        shape, low, high = FUNCTIONS[name](*args, **kwargs)
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+    ):  # wrong arguments, of which the function itself says more; or bounds in an array
         return None
 
     def put(values: Tensor) -> Any:

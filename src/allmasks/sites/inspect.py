@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from allmasks.results import Note
 from allmasks.sites.axes import find_axes
 from allmasks.sites.borrow import borrowed, written_by_pass
 from allmasks.sites.calls import Call
+from allmasks.sites.left_off import LeftOff, patterns_of
 from allmasks.sites.probe import Axis, Inputs
 from allmasks.sites.settings import leaves_no_trace
 from allmasks.sites.sharding import is_sharded
@@ -53,7 +54,8 @@ class Inspection:
     output_batch_dims : the same of each of its tensors; None where a further one has no example axis.
     output_link : "sigmoid", "softmax" or "log_softmax" where the extracted output comes straight from that.
     convolves_after_site : whether a convolution sees masked activations (batching masks is then slow).
-    notes : what could not be looked at.
+    notes : what could not be looked at, and what was left off.
+    rest : what the draws of woken modules give where they get no mask, see `hold_masks`.
     """
 
     sites: tuple[DropoutSite, ...]
@@ -66,17 +68,27 @@ class Inspection:
     output_link: str | None = None
     convolves_after_site: bool = False
     notes: tuple[str, ...] = ()
+    rest: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @leaves_no_trace
-def find_dropout(model: nn.Module, *args: Any, batch_dim: int | None = None, **kwargs: Any) -> list[DropoutSite]:
+def find_dropout(
+    model: nn.Module,
+    *args: Any,
+    batch_dim: int | None = None,
+    leave_off: str | Sequence[str] = (),
+    **kwargs: Any,
+) -> list[DropoutSite]:
     """List every dropout site of a model, by running it once on these inputs; the model is left untouched.
 
     Parameters
     ----------
     model : in train or eval mode, which makes no difference.
-    args, kwargs : what the model is called with; a few examples are enough.
+    args, kwargs : what the model is called with; a few examples are enough. `batch_dim` and `leave_off` are never the
+        model's.
     batch_dim : axis of the examples in the inputs; 0 by default.
+    leave_off : names of sites, of what a refusal names, or of modules, with `*` and `?` as in `fnmatch`: randomness
+        that is deliberately not averaged over. It stays as in eval mode and is not listed; results say so in `notes`.
 
     Returns
     -------
@@ -85,7 +97,7 @@ def find_dropout(model: nn.Module, *args: Any, batch_dim: int | None = None, **k
 
     Raises
     ------
-    ValueError : if a site's example axis cannot be told from its others.
+    ValueError : if a site's example axis cannot be told from its others, or a name in `leave_off` matches nothing.
 
     Example
     -------
@@ -94,7 +106,7 @@ def find_dropout(model: nn.Module, *args: Any, batch_dim: int | None = None, **k
     >>> am.find_dropout(net, torch.ones(4, 3))
     [DropoutSite(name='1', kind='dropout', p=0.2, shape=(8,), units=8)]
     """
-    return list(inspect_model(model, args, kwargs, batch_dim=batch_dim).sites)
+    return list(inspect_model(model, args, kwargs, batch_dim=batch_dim, leave_off=leave_off).sites)
 
 
 def inspect_model(
@@ -103,38 +115,48 @@ def inspect_model(
     kwargs: dict[str, Any],
     batch_dim: int | None = None,
     extract: Callable[[Any], Any] | None = None,
+    leave_off: str | Sequence[str] = (),
+    strict: bool = True,
 ) -> Inspection:
     """Everything `Inspection` says, from a handful of forward passes.
 
     Parameters
     ----------
     extract : output -> what matters of it, a tensor or anything that holds some; its first tensor by default.
+    strict : whether each name in `leave_off` must match something.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     given = _inputs(args, kwargs, batch_dim)
     extract = extract or (lambda output: next(iter(output_tensors(output)), None))
     notes: list[str] = []
+    left = LeftOff(patterns_of(leave_off))
     with torch.no_grad(), borrowed(model):
         plain = trace(model, given, train=False)
         written = written_by_pass(model)
         in_train = _train_pass(model, given, notes)
         training = TrainingOnly()
         if in_train is not None:
-            look_in_training(model, given, plain, in_train, training)
+            look_in_training(model, given, plain, in_train, training, left)
             if any(not found.mean_preserving for found in training.thresholds.values()):
                 # A layer that this pass happened to skip has not shown what it draws.
                 in_train = trace(model, given, train=True, wake=training.awake, constants=training.nothing_dropped)
-                look_in_training(model, given, plain, in_train, training)
-        in_eval = trace(model, given, train=False, wake=training.awake) if training.awake else plain
-        axes, out_dims = find_axes(model, given, in_eval, extract, batch_dim, training.awake)
+                look_in_training(model, given, plain, in_train, training, left)
+        awake: dict[str, Any] = {"wake": training.awake, "constants": training.nothing_dropped}
+        in_eval = trace(model, given, train=False, **awake) if training.awake else plain
+        axes, out_dims = find_axes(model, given, in_eval, extract, batch_dim, awake)
         sites = tuple(_site(name, in_eval, in_train, axes, plain, training) for name in in_eval.seen)
         if in_train is not None and not (training.refused or plain.draws or plain.moved):
             tipping = {name: found.at for name, found in training.thresholds.items()}
-            beside = random_beyond(model, given, sites, tipping, training.awake, notes)
-            training.refused += [] if beside is None else [beside]
+            beside = random_beyond(model, given, sites, tipping, training.awake, notes, left)
+            training.refused += [] if beside is None or left.takes(beside.name) else [beside]
+        sites = tuple(site for site in sites if not left.takes(site.name, random=site.p != 0))
         last_linear = _last_linear(model, given, in_eval, sites, extract, training.awake, written)
     sites = tuple(site for site in sites if site.kind != "attention" or site.p > 0)
+    if strict:
+        draws = (f"{draw.path}:{draw.op}" for draw in (() if in_train is None else (*in_train.draws, *in_train.hosts)))
+        left.check(model, (*(site.name for site in sites), *draws))
+    notes += left.notes()
     notes += [
         Note(
             "{site} drops units in eval mode too; here eval mode means that it is held at its mean mask.",
@@ -154,6 +176,7 @@ def inspect_model(
         output_link=_link(in_eval, extract),
         convolves_after_site=in_eval.convolves_after_site,
         notes=tuple(notes),
+        rest=training.rest,
     )
 
 
@@ -204,7 +227,7 @@ def _site(
     p = source.p if trained is None or source.training else 0.0
     tipping = training.thresholds.get(name)
     if tipping is not None:
-        p = 1.0 - tipping.at if tipping.low_keeps else tipping.at
+        p = round(1.0 - tipping.at, 15) if tipping.low_keeps else tipping.at
     axis = axes[name]
     reason = call.refusal if p > 0 or math.isnan(p) else None
     if p >= 1:

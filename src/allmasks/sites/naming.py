@@ -86,7 +86,15 @@ class Namer:
         A registered module's own call has no op.
         """
         path, module = self.path()
-        base = path if not op or isinstance(module, _OWN_OP) else f"{path}:{op}"
+        return self.count(path if not op or isinstance(module, _OWN_OP) else f"{path}:{op}")
+
+    def count(self, base: str) -> str:
+        """The name of the next call of those that this name begins, which is counted as made."""
+        name = self.coming(base)
         self._made[base] += 1
-        k = self._made[base]
+        return name
+
+    def coming(self, base: str) -> str:
+        """The name that the next of these calls will have."""
+        k = self._made[base] + 1
         return base if k == 1 else f"{base}#{k}"

@@ -17,6 +17,7 @@ __all__ = [
     "generator_states",
     "leaves_no_trace",
     "moved_generators",
+    "seed_hosts",
     "set_generator_states",
     "settings_kept",
 ]
@@ -143,6 +144,12 @@ def moved_generators(before: dict[str, Any], after: dict[str, Any]) -> list[str]
     if old[2:] != new[2:] or not np.array_equal(old[1], new[1]):
         moved.append("NumPy's global generator")
     return moved
+
+
+def seed_hosts(seed: int) -> None:
+    """Python's and NumPy's global generators begin anew."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
 
 
 _FORCED = 128

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from allmasks.sites.alike import alike, distance, identical
 from allmasks.sites.borrow import borrowed
 from allmasks.sites.draws import HIGHEST
+from allmasks.sites.left_off import WAY_ON
 from allmasks.sites.naming import modules_at
 from allmasks.sites.probe import Inputs
 from allmasks.sites.trace import output_tensors, trace
@@ -27,18 +28,15 @@ __all__ = ["LOWEST", "Threshold", "find_thresholds", "same_at_each_call"]
 
 LOWEST = 2.0**-11
 _BISECTIONS = 26
-_NOT_ONE = "what it draws is not compared with one threshold; register it with am.register_dropout"
-_NEITHER = (
-    "neither its mean over what it draws nor any one outcome is its output in eval mode; register it with "
-    "am.register_dropout"
-)
+_NOT_ONE = f"what it draws is not compared with one threshold; {WAY_ON}"
+_NEITHER = f"neither its mean over what it draws nor any one outcome is its output in eval mode; {WAY_ON}"
 _SEVERAL = (
     "it draws uniform numbers more than once in a call, and neither end of what it draws is its output in eval mode; "
-    "register the function or module that draws with am.register_dropout"
+    f"{WAY_ON}"
 )
 _CHANGES = (
     "it behaves differently in training mode even where nothing is dropped, so it cannot be woken; switch that part "
-    "off in the model's configuration, or register what draws with am.register_dropout"
+    f"off in the model's configuration, {WAY_ON}"
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ from allmasks.sites.calls import Call
 from allmasks.sites.hold import hold_masks
 from allmasks.sites.naming import Namer
 from allmasks.sites.probe import Inputs
-from allmasks.sites.settings import draw_only, generator_states, moved_generators, set_generator_states
+from allmasks.sites.settings import draw_only, generator_states, moved_generators, seed_hosts, set_generator_states
 from allmasks.sites.state import version_of
 
 __all__ = ["Draw", "LinearUse", "Seen", "Trace", "linear_arguments", "trace"]
@@ -66,7 +66,7 @@ class Trace:
     """What happened in one pass.
 
     `draws` are random operations of torch outside the known dropout calls, `hosts` those of Python and NumPy, `moved`
-    their generators that have been drawn from, `own` such of the model's own.
+    their generators that have been drawn from, `own` such of the model's own; `left` what was drawn and kept `still`.
     """
 
     seen: dict[str, Seen] = field(default_factory=dict)
@@ -74,6 +74,7 @@ class Trace:
     hosts: list[Draw] = field(default_factory=list)
     moved: list[str] = field(default_factory=list)
     own: list[str] = field(default_factory=list)
+    left: list[Draw] = field(default_factory=list)
     linears: list[LinearUse] = field(default_factory=list)
     convolves_after_site: bool = False
     links: list[tuple[str, Tensor]] = field(default_factory=list)
@@ -122,21 +123,38 @@ def _draws_nothing(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     return any(values.get(flag, True) is False for flag in ("train", "training"))
 
 
+Still = Callable[[str, str], bool]
+
+
+def _seed(path: str, op: str, k: int) -> int:
+    return zlib.crc32(f"{path}:{op}:{k}".encode())
+
+
 class _Draws(TorchDispatchMode):
     """Records operations tagged as random. `fill` may put something else in place of what is drawn."""
 
-    def __init__(self, namer: Namer, draws: list[Draw], fill: Callable[[Tensor], object] | None) -> None:
+    def __init__(self, namer: Namer, seen: Trace, fill: Callable[[Tensor], object] | None, still: Still | None) -> None:
         super().__init__()
-        self.namer, self.draws, self.fill = namer, draws, fill
+        self.namer, self.seen, self.fill, self.still = namer, seen, fill, still
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
         if torch.Tag.nondeterministic_seeded not in func.tags or _draws_nothing(func, args, kwargs):
-            return result
+            return func(*args, **kwargs)
         path, module = self.namer.path()
         op = func._schema.name.removeprefix("aten::").strip("_")
-        self.draws.append(Draw(path, op, isinstance(module, torch.jit.ScriptModule)))
+        if self.still is not None and self.still(path, op):
+            seed = _seed(path, op, len(self.seen.left))
+            self.seen.left.append(Draw(path, op))
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                own = kwargs.get("generator")
+                return func(
+                    *args,
+                    **(kwargs | ({} if own is None else {"generator": torch.Generator(own.device).manual_seed(seed)})),
+                )
+        result = func(*args, **kwargs)
+        self.seen.draws.append(Draw(path, op, isinstance(module, torch.jit.ScriptModule)))
         if self.fill is not None:
             for leaf in output_tensors(result):
                 if leaf.is_floating_point():
@@ -162,6 +180,7 @@ def trace(
     watch: Any = None,
     wake: frozenset[str] = frozenset(),
     constants: Mapping[str, float] | None = None,
+    still: Still | None = None,
 ) -> Trace:
     """Run the model once, by default with no unit dropped, and write down what happens. Call it inside `borrowed`.
 
@@ -174,15 +193,13 @@ def trace(
     wake : modules whose own training flag is set, see `hold_masks`.
     constants : by name of a uniform draw, the number it gives.
     keep : is shown each dropout call while its input is still what it was.
+    still : path and operation -> whether what is drawn there is to be the same in every pass.
     """
     result = Trace()
 
     def provide(call: Call) -> Tensor | None:
         if keep is not None:
             keep(call)
-        if constants and call.name in constants:
-            constant: Callable[..., Any] = call.identity
-            call.identity = functools.partial(constant, constants[call.name])
         return None if answer is None else answer(call)
 
     def unmasked(call: Call, value: Any) -> Any:
@@ -201,8 +218,17 @@ def trace(
             result.convolves_after_site = True
         return value if watch is None else watch(func, args, kwargs, value)
 
-    def drawn(path: str, name: str) -> None:
-        result.hosts.append(Draw(path, name))
+    def drawn(path: str, name: str, draw: Callable[[], Any]) -> Any:
+        if still is None or not still(path, name):
+            result.hosts.append(Draw(path, name))
+            return draw()
+        before = generator_states()
+        seed_hosts(_seed(path, name, len(result.left)))
+        result.left.append(Draw(path, name))
+        try:
+            return draw()
+        finally:
+            set_generator_states(before)
 
     namer = Namer(model)
     own = inputs.copied()
@@ -216,8 +242,8 @@ def trace(
     begun = generator_states(), [] if state is None else state.generator_states()
     try:
         with (
-            _Draws(namer, result.draws, fill),
-            hold_masks(model, provide, rates, watch=look, unmasked=unmasked, wake=wake, drawn=drawn),
+            _Draws(namer, result, fill, still),
+            hold_masks(model, provide, rates, watch=look, unmasked=unmasked, wake=wake, rest=constants, drawn=drawn),
         ):
             result.output = model(*own.args, **own.kwargs)
     finally:

@@ -9,6 +9,7 @@ sides of the threshold, weighted with their probabilities, must give the module'
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -16,6 +17,7 @@ from torch import nn
 from allmasks.sites.alike import alike
 from allmasks.sites.borrow import borrowed
 from allmasks.sites.draws import HIGHEST
+from allmasks.sites.left_off import WAY_ON, LeftOff
 from allmasks.sites.naming import parent_of, path_of
 from allmasks.sites.probe import Inputs
 from allmasks.sites.site import DropoutSite
@@ -50,16 +52,27 @@ class TrainingOnly:
         """By name of a uniform draw, a number that keeps."""
         return {name: LOWEST if found.low_keeps else HIGHEST for name, found in self.thresholds.items()}
 
+    @property
+    def rest(self) -> dict[str, float | None]:
+        """By name of a uniform draw, the number that drops nothing; None where only eval mode does."""
+        numbers = self.nothing_dropped
+        return {
+            name: None if found.mean_preserving and found.at > 0 else numbers[name]
+            for name, found in self.thresholds.items()
+        }
+
     def who(self, name: str) -> str:
         """The module to wake for a site."""
         return self.owners.get(name, path_of(name))
 
 
-def look_in_training(model: nn.Module, given: Inputs, in_eval: Trace, in_train: Trace, result: TrainingOnly) -> None:
+def look_in_training(
+    model: nn.Module, given: Inputs, in_eval: Trace, in_train: Trace, result: TrainingOnly, left: LeftOff
+) -> None:
     """Find what only training mode draws, and wake the modules that may be; what has been tried is not tried again."""
     calls: dict[str, list[str]] = {}
     for name, seen in in_train.seen.items():
-        if name not in in_eval.seen and seen.call.p > 0:
+        if name not in in_eval.seen and seen.call.p > 0 and not left.takes(name):
             calls.setdefault(path_of(name), []).append(name)
     known = {*in_eval.draws, *in_eval.hosts}
     draws: dict[str, list[Draw]] = {}
@@ -71,6 +84,8 @@ def look_in_training(model: nn.Module, given: Inputs, in_eval: Trace, in_train: 
         if path in result.tried:
             continue
         result.tried.add(path)
+        if path not in calls and _all_left(draws[path], left):
+            continue
         reason = _try_path(model, given, in_eval, path, calls.get(path, []), draws.get(path, []), result)
         if reason is None:
             continue
@@ -81,7 +96,20 @@ def look_in_training(model: nn.Module, given: Inputs, in_eval: Trace, in_train: 
         named = [(name, in_train.seen[name].call.kind, in_train.seen[name].call.p) for name in calls.get(path, [])]
         named += [(f"{draw.path}:{draw.op}", draw.op, math.nan) for draw in dict.fromkeys(draws.get(path, []))]
         for name, kind, p in named:
+            if left.takes(name):
+                continue
             result.refused.append(DropoutSite(name, kind, p, (), 0, controllable=False, reason=reason))
+
+
+def _all_left(draws: list[Draw], left: LeftOff) -> bool:
+    """Whether all of these draws are left off. Some may be sites, each with a number of its own in its name."""
+    made: Counter[str] = Counter()
+    names = []
+    for draw in draws:
+        base = f"{draw.path}:{draw.op}"
+        made[base] += 1
+        names.append(base if made[base] == 1 else f"{base}#{made[base]}")
+    return all(left.takes(name) for name in names)
 
 
 def _try_path(
@@ -102,7 +130,7 @@ def _try_path(
         with borrowed(model):
             trial = trace(model, given, train=False, wake=awake)
     except Exception as error:
-        return f"it fails with only its own training flag set ({type(error).__name__}: {error})"
+        return f"it fails with only its own training flag set ({type(error).__name__}: {error}); {WAY_ON}"
     new = {name: seen for name, seen in trial.seen.items() if name not in in_eval.seen}
     uniform = [name for name, seen in new.items() if seen.call.kind == "uniform"]
     stray = [draw for draw in (*trial.draws, *trial.hosts) if draw not in (*in_eval.draws, *in_eval.hosts)]
@@ -112,22 +140,19 @@ def _try_path(
     if refusal is not None:
         return refusal
     if not new:
-        return "it is called in training mode only"
+        return f"it is called in training mode only; {WAY_ON}"
     if uniform:
         try:
             found = find_thresholds(model, given, path, uniform)
         except Exception as error:
-            return f"it fails with only its own training flag set ({type(error).__name__}: {error})"
+            return f"it fails with only its own training flag set ({type(error).__name__}: {error}); {WAY_ON}"
         if isinstance(found, str):
             return found
         if not found and len(uniform) == len(new):
             return None  # what it draws has no effect
         result.thresholds |= found
     elif not (alike(trial.tensors(), in_eval.tensors()) and same_at_each_call(model, given, path)):
-        return (
-            "it behaves differently in training mode even where nothing is dropped, so it cannot be woken; "
-            "register its dropout with am.register_dropout"
-        )
+        return f"it behaves differently in training mode even where nothing is dropped, so it cannot be woken; {WAY_ON}"
     result.awake |= awake
     result.owners |= dict.fromkeys(new, path)
     return None
@@ -148,7 +173,4 @@ def _who_decides(model: nn.Module, given: Inputs, path: str, calls: list[str]) -
 
 
 def _unknown_draw(draw: Draw) -> str:
-    return (
-        f"it calls {draw.op} in training mode, which is not known as dropout: register the function or module that "
-        "draws with am.register_dropout"
-    )
+    return f"it calls {draw.op} in training mode, which is not known as dropout; {WAY_ON}"

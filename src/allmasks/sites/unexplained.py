@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from allmasks.results import Note
 from allmasks.sites.alike import alike, identical
 from allmasks.sites.calls import Call
+from allmasks.sites.left_off import WAY_ON, LeftOff
 from allmasks.sites.probe import Inputs
 from allmasks.sites.site import DropoutSite
 from allmasks.sites.trace import Trace, trace
@@ -45,24 +46,29 @@ def random_beyond(
     thresholds: Mapping[str, float],
     awake: frozenset[str],
     notes: list[str],
+    left: LeftOff,
 ) -> DropoutSite | None:
     """What is random in training mode beside these sites, as a site that cannot be given masks; None if nothing is.
 
     Parameters
     ----------
     thresholds : by site name, for uniform draws.
+    left : what is left off deliberately, and drawn alike in every pass here.
     """
     rates = {site.name: site.call_rate for site in sites if site.p > 0}
 
+    def still(path: str, op: str) -> bool:
+        return left.takes(f"{path}:{op}")
+
     def run(*, train: bool = True, **how: Any) -> Trace:
         answer = functools.partial(_planted, rates, thresholds, train)
-        return trace(model, given, train=train, wake=awake, answer=answer, rates=rates, **how)
+        return trace(model, given, train=train, wake=awake, answer=answer, rates=rates, still=still, **how)
 
     try:
         first = run()
     except Exception:  # the model bears no other masks than its own; what it draws beside them has been looked at
         return None
-    outside = [*first.moved, *first.own]
+    outside = [*first.moved, *first.own, *("the system" for draw in first.hosts if "urandom" in draw.op)]
     if not (outside or first.draws):
         if alike(first.tensors(), run(train=False).tensors()):
             return None
@@ -92,8 +98,7 @@ def random_beyond(
 
 def _refused(name: str, reason: str) -> DropoutSite:
     op = name.rpartition(":")[2]
-    way_on = "; register the function or module that draws with am.register_dropout"
-    return DropoutSite(name, op, math.nan, (), 0, controllable=False, reason=reason + way_on)
+    return DropoutSite(name, op, math.nan, (), 0, controllable=False, reason=f"{reason}; {WAY_ON}")
 
 
 def _unforceable(seen: Trace) -> bool:
