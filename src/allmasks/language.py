@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import gettext
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import resources
 from typing import TypeVar
 
-__all__ = ["LANGUAGES", "N_", "Translate", "translator"]
+__all__ = ["LANGUAGES", "N_", "Text", "Translate", "translator"]
 
 LANGUAGES = ("en", "ko")
 Translate = Callable[[str], str]
 
 
 Message = TypeVar("Message", bound=str)
+
+
+@dataclass(frozen=True)
+class Text:
+    """The same words in both languages, where they stand beside what they are about and not in a catalog."""
+
+    en: str
+    ko: str
+
+    def __getitem__(self, lang: str) -> str:
+        return self.ko if lang == "ko" else self.en
 
 
 def N_(message: Message) -> Message:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from allmasks.evidence import CLAIMS, run
-from allmasks.evidence.lab import Settings
 from allmasks.evidence.runner import choose
+from allmasks.evidence.shared_nets import Settings
 
 FEW = ["ridge", "freedom", "moments", "l1", "shrinkage"]
 

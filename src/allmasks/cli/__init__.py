@@ -15,6 +15,7 @@ from allmasks.cli.common import say, translator
 from allmasks.cli.doctor import doctor
 from allmasks.cli.evidence import evidence
 from allmasks.cli.explain import explain_app, gather_numbers
+from allmasks.cli.lab import lab
 from allmasks.cli.sites import sites
 
 __all__ = ["app", "gather_numbers", "main"]
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (audit, evidence, sites, doctor):
+for command in (audit, evidence, lab, sites, doctor):
     app.command()(command)
 app.add_typer(explain_app, name="explain")
 

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from allmasks.language import Text
+
 if TYPE_CHECKING:
-    from allmasks.evidence.lab import Lab
+    from allmasks.evidence.shared_nets import Lab
 
 __all__ = ["VERDICTS", "Claim", "Criterion", "Effect", "Numbers", "Picture", "Series", "Text", "Values", "Verdict"]
 
@@ -19,17 +21,6 @@ Values = Mapping[str, Sequence[float]]
 
 Verdict = Literal["holds", "holds in part", "not seen", "contradicted"]
 VERDICTS: tuple[Verdict, ...] = ("holds", "holds in part", "not seen", "contradicted")
-
-
-@dataclass(frozen=True)
-class Text:
-    """The same words in both languages."""
-
-    en: str
-    ko: str
-
-    def __getitem__(self, lang: str) -> str:
-        return self.ko if lang == "ko" else self.en
 
 
 @dataclass(frozen=True)

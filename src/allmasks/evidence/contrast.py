@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allmasks.evidence.examine import correlation
-from allmasks.evidence.lab import Lab
+from allmasks.evidence.shared_nets import Lab
 
 __all__ = ["CONTRAST", "across_rates", "more", "swept"]
 

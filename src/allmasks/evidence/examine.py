@@ -18,7 +18,7 @@ from allmasks.diagnose.unit_penalty import measure_unit_penalty
 from allmasks.expect import prepare
 
 if TYPE_CHECKING:
-    from allmasks.evidence.lab import Lab
+    from allmasks.evidence.shared_nets import Lab
 
 __all__ = ["FRACTIONS", "SITES", "contributions", "correlation", "examine"]
 

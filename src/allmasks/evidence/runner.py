@@ -22,8 +22,8 @@ from allmasks.evidence.claims import CLAIMS
 from allmasks.evidence.datasets import find_datasets, load
 from allmasks.evidence.examine import examine
 from allmasks.evidence.judge import judge, verdict
-from allmasks.evidence.lab import Lab, Settings, Trial
 from allmasks.evidence.nets import train
+from allmasks.evidence.shared_nets import Lab, Settings, Trial
 from allmasks.results import Reported
 from allmasks.trials import Trials, run_trials
 

@@ -9,21 +9,40 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from allmasks.language import Translate
 
 __all__ = ["fill"]
 
+HERE = "allmasks.report"
 
-def fill(template: str, _: Translate, lang: str, figures: dict[str, Any], **content: Any) -> str:
-    """A template's page with these figures by the ids of their places: about 1.3 megabytes, with what draws them."""
+
+def fill(
+    template: str,
+    _: Translate,
+    lang: str,
+    figures: dict[str, Any],
+    *,
+    room: str = HERE,
+    server: bool = False,
+    **more: Any,
+) -> str:
+    """A template's page with these figures by the ids of their places: about 1.3 megabytes, with what draws them.
+
+    Parameters
+    ----------
+    figures : what the page's script reads, as JSON holds it.
+    room : the package whose templates, page.js and page.css it has; the styles of this one come first.
+    server : whether its script may ask the server that it came from.
+    more : what the template calls by name.
+    """
     from allmasks import __version__
 
-    library, script = _library(), _own("page.js")
+    library, script = _library(), _own("chart.js") + _own("page.js", room)
     return (
-        _environment()
+        _environment(room)
         .get_template(template)
         .render(
             _=_,
@@ -31,19 +50,20 @@ def fill(template: str, _: Translate, lang: str, figures: dict[str, Any], **cont
             figures=_safe_json(figures),
             library=Markup(library),
             script=Markup(script),
-            style=Markup(_own("page.css")),
+            style=Markup("".join(_own("page.css", place) for place in dict.fromkeys((HERE, room)))),
             allowed=f"{_digest(library)} {_digest(script)}",
+            server=server,
             icon=_icon(),
             version=__version__,
-            **content,
+            **more,
         )
     )
 
 
 @cache
-def _environment() -> Environment:
+def _environment(room: str) -> Environment:
     environment = Environment(
-        loader=PackageLoader("allmasks.report", "."),
+        loader=ChoiceLoader([PackageLoader(place, ".") for place in dict.fromkeys((room, HERE))]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -67,8 +87,8 @@ def _library() -> str:
     return _own("plotly/plotly-basic.min.js").replace("</script", r"<\/script")
 
 
-def _own(name: str) -> str:
-    return (resources.files("allmasks.report") / name).read_text(encoding="utf-8")
+def _own(name: str, room: str = HERE) -> str:
+    return (resources.files(room) / name).read_text(encoding="utf-8")
 
 
 def _safe_json(value: Any) -> Markup:

@@ -1,33 +1,8 @@
-"use strict";
 (() => {
   const figures = JSON.parse(document.getElementById("figures").textContent);
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  const config = { responsive: true, displayModeBar: false, scrollZoom: false };
-  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
-
-  // "@accent" is the accent of the theme in force.
-  const paint = (value, key) => {
-    if (Array.isArray(value)) return value.map((item) => paint(item, key));
-    if (value && typeof value === "object") {
-      return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, paint(v, k)]));
-    }
-    const color = typeof value === "string" && /color$/.test(key) && value.startsWith("@");
-    return color ? css(value.slice(1)) : value;
-  };
-
   const draw = (keys, width) => {
-    for (const key of keys) {
-      const figure = figures[key];
-      const { data, layout } = paint(figure, "");
-      if (width) layout.width = width;
-      layout.font = { family: getComputedStyle(document.body).fontFamily, size: 13, color: css("ink") };
-      layout.hoverlabel = { ...layout.hoverlabel, bgcolor: css("card"), bordercolor: css("rule"), font: { color: css("ink") } };
-      for (const axis of ["xaxis", "yaxis"]) {
-        layout[axis] = { gridcolor: css("rule"), linecolor: css("rule"), zerolinecolor: css("muted"), fixedrange: true, ...layout[axis] };
-        if (layout[axis].title) Object.assign(layout[axis].title, { standoff: 12, font: { size: 13, color: css("quiet") } });
-      }
-      Plotly.react(key, data, layout, config);
-    }
+    for (const key of keys) charts.draw(key, figures[key], { width });
   };
 
   // Each chart is drawn when it comes near the window; its place is held until then.

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from allmasks.evidence.claim import Claim, Criterion, Numbers, Picture, Series, Text, Values
-from allmasks.evidence.lab import Lab
+from allmasks.evidence.shared_nets import Lab
 from allmasks.masks import dropout_moments
 
 _P = 0.25

@@ -7,8 +7,8 @@ import numpy as np
 from allmasks.dropped_scores import expected_score_loss
 from allmasks.evidence.claim import Claim, Criterion, Numbers, Picture, Text, Values
 from allmasks.evidence.drawing import RATE, band
-from allmasks.evidence.lab import Lab
 from allmasks.evidence.linear import linear_problem, ridge_weights
+from allmasks.evidence.shared_nets import Lab
 from allmasks.methods import Enumeration
 
 _P = 0.5

@@ -6,8 +6,8 @@ import numpy as np
 
 from allmasks.evidence.claim import Claim, Criterion, Numbers, Picture, Text, Values
 from allmasks.evidence.drawing import RATE, band
-from allmasks.evidence.lab import Lab
 from allmasks.evidence.linear import binary_problem, logistic_weights
+from allmasks.evidence.shared_nets import Lab
 from allmasks.methods import Delta, Fourier, MonteCarlo
 
 _RATES = (0.1, 0.3, 0.5, 0.7, 0.9)

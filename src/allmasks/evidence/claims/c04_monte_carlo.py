@@ -6,7 +6,7 @@ import numpy as np
 
 from allmasks.evidence.claim import Claim, Criterion, Numbers, Picture, Text, Values
 from allmasks.evidence.drawing import EPOCH, band, dataset_title
-from allmasks.evidence.lab import Lab
+from allmasks.evidence.shared_nets import Lab
 from allmasks.methods import MonteCarlo
 from allmasks.samplers import Independent
 

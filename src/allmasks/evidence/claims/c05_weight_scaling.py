@@ -7,8 +7,8 @@ import torch
 
 from allmasks.evidence.claim import Claim, Criterion, Numbers, Picture, Text, Values
 from allmasks.evidence.drawing import RATE, band
-from allmasks.evidence.lab import Lab
 from allmasks.evidence.linear import binary_problem, logistic_weights
+from allmasks.evidence.shared_nets import Lab
 from allmasks.masks import MaskLaw
 
 _P = 0.5

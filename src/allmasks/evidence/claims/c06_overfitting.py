@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from allmasks.evidence.claim import Claim, Criterion, Picture, Text, Values
 from allmasks.evidence.drawing import EPOCH, LOSS, NONE, band, dataset_title
-from allmasks.evidence.lab import Lab
+from allmasks.evidence.shared_nets import Lab
 
 
 def measure(lab: Lab, dataset: str) -> Values:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from allmasks.evidence.claim import Claim, Criterion, Picture, Text, Values
 from allmasks.evidence.contrast import CONTRAST, more
 from allmasks.evidence.drawing import DROPPED, NONE, band, dataset_title, resampled
-from allmasks.evidence.lab import Lab
+from allmasks.evidence.shared_nets import Lab
 
 
 def measure(lab: Lab, dataset: str) -> Values:

@@ -6,7 +6,7 @@ from allmasks.evidence.claim import Claim, Criterion, Picture, Text, Values
 from allmasks.evidence.contrast import CONTRAST, more
 from allmasks.evidence.drawing import DROPPED, NONE, UNITS_REMOVED, band, dataset_title
 from allmasks.evidence.examine import FRACTIONS
-from allmasks.evidence.lab import Lab
+from allmasks.evidence.shared_nets import Lab
 
 
 def measure(lab: Lab, dataset: str) -> Values:

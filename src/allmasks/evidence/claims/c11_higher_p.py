@@ -7,7 +7,7 @@ import numpy as np
 from allmasks.evidence.claim import Claim, Criterion, Picture, Text, Values
 from allmasks.evidence.contrast import across_rates, swept
 from allmasks.evidence.drawing import EPOCH, LOSS, RATE, band, dataset_title
-from allmasks.evidence.lab import Lab
+from allmasks.evidence.shared_nets import Lab
 
 _LEVEL = 0.25
 

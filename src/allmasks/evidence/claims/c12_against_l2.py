@@ -6,7 +6,7 @@ import numpy as np
 
 from allmasks.evidence.claim import Claim, Criterion, Picture, Text, Values
 from allmasks.evidence.drawing import band, dataset_title
-from allmasks.evidence.lab import Lab
+from allmasks.evidence.shared_nets import Lab
 
 
 def _epochs_to_best(lab: Lab, dataset: str, arm: str) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 from allmasks.evidence.claim import Claim, Criterion, Picture, Text, Values
 from allmasks.evidence.contrast import CONTRAST, more, swept
 from allmasks.evidence.drawing import RATE, band
-from allmasks.evidence.lab import Lab
+from allmasks.evidence.shared_nets import Lab
 
 
 def measure(lab: Lab, dataset: str) -> Values:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from allmasks.evidence.claim import Claim, Criterion, Numbers, Picture, Text, Values
 from allmasks.evidence.drawing import band
-from allmasks.evidence.lab import Lab
+from allmasks.evidence.shared_nets import Lab
 
 _SIZES = (4, 8, 16, 32)
 _DRAWS = 48

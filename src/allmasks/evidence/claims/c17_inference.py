@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from allmasks.evidence.claim import Claim, Criterion, Numbers, Text, Values
-from allmasks.evidence.lab import Lab
+from allmasks.evidence.shared_nets import Lab
 
 
 def own(lab: Lab, dataset: str, seed: int) -> Numbers:

@@ -7,7 +7,7 @@ import torch
 from allmasks.evidence.claim import Claim, Criterion, Picture, Text, Values
 from allmasks.evidence.contrast import more
 from allmasks.evidence.drawing import band
-from allmasks.evidence.lab import Lab
+from allmasks.evidence.shared_nets import Lab
 
 
 def _zeros(lab: Lab, dataset: str, arm: str) -> float:

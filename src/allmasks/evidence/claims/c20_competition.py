@@ -11,7 +11,7 @@ from allmasks.evidence.claim import Claim, Criterion, Numbers, Picture, Text, Va
 from allmasks.evidence.contrast import CONTRAST
 from allmasks.evidence.drawing import DROPPED, NONE, band, dataset_title
 from allmasks.evidence.examine import SITES, contributions, correlation
-from allmasks.evidence.lab import Lab
+from allmasks.evidence.shared_nets import Lab
 
 
 def own(lab: Lab, dataset: str, seed: int) -> Numbers:

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from allmasks.evidence.claim import Claim, Criterion, Numbers, Picture, Text, Values
 from allmasks.evidence.drawing import band
-from allmasks.evidence.lab import Lab
 from allmasks.evidence.nets import member_masks
+from allmasks.evidence.shared_nets import Lab
 
 
 def own(lab: Lab, dataset: str, seed: int) -> Numbers:

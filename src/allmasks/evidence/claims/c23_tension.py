@@ -6,7 +6,7 @@ import numpy as np
 
 from allmasks.evidence.claim import Claim, Criterion, Picture, Series, Text, Values
 from allmasks.evidence.contrast import CONTRAST, more, swept
-from allmasks.evidence.lab import Lab
+from allmasks.evidence.shared_nets import Lab
 
 
 def measure(lab: Lab, dataset: str) -> Values:

@@ -6,7 +6,7 @@ import numpy as np
 
 from allmasks.evidence.claim import Claim, Criterion, Picture, Series, Text, Values
 from allmasks.evidence.drawing import EPOCH, LOSS, band, dataset_title
-from allmasks.evidence.lab import Lab
+from allmasks.evidence.shared_nets import Lab
 
 
 def measure(lab: Lab, dataset: str) -> Values:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from allmasks.evidence.claim import Claim, Criterion, Numbers, Text, Values
-from allmasks.evidence.lab import Lab
 from allmasks.evidence.linear import binary_problem, logistic_weights
+from allmasks.evidence.shared_nets import Lab
 from allmasks.methods import Fourier, MonteCarlo
 
 _UNITS = 100

@@ -7,8 +7,8 @@ import numpy as np
 from allmasks.diagnose.rate import linear_rate_curve
 from allmasks.evidence.claim import Claim, Criterion, Numbers, Picture, Text, Values
 from allmasks.evidence.drawing import RATE, band
-from allmasks.evidence.lab import Lab
 from allmasks.evidence.linear import linear_problem
+from allmasks.evidence.shared_nets import Lab
 
 _RATES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 

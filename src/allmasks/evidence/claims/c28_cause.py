@@ -7,7 +7,7 @@ import numpy as np
 from allmasks.evidence.claim import Claim, Criterion, Picture, Series, Text, Values
 from allmasks.evidence.contrast import swept
 from allmasks.evidence.examine import correlation
-from allmasks.evidence.lab import Lab
+from allmasks.evidence.shared_nets import Lab
 
 
 def _over_arms(lab: Lab, dataset: str) -> tuple[np.ndarray, np.ndarray]:

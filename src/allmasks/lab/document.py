@@ -1,0 +1,112 @@
+"""A chapter as one HTML page: served, asking its server for answers, or static, with all of its answers inside."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from allmasks.files import write_text
+from allmasks.lab import chapters
+from allmasks.lab.payload import about, payload
+from allmasks.lab.protocol import Answer, Chapter
+from allmasks.language import LANGUAGES, Text, translator
+from allmasks.report.html import fill
+
+__all__ = ["LARGEST", "file_name", "live_page", "static_page", "write_pages"]
+
+LARGEST = 3_000_000
+"""Bytes of a static page: what an e-mail carries."""
+
+SOURCE = "https://pypi.org/project/allmasks/"
+NAMES = {"en": Text("English", "English"), "ko": Text("한국어", "한국어")}
+
+
+def file_name(chapter: Chapter, lang: str) -> str:
+    """The static page's name: its English one has no language in it."""
+    return f"{chapter.number:02d}-{chapter.key}{'' if lang == 'en' else '.' + lang}.html"
+
+
+def live_page(chapter: Chapter, lang: str) -> str:
+    """The page that asks its server."""
+    return _page(chapter, lang, lambda other, tongue: f"/{other.key}?lang={tongue}", {}, server=True)
+
+
+def static_page(chapter: Chapter, lang: str) -> str:
+    """The page with an answer for each stop of its controls inside, compressed."""
+    return _page(chapter, lang, file_name, {"answers": packed(answers(chapter, lang))}, server=False)
+
+
+def answers(chapter: Chapter, lang: str) -> list[Any]:
+    """For each combination of stops, the last control's changing fastest: the answer, or all pictures on the way."""
+    found: list[Any] = []
+    for values in product(*(control.stops for control in chapter.controls)):
+        given = dict(zip((control.key for control in chapter.controls), values, strict=True))
+        settings = chapter.settle(given)
+        steps = [step for step in chapter.steps(given) if isinstance(step, Answer)]
+        told = [payload(chapter, step, settings, lang) for step in (steps if chapter.live else steps[-1:])]
+        found.append(told if chapter.live else told[0])
+    return found
+
+
+def packed(value: Any) -> str:
+    """JSON, compressed, as text that a script element can hold."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+
+
+def write_pages(folder: Path, langs: tuple[str, ...] = LANGUAGES, tell: Callable[[Path], None] | None = None) -> None:
+    """Every chapter's static page in each language, each file whole or not there.
+
+    Raises
+    ------
+    ValueError : a page grew beyond `LARGEST` bytes.
+    """
+    for chapter in chapters():
+        for lang in langs:
+            text = static_page(chapter, lang)
+            if len(text.encode()) > LARGEST:
+                raise ValueError(f"chapter {chapter.key} takes {len(text.encode())} bytes, more than {LARGEST}")
+            path = write_text(folder / file_name(chapter, lang), text)
+            if tell is not None:
+                tell(path)
+
+
+def _page(
+    chapter: Chapter, lang: str, address: Callable[[Chapter, str], str], content: dict[str, Any], *, server: bool
+) -> str:
+    _ = translator(lang)
+    script = {
+        "chapter": about(chapter, lang, static=not server),
+        "lang": lang,
+        "server": server,
+        "words": {
+            "gone": _("The lab's server does not answer: start `allmasks lab` again."),
+            "copied": _("copied"),
+            "right": _("Right."),
+            "not_yet": _("Not yet. {where}").format(where=chapter.question.where[lang]),
+            "no_number": _("Write a number."),
+            "progress": _("{share} % done"),
+            "stopped": _("Stopped."),
+        },
+        "question": {"answer": float(chapter.question.answer()), "tolerance": chapter.question.tolerance},
+        **content,
+    }
+    return fill(
+        "lab.html.j2",
+        _,
+        lang,
+        script,
+        room="allmasks.lab",
+        server=server,
+        chapter=chapter,
+        contents=[(other.number, other.title[lang], address(other, lang), other is chapter) for other in chapters()],
+        other_languages=[
+            (tongue, NAMES[tongue][lang], address(chapter, tongue)) for tongue in LANGUAGES if tongue != lang
+        ],
+        source=SOURCE,
+    )

@@ -1,0 +1,1 @@
+"""One file a chapter, in the order of the notes."""
