@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
 
 from allmasks.errors import MethodNotApplicable
-from allmasks.losses import score_loss
+from allmasks.losses import ClassCrossEntropy, score_loss
 from allmasks.methods import METHODS, Method, MonteCarlo
-from allmasks.methods.base import Answer, LossAsked, Refusal
+from allmasks.methods.base import Answer, ClassesAsked, LossAsked, Refusal
 from allmasks.methods.monte_carlo import asked_for
 from allmasks.results import GUARANTEES, ExpectedLoss, ScoreMoments
+from allmasks.scores.class_scores import check_classes, check_targets
 from allmasks.scores.links import INVERSE, Link
 from allmasks.scores.score import EPS, Gradient, RowResults, ScoreProblem, check_inputs
 
@@ -45,15 +47,17 @@ def expected_score_loss(
 
     Parameters
     ----------
-    weights : (d,), or (d, k) for k outputs whose squared or logistic losses are summed.
+    weights : (d,), or (d, k) for k outputs whose squared or logistic losses are summed; (K, d) for "cross_entropy".
     X : (n, d) array or SciPy sparse matrix, which stays sparse.
-    y : (n,), or (n, k).
+    y : (n,), or (n, k). "cross_entropy": class numbers (n,), or shares of the classes (n, K).
     p : drop rate, one or (d,), each in [0, 1).
-    loss : "squared_error" (S − y)², "logistic" log(1 + e^S) − yS, "poisson" e^S − yS, "exponential" e^(−yS), or a
-        smooth function of (score) or of (score, y) that works on arrays.
+    loss : "squared_error" (S − y)², "logistic" log(1 + e^S) − yS, "poisson" e^S − yS, "exponential" e^(−yS),
+        "cross_entropy" log Σ_k e^(S_k) − S_y of K classes that share each mask, or a smooth function of (score) or of
+        (score, y) that works on arrays.
     intercept : b, a number or (k,).
     method : a value of `am.methods`. None: `ClosedForm` where there is one, `Fourier` for the logistic loss, and
-        for a callable `Enumeration` of up to 12 units, else its trigonometric series (guarantee "estimated").
+        for a callable `Enumeration` of up to 12 units, else its trigonometric series (guarantee "estimated"); for
+        "cross_entropy" likewise, else `SoftmaxBounds`, and where those are too wide samples of 256 masks a row.
     n_masks : masks a row under `MonteCarlo`, any number from 1 on; 256 by default.
     sample_weight : (n,) weights of the rows in the mean.
     return_grad : also the gradient of `value`, in `.grad`: "weights", "intercept" and "X".
@@ -80,12 +84,14 @@ def expected_score_loss(
     >>> float(result.value), float(result.weight_scaling_loss), float(result.penalty)
     (18.0, 9.0, 9.0)
     """
+    if isinstance(loss, str) and loss == ClassCrossEntropy.name:
+        given = weights, X, y, p, intercept, sample_weight
+        return _of_classes(given, _with_masks(method, n_masks), seed, return_grad)
     the_loss = score_loss(loss)
     w, rows, rates, b, targets, share = check_inputs(weights, X, p, intercept, y, sample_weight)
     assert targets is not None
     the_loss.check(targets)
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must be an integer from 0 to 2**64 - 1, got {seed}")
+    _check_seed(seed)
     k = w.shape[1]
     if k > 1 and not the_loss.sums_outputs:
         raise ValueError(f"several outputs are for squared_error and logistic, got weights of shape {w.shape}")
@@ -99,6 +105,28 @@ def expected_score_loss(
     at_mean = np.sum([the_loss.value(q.mean(), targets[:, c]) for c, q in enumerate(problems)], axis=0)
     grad = _joined(total.gradients, np.ndim(weights), np.shape(intercept)) if return_grad else None
     return _result(total, used, share, at_mean, grad)
+
+
+def _of_classes(given: tuple[Any, ...], method: Method | None, seed: int, want_grad: bool) -> ExpectedLoss:
+    """The cross-entropy of several classes under one mask for all."""
+    weights, X, y, p, intercept, sample_weight = given
+    problem = check_classes(weights, X, p, intercept, sample_weight)
+    targets = check_targets(y, problem.n, problem.classes)
+    _check_seed(seed)
+    asked = ClassesAsked(problem, targets, seed, want_grad, MonteCarlo() if method is None else None)
+    used, answer = _settled(method, lambda m: m.on_classes(asked))
+    total = answer.run()
+    grad = None
+    if want_grad:
+        (found,) = total.gradients
+        whole = float(found.intercept.sum()) if np.ndim(intercept) == 0 else found.intercept
+        grad = {"weights": found.weights, "intercept": whole, "X": found.X}
+    return _result(total, used, problem.share, problem.at_mean(targets)[0], grad)
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be an integer from 0 to 2**64 - 1, got {seed}")
 
 
 def _with_masks(method: Method | None, n_masks: int | None) -> Method | None:
@@ -183,6 +211,7 @@ def _result(
         replicate_masks=rows.replicate_masks,
         reliable=rows.guarantee != "uncontrolled" if rows.verdict is None else rows.verdict.reliable or rows.covered,
         per_example_reliable=rows.trusted,
+        bound=rows.bound,
         grad=grad,
         notes=rows.notes + _beyond("mean loss", rows.value),
     )
@@ -199,7 +228,7 @@ def expected_score(
     X: Any,
     p: ArrayLike,
     *,
-    link: Link = "logistic",
+    link: Link | Literal["softmax"] = "logistic",
     intercept: ArrayLike = 0.0,
     method: Method | None = None,
 ) -> ScoreMoments:
@@ -207,14 +236,17 @@ def expected_score(
 
     Parameters
     ----------
-    weights, X, p, intercept : as in `expected_score_loss`, one output.
-    link : "logistic": σ(S) = 1 / (1 + e^−S); "identity": S; "log": e^S.
+    weights, X, p, intercept : as in `expected_score_loss`, one output; for "softmax" weights (K, d).
+    link : "logistic": σ(S) = 1 / (1 + e^−S); "identity": S; "log": e^S; "softmax": e^(S_k) / Σ e^S of K classes that
+        share each mask.
     method : None for the exact one (`Fourier` for the logistic link, else `ClosedForm`), `Enumeration`, or the
-        approximation `GaussianMoments`.
+        approximation `GaussianMoments`; for "softmax" `Enumeration` of up to 12 units, else `SoftmaxBounds`, with the
+        width that they have.
 
     Returns
     -------
-    ScoreMoments with mean, variance (n,) and an error for each; `inf`, with a note, what no double can hold.
+    ScoreMoments with mean, variance (n,), of classes (n, K), and an error for each; `inf`, with a note, what no double
+    can hold.
 
     Example
     -------
@@ -223,11 +255,13 @@ def expected_score(
     >>> moments.mean.round(6), moments.std.round(6), moments.guarantee
     (array([0.741007]), array([0.241007]), 'exact')
     """
+    if link == "softmax":
+        return _of_shares(weights, X, p, intercept, _with_masks(method, None))
     w, rows, rates, b, _, share = check_inputs(weights, X, p, intercept, None, None)
     if w.shape[1] != 1:
         raise ValueError(f"expected_score takes one output, weights of shape (d,), got {np.shape(weights)}")
     if link not in ("logistic", "identity", "log"):
-        raise ValueError(f'link must be "logistic", "identity" or "log", got {link!r}')
+        raise ValueError(f'link must be "logistic", "identity", "log" or "softmax", got {link!r}')
     problem = ScoreProblem(w[:, 0].copy(), rows, rates, float(b[0]), share)
     problem.check_reach()
     used, answer = _settled(_with_masks(method, None), lambda m: m.on_moments(problem, link))
@@ -238,6 +272,14 @@ def expected_score(
         notes = _beyond("mean", found.mean) + _beyond("variance", found.variance)
     at_mean = INVERSE[link](problem.mean())
     return ScoreMoments(*found[:4], answer.guarantee, used, at_mean, deviation=found.deviation, notes=notes)
+
+
+def _of_shares(weights: ArrayLike, X: Any, p: ArrayLike, intercept: ArrayLike, method: Method | None) -> ScoreMoments:
+    """Mean and variance of each class's softmax, (n, K)."""
+    problem = check_classes(weights, X, p, intercept, None)
+    used, answer = _settled(method, lambda m: m.on_shares(problem))
+    found = answer.run()
+    return ScoreMoments(*found[:4], answer.guarantee, used, softmax(problem.mean(), axis=1))
 
 
 def _beyond(name: str, values: Array) -> tuple[str, ...]:

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import expit, logsumexp, softmax
 
 __all__ = [
     "LOSSES",
     "CallableScoreLoss",
+    "ClassCrossEntropy",
     "Exponential",
     "Logistic",
     "Poisson",
@@ -36,6 +37,9 @@ class ScoreLoss:
     name: str
     sums_outputs = False
     """Whether several scores have a joint loss, the sum of their own."""
+
+    joint = False
+    """Whether it is of several scores at once, which are then stacked along the first axis."""
 
     def value(self, s: Array, y: Array) -> Array:
         """L(S, y)."""
@@ -192,6 +196,21 @@ class Exponential(ScoreLoss):
         bad = np.abs(y) != 1
         if bad.any():
             raise ValueError(f"exponential-loss targets are −1 or +1, got {_first(y, bad)}; 0/1 targets are 2 * y - 1")
+
+
+class ClassCrossEntropy(ScoreLoss):
+    """Σ_k t_k (log Σ_l e^{S_l} − S_k) of all classes together: scores and shares t have a leading axis of classes."""
+
+    name = "cross_entropy"
+    joint = True
+
+    def value(self, s: Array, y: Array) -> Array:
+        return np.asarray((y * (logsumexp(s, axis=0) - s)).sum(axis=0))
+
+    def derivative(self, s: Array, y: Array, order: int = 1) -> Array:
+        if order != 1:
+            raise NotImplementedError("of several classes there is a first derivative")
+        return np.asarray(softmax(s, axis=0) * y.sum(axis=0) - y)
 
 
 @dataclass(frozen=True)

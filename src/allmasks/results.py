@@ -231,6 +231,8 @@ class ExpectedLoss(Result):
     reliable : False where the error of `value` is not to be trusted: under sampling, where the masks drawn cannot have
         shown what matters; under an uncontrolled approximation always. A note says why and what would help.
     per_example_reliable : (n,) the same for each example, where scores were sampled; else None.
+    bound : the part of a statistical `error` that is a proven bound, where some masks are integrated by bounds; the
+        rest is the standard error. `interval` adds it as it is to Student's t times the rest.
     grad : for scores, {"weights", "intercept", "X"} where asked for; else None.
     notes : sentences a reader should know (for instance that the mean is not preserved).
     """
@@ -251,6 +253,7 @@ class ExpectedLoss(Result):
     replicate_masks: Any = None
     reliable: bool = True
     per_example_reliable: Any = None
+    bound: Any = 0.0
 
     @property
     def n_replicates(self) -> int:
@@ -268,7 +271,7 @@ class ExpectedLoss(Result):
         check_level(level)
         half = _number(self.error)
         if self.guarantee == "statistical":
-            half = half_width(half, level, self.n_replicates)
+            half = half_width(half - _number(self.bound), level, self.n_replicates) + _number(self.bound)
         return _number(self.value) - half, _number(self.value) + half
 
     def _rows(self) -> list[tuple[str, str]]:

@@ -110,7 +110,7 @@ def test_the_gaussian_approximation_claims_no_error():
     ("change", "message"),
     [
         ({"weights": np.ones((2, 3))}, r"expected_score takes one output, weights of shape \(d,\), got \(2, 3\)"),
-        ({"link": "probit"}, 'link must be "logistic", "identity" or "log", got \'probit\''),
+        ({"link": "probit"}, 'link must be "logistic", "identity", "log" or "softmax", got \'probit\''),
         ({"method": Delta()}, r"Delta does not apply here: it has no moments for the logistic link.*Enumeration\(\)"),
         ({"method": MonteCarlo()}, "MonteCarlo does not apply here: it has no moments"),
         ({"method": ClosedForm()}, "ClosedForm does not apply here: it has no moments for the logistic link"),

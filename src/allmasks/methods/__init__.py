@@ -16,8 +16,18 @@ from allmasks.methods.enumeration import Enumeration
 from allmasks.methods.fourier import Fourier
 from allmasks.methods.gaussian_moments import GaussianMoments
 from allmasks.methods.monte_carlo import MonteCarlo
+from allmasks.methods.softmax_bounds import SoftmaxBounds
 
-__all__ = ["ClosedForm", "Delta", "Enumeration", "Fourier", "GaussianMoments", "Method", "MonteCarlo"]
+__all__ = [
+    "ClosedForm",
+    "Delta",
+    "Enumeration",
+    "Fourier",
+    "GaussianMoments",
+    "Method",
+    "MonteCarlo",
+    "SoftmaxBounds",
+]
 
 
 def _found() -> list[type[Method]]:
@@ -31,6 +41,6 @@ def _found() -> list[type[Method]]:
 
 
 METHODS: tuple[Method, ...] = tuple(
-    kind() for kind in (ClosedForm, Fourier, GaussianMoments, Delta, Enumeration, MonteCarlo, *_found())
+    kind() for kind in (ClosedForm, Fourier, SoftmaxBounds, GaussianMoments, Delta, Enumeration, MonteCarlo, *_found())
 )
 """Every method with its default settings, in the order in which plans list them."""

@@ -3,6 +3,7 @@
 A method is a frozen dataclass that is asked about
 
 - `on_scores(asked)`: the mean loss of a dropped-out linear score (`expected_score_loss`),
+- `on_classes(asked)`, `on_shares(problem)`: the cross-entropy and the softmax of several classes' scores,
 - `on_moments(problem, link)`: mean and variance of a link of it (`expected_score`): with an `Answer`, which is what the
   error would mean, how many masks it takes and the run itself, or with a `Refusal`;
 - `on_model(averaged, sites, request)`: a model's loss or predictions, with `Option`s, each of which may be refused.
@@ -20,13 +21,15 @@ from numpy.typing import NDArray
 from allmasks.losses import CallableScoreLoss, ScoreLoss
 from allmasks.methods.options import Averaged, Option, Sites
 from allmasks.results import Guarantee
+from allmasks.sampling import Sampling
+from allmasks.scores.class_scores import ClassProblem
 from allmasks.scores.links import Link
 from allmasks.scores.score import Moments, RowResults, ScoreProblem
 
 if TYPE_CHECKING:
     from allmasks.over_masks.request import Request
 
-__all__ = ["NO_DERIVATIVE", "Answer", "LossAsked", "Method", "Refusal"]
+__all__ = ["NO_DERIVATIVE", "Answer", "ClassesAsked", "LossAsked", "Method", "Refusal"]
 
 Array = NDArray[np.float64]
 T_co = TypeVar("T_co", covariant=True)
@@ -101,6 +104,23 @@ class LossAsked:
         return run
 
 
+@dataclass(frozen=True)
+class ClassesAsked:
+    """The mean cross-entropy of the dropped-out scores of several classes, and where wanted its gradient.
+
+    Parameters
+    ----------
+    targets : share of each class (n, K).
+    rest : how rows that the method cannot answer are sampled; None where it must refuse.
+    """
+
+    problem: ClassProblem
+    targets: Array
+    seed: int
+    want_grad: bool
+    rest: Sampling | None = None
+
+
 @dataclass(frozen=True, repr=False)
 class Method:
     """Base of all methods."""
@@ -122,6 +142,14 @@ class Method:
     def on_scores(self, asked: LossAsked) -> Answer[RowResults] | Refusal:
         """How it would compute the mean loss of dropped-out scores."""
         return Refusal("it is not for scores")
+
+    def on_classes(self, asked: ClassesAsked) -> Answer[RowResults] | Refusal:
+        """How it would compute the mean cross-entropy of several classes' dropped-out scores."""
+        return Refusal("it has no formula for the cross-entropy of several classes")
+
+    def on_shares(self, problem: ClassProblem) -> Answer[Moments] | Refusal:
+        """How it would compute mean and variance of each class's softmax of dropped-out scores."""
+        return Refusal("it has no moments for the softmax link", "method=None, {all}")
 
     def on_moments(self, problem: ScoreProblem, link: Link) -> Answer[Moments] | Refusal:
         """How it would compute mean and variance of link⁻¹ of a dropped-out score."""

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from allmasks.methods.base import NO_DERIVATIVE, Answer, LossAsked, Method, Refusal
+from allmasks.methods.base import NO_DERIVATIVE, Answer, ClassesAsked, LossAsked, Method, Refusal
 from allmasks.methods.options import Averaged, Option, Sites
+from allmasks.scores.class_scores import ClassProblem
+from allmasks.scores.every_class_mask import enumerated_classes, enumerated_shares
 from allmasks.scores.every_mask import enumerate_loss
 from allmasks.scores.links import Link, enumerated_moments
 from allmasks.scores.score import Moments, RowResults, ScoreProblem
+from allmasks.scores.softmax import middle_moments
 
 if TYPE_CHECKING:
     from allmasks.over_masks.request import Request
@@ -40,6 +43,16 @@ class Enumeration(Method):
             return NO_DERIVATIVE
         listed = partial(enumerate_loss, loss=asked.loss, max_masks=self.max_masks, want_grad=asked.want_grad)
         return Answer("exact", asked.by_output(listed), _at_most(asked.problems[0]))
+
+    def on_classes(self, asked: ClassesAsked) -> Answer[RowResults] | Refusal:
+        listed = partial(enumerated_classes, asked.problem, asked.targets, self.max_masks, asked.want_grad)
+        return Answer("exact", listed, _at_most(asked.problem))
+
+    def on_shares(self, problem: ClassProblem) -> Answer[Moments] | Refusal:
+        def listed() -> Moments:
+            return middle_moments(*enumerated_shares(problem, self.max_masks))
+
+        return Answer("exact", listed, _at_most(problem))
 
     def on_moments(self, problem: ScoreProblem, link: Link) -> Answer[Moments] | Refusal:
         listed = partial(enumerated_moments, problem, link, self.max_masks)
@@ -69,6 +82,6 @@ class Enumeration(Method):
         return tuple(rows)
 
 
-def _at_most(problem: ScoreProblem) -> float:
+def _at_most(problem: ScoreProblem | ClassProblem) -> float:
     """Masks a row can have; one with inputs of 0 has fewer."""
     return 2.0 ** min(int(np.count_nonzero(problem.p)), 1000)

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from allmasks.methods.base import NO_DERIVATIVE, Answer, LossAsked, Method, Refusal
+from allmasks.losses import ClassCrossEntropy
+from allmasks.methods.base import NO_DERIVATIVE, Answer, ClassesAsked, LossAsked, Method, Refusal
 from allmasks.methods.options import Averaged, Option, Sites, Treatment
 from allmasks.samplers import LatinHypercube, Sampler
 from allmasks.sampling import blocks_of, masks_drawn
+from allmasks.scores.class_scores import over_classes
 from allmasks.scores.sampled import sampled_losses
 from allmasks.scores.score import RowResults
 
@@ -58,6 +60,17 @@ class MonteCarlo(Method):
         if asked.no_derivative:
             return NO_DERIVATIVE
         run = partial(sampled_losses, asked.problems, asked.y, asked.loss, self, asked.seed, asked.want_grad)
+        return Answer("statistical", run, masks_drawn(self))
+
+    def on_classes(self, asked: ClassesAsked) -> Answer[RowResults] | Refusal:
+        if self.control is not None:
+            return Refusal("control variates are for models", "MonteCarlo(control=None)")
+
+        def run() -> RowResults:
+            each, loss = asked.problem.each, ClassCrossEntropy()
+            found = sampled_losses(each, asked.targets, loss, self, asked.seed, asked.want_grad)
+            return replace(found, gradients=(over_classes(found.gradients),) if asked.want_grad else ())
+
         return Answer("statistical", run, masks_drawn(self))
 
     def on_model(self, averaged: Averaged, sites: Sites, request: Request) -> tuple[Option, ...]:

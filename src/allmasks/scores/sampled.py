@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +24,7 @@ from allmasks.sampling import (
     masks_for_tolerance,
     wanted_error,
 )
-from allmasks.scores.score import RowResults, ScoreProblem
+from allmasks.scores.score import Gradient, RowResults, ScoreProblem
 from allmasks.scores.watch import Watch, fixed_rows
 
 __all__ = ["sampled_losses"]
@@ -35,28 +36,41 @@ _BLOCK_ELEMENTS = 2**22
 
 
 def sampled_losses(
-    problems: list[ScoreProblem], y: Array, loss: ScoreLoss, method: Sampling, seed: int, want_grad: bool
+    problems: list[ScoreProblem],
+    y: Array,
+    loss: ScoreLoss,
+    method: Sampling,
+    seed: int,
+    want_grad: bool,
+    numbers: NDArray[np.int64] | None = None,
 ) -> RowResults:
     """Mean loss, summed over the outputs, over `n_masks` masks an example, and each output's gradient.
 
     The number of masks is fixed before, by the caller or by a pilot. The problems differ in weights and intercept: all
-    are under the same masks, since the error of their sum is not the sum of their errors.
+    are under the same masks, since the error of their sum is not the sum of their errors. `numbers` (n,) are the rows'
+    own, by which their masks are keyed.
     """
+    rows = np.arange(problems[0].n) if numbers is None else numbers
     if method.atol is None and method.rtol is None:
-        return _average(problems, y, loss, blocks_of(method.sampler, masks_drawn(method)), seed, 0, want_grad)
-    n_masks, remarks = _enough(problems, y, loss, method, seed)
-    result = _average(problems, y, loss, blocks_of(method.sampler, n_masks), seed, 0, want_grad)
+        return _average(problems, y, loss, blocks_of(method.sampler, masks_drawn(method)), seed, 0, want_grad, rows)
+    n_masks, remarks = _enough(problems, y, loss, method, seed, rows)
+    result = _average(problems, y, loss, blocks_of(method.sampler, n_masks), seed, 0, want_grad, rows)
     return replace(result, notes=(*remarks, *result.notes))
 
 
 def _enough(
-    problems: list[ScoreProblem], y: Array, loss: ScoreLoss, method: Sampling, seed: int
+    problems: list[ScoreProblem],
+    y: Array,
+    loss: ScoreLoss,
+    method: Sampling,
+    seed: int,
+    numbers: NDArray[np.int64],
 ) -> tuple[int, tuple[str, ...]]:
     """Masks a row for the tolerance, and the note where a cap stands beside it."""
 
     def pilot(blocks: Blocks) -> Pilot:
         # Masks of its own: looking at the pilot must not bias the answer.
-        found = _average(problems, y, loss, blocks, seed, PILOT_FIRST, False)
+        found = _average(problems, y, loss, blocks, seed, PILOT_FIRST, False, numbers)
         wanted = wanted_error(method, float(mean_and_error(found.replicates, blocks.sizes)[0]))
         return Pilot(found.value_error, wanted, found.verdict)
 
@@ -68,7 +82,14 @@ def _enough(
 
 
 def _average(
-    problems: list[ScoreProblem], y: Array, loss: ScoreLoss, blocks: Blocks, seed: int, first: int, want_grad: bool
+    problems: list[ScoreProblem],
+    y: Array,
+    loss: ScoreLoss,
+    blocks: Blocks,
+    seed: int,
+    first: int,
+    want_grad: bool,
+    own_numbers: NDArray[np.int64],
 ) -> RowResults:
     shared = problems[0]
     n, d, n_masks = shared.n, shared.d, blocks.n_masks
@@ -78,24 +99,24 @@ def _average(
     value, error = np.empty(n), np.empty(n)
     slopes = np.zeros((len(problems), n, d)) if want_grad else None
     mean_slope = np.zeros((len(problems), n))
-    step = max(1, _BLOCK_ELEMENTS // max(d * blocks.block, 1))
+    held = max(blocks.block, len(problems) if loss.joint else 1)
+    step = max(1, _BLOCK_ELEMENTS // max(d * held, 1))
     for rows in shared.blocks(step):
         contributions = [problem.contributions(rows) for problem in problems]
-        examples = np.arange(rows.start, rows.stop)
+        examples = own_numbers[rows]
         means, by_mask = np.zeros((blocks.count, len(examples))), Powers()
         watch = Watch(problems, contributions, y[rows], loss, blocks)
         for part in blocks.parts(_BLOCK_ELEMENTS // (d * len(examples))):
             numbers = first + np.arange(part.start, part.stop)
             kept = blocks.sampler.draw(seed, _SITE, numbers, examples, shared.keep_prob)
             together = np.zeros((len(numbers), len(examples)))
-            for c, (problem, a) in enumerate(zip(problems, contributions, strict=True)):
-                scores = np.einsum("mnd,nd->mn", kept, a) + problem.intercept
-                target = np.broadcast_to(y[rows, c], scores.shape)
+            for outputs, scores, target in _scores(problems, contributions, kept, y[rows], loss.joint):
                 together += _finite_losses(loss, scores, target, rows.start, int(numbers[0]))
                 if slopes is not None:
-                    slope = loss.derivative(scores, target) / n_masks
-                    mean_slope[c, rows] += slope.sum(axis=0)
-                    slopes[c, rows] += np.einsum("mn,mnd->nd", slope, kept)
+                    slope = loss.derivative(scores, target).reshape(-1, *together.shape) / n_masks
+                    mean_slope[outputs, rows] += slope.sum(axis=1)
+                    for c, own in zip(outputs, slope, strict=True):
+                        slopes[c, rows] += np.einsum("mn,mnd->nd", own, kept)
             means[part.start // blocks.block : -(-part.stop // blocks.block)] = block_means(together, blocks.block)
             totals[part] += together @ shared.share[rows]
             by_mask.add(together)
@@ -115,18 +136,14 @@ def _average(
         trusted[rows] = each.reliable | fixed[rows] | covered
         error[rows] = np.where(each.alike & ~covered & ~fixed[rows], np.nan, error[rows])
         error[rows] = np.where(fixed[rows], 0.0, error[rows] + np.where(covered, worth, 0.0))
-    at_mean = np.sum([loss.value(problem.mean(), y[:, c]) for c, problem in enumerate(problems)], axis=0)
+    at_mean = _at_mean(problems, y, loss)
     replicates = block_means(totals, blocks.block)
     verdict = Verdict(True) if fixed.all() else judge(totals, blocks, unseen, all_tails)
     value_error = 0.0 if fixed.all() else float(mean_and_error(replicates, blocks.sizes)[1])
     with np.errstate(invalid="ignore"):
         hardly = float(np.where(shared.share > 0, shared.share * allowance, 0.0).sum())
     value_error, notes, held = _with_allowance(value_error, verdict, hardly)
-    gradients = (
-        []
-        if slopes is None
-        else [problem.gradient_of(slopes[c] / problem.keep_prob, mean_slope[c]) for c, problem in enumerate(problems)]
-    )
+    gradients = () if slopes is None else tuple(map(_gradient, problems, slopes, mean_slope))
     return RowResults(
         value,
         error,
@@ -140,9 +157,38 @@ def _average(
         verdict=verdict,
         covered=held,
         trusted=trusted,
-        gradients=tuple(gradients),
+        gradients=gradients,
         notes=notes,
     )
+
+
+def _gradient(problem: ScoreProblem, slopes: Array, mean_slope: Array) -> Gradient:
+    return problem.gradient_of(slopes / problem.keep_prob, mean_slope)
+
+
+def _at_mean(problems: list[ScoreProblem], y: Array, loss: ScoreLoss) -> Array:
+    """(n,) the loss at the mean mask."""
+    if loss.joint:
+        return loss.value(np.stack([problem.mean() for problem in problems]), y.T)
+    return np.asarray(np.sum([loss.value(problem.mean(), y[:, c]) for c, problem in enumerate(problems)], axis=0))
+
+
+def _scores(
+    problems: list[ScoreProblem], contributions: list[Array], kept: NDArray[np.bool_], y: Array, joint: bool
+) -> Iterator[tuple[list[int], Array, Array]]:
+    """Outputs, their scores (masks, rows) and targets: one after the other, or all at once for a joint loss."""
+    shape = kept.shape[:2]
+
+    def score(c: int) -> Array:
+        return np.asarray(np.einsum("mnd,nd->mn", kept, contributions[c]) + problems[c].intercept)
+
+    everything = range(len(problems))
+    if joint:
+        target = np.stack([np.broadcast_to(y[:, c], shape) for c in everything])
+        yield list(everything), np.stack([score(c) for c in everything]), target
+        return
+    for c in everything:
+        yield [c], score(c), np.broadcast_to(y[:, c], shape)
 
 
 def _finite_losses(loss: ScoreLoss, scores: Array, target: Array, first_row: int, first_mask: int) -> Array:
@@ -151,6 +197,7 @@ def _finite_losses(loss: ScoreLoss, scores: Array, target: Array, first_row: int
         losses = loss.value(scores, target)
     if not np.isfinite(losses).all():
         mask, row = (int(v) for v in np.argwhere(~np.isfinite(losses))[0])
+        scores = scores.max(axis=0) if loss.joint else scores
         raise ValueError(
             f"the loss of row {first_row + row} is not finite at score {scores[mask, row]:.6g}, which mask "
             f"{first_mask + mask} gives; scale the weights down or use another loss"

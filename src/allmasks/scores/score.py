@@ -31,10 +31,13 @@ _BLOCK_ELEMENTS = 2**20
 
 @dataclass
 class Gradient:
-    """Gradient of the weighted mean loss. `X` is dense, or CSR on the pattern of a CSR X."""
+    """Gradient of the weighted mean loss. `X` is dense, or CSR on the pattern of a CSR X.
+
+    Of several classes together weights are (K, d) and intercept (K,).
+    """
 
     weights: Array
-    intercept: float
+    intercept: Any
     X: Any
 
     def times_power(self, exponent: int) -> Gradient:
@@ -70,7 +73,7 @@ class RowResults:
     for the gradient by each output's weights.
 
     Where masks were sampled also replicates of the weighted mean, its standard error, and what can be trusted:
-    `covered` says that the error holds what masks hardly drawn can be worth.
+    `covered` says that the error holds what masks hardly drawn can be worth, `bound` how much of it is a proven bound.
     """
 
     value: Array
@@ -84,6 +87,7 @@ class RowResults:
     value_error: float = 0.0
     verdict: Verdict | None = None
     covered: bool = False
+    bound: float = 0.0
     trusted: NDArray[np.bool_] | None = None
     gradients: tuple[Gradient, ...] = ()
     notes: tuple[str, ...] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 from allmasks.losses import CallableScoreLoss, Poisson, ScoreLoss
 from allmasks.reliability import FEWEST_MASKS, Unseen, seldom, varying
@@ -102,6 +103,8 @@ class Watch:
 
     def tails(self) -> Unseen | None:
         """Moments of each row's loss under one mask, where they are known."""
+        if self._loss.joint:
+            return None
         y, b = self._y[:, 0], self._problems[0].intercept
         return tail_moments(self._loss, self._contributions[0], self._keep, b, y, self._blocks.block)
 
@@ -109,6 +112,13 @@ class Watch:
         """(n, units) how much the loss rises when one of the units is kept and not dropped, the others as they are."""
         total = np.zeros(self._kept.shape)
         own = kept[:, self._units]
+        if self._loss.joint:
+            scores, units = [], []
+            for problem, a in zip(self._problems, self._contributions, strict=True):
+                scores.append(((kept * a).sum(axis=1) + problem.intercept)[:, None])
+                units.append(a[:, self._units])
+            score, unit, y = np.stack(scores), np.stack(units), self._y.T[:, :, None]
+            return np.asarray(self._loss.value(score + unit * ~own, y) - self._loss.value(score - unit * own, y))
         for c, (problem, a) in enumerate(zip(self._problems, self._contributions, strict=True)):
             score = (kept * a).sum(axis=1) + problem.intercept
             unit, target = a[:, self._units], np.broadcast_to(self._y[:, c, None], own.shape)
@@ -142,6 +152,13 @@ class Watch:
         if isinstance(self._loss, CallableScoreLoss):
             return lowest, highest + np.inf
         always = self._keep == 1.0
+        if self._loss.joint:
+            reach: list[Array] = []
+            for problem, a in zip(self._problems, self._contributions, strict=True):
+                fixed = a[:, always].sum(axis=1) + problem.intercept
+                reach.append(np.stack([fixed + np.clip(a[:, ~always], *side).sum(axis=1) for side in _SIDES]))
+            least, most = np.swapaxes(np.stack(reach), 0, 1)
+            return lowest, self._y.sum(axis=1) * logsumexp(most, axis=0) - (self._y * least.T).sum(axis=1)
         for c, (problem, a) in enumerate(zip(self._problems, self._contributions, strict=True)):
             fixed = a[:, always].sum(axis=1) + problem.intercept
             random = a[:, ~always]

@@ -1,0 +1,123 @@
+"""The cross-entropy of several classes and their probabilities over all masks: proven bounds of each row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from allmasks.scores.class_scores import ClassProblem
+from allmasks.scores.score import EPS, Gradient, Moments, RowResults
+
+__all__ = ["Bounds", "Rule", "bounded_losses", "bounded_probabilities", "middle_moments", "share_moments"]
+
+Array = NDArray[np.float64]
+
+_CHUNKS = 64
+"""A fixed number of chunks, so that sums do not depend on the number of threads."""
+
+
+class Rule(Protocol):
+    """Half of the width that is wanted, and how many moments there may be: 2, 4, or None for what it takes."""
+
+    @property
+    def tol(self) -> float: ...
+    @property
+    def moments(self) -> int | None: ...
+
+
+@dataclass
+class Bounds:
+    """Of each row: bounds of its mean loss, round-off included, and the gradient of the middles' weighted mean."""
+
+    low: Array
+    high: Array
+    gradient: Gradient | None = None
+
+    @property
+    def value(self) -> Array:
+        return 0.5 * (self.low + self.high)
+
+    @property
+    def error(self) -> Array:
+        """Half of the width, (n,): inf where nothing is known."""
+        half = 0.5 * (self.high - self.low) + 4 * EPS * (np.abs(self.low) + np.abs(self.high))
+        return np.where(np.isfinite(half) & (self.low <= self.high), half, np.inf)
+
+    def results(self, problem: ClassProblem, targets: Array) -> RowResults:
+        """The middles with half the widths, and so for the penalty."""
+        at_mean, off = problem.at_mean(targets)
+        gradients = () if self.gradient is None else (self.gradient,)
+        value, error = self.value, self.error
+        return RowResults(value, error, value - at_mean, error + off, "bounded", gradients=gradients)
+
+
+def bounded_losses(problem: ClassProblem, targets: Array, rule: Rule, want_grad: bool) -> Bounds:
+    """Σ t E log Σ e^{S_k} − t · E S of each row, t being its targets (n, K)."""
+    from allmasks.scores.every_class import loss_rows
+
+    n, classes, d = problem.n, problem.classes, problem.d
+    mass = targets.sum(axis=1)
+    out = np.empty((n, 3))
+    to_weights, to_b = np.zeros((classes, d)), np.zeros(classes)
+    parts = []
+    most = 4 if rule.moments is None else rule.moments
+    tol = rule.tol / max(1.0, float(np.abs(mass).max()))
+    for rows in problem.blocks():
+        stored = problem.stored(rows)
+        chunks = max(1, min(_CHUNKS, rows.stop - rows.start, 2**24 // (classes * d) if want_grad else _CHUNKS))
+        by_chunk = np.zeros((chunks, classes, d) if want_grad else (chunks, 1, 1))
+        by_b = np.zeros((chunks, classes))
+        terms = np.zeros(len(stored.data) if want_grad else 1)
+        where = stored.data, stored.indices, stored.indptr, problem.weights, problem.p, problem.intercept
+        wanted = problem.share[rows], targets[rows], want_grad, out[rows], by_chunk, by_b, terms
+        loss_rows(*where, tol, most, *wanted)
+        if want_grad:
+            to_weights += by_chunk.sum(axis=0)
+            to_b += by_b.sum(axis=0)
+            parts.append(terms)
+    gradient = None
+    if want_grad:
+        flat = np.concatenate(parts)
+        X = (
+            sparse.csr_matrix((flat, problem.X.indices, problem.X.indptr), problem.X.shape)
+            if problem.is_sparse
+            else None
+        )
+        gradient = Gradient(to_weights, to_b, flat.reshape(n, d) if X is None else X)
+    linear = (targets * problem.mean()).sum(axis=1)
+    off = (np.abs(targets) * problem.mean_error()).sum(axis=1) + (classes + 4) * EPS * np.abs(
+        targets * problem.mean()
+    ).sum(axis=1)
+    off += (classes + 8) * EPS * mass * np.abs(out[:, :2]).max(axis=1)
+    return Bounds(mass * out[:, 0] - linear - off, mass * out[:, 1] - linear + off, gradient)
+
+
+def bounded_probabilities(problem: ClassProblem, rule: Rule) -> tuple[Array, Array, Array, Array]:
+    """(low, high) of E π, then of E π², (n, K) each."""
+    from allmasks.scores.every_class import probability_rows
+
+    out = np.empty((problem.n, problem.classes, 4))
+    most = 4 if rule.moments is None else rule.moments
+    for rows in problem.blocks():
+        stored = problem.stored(rows)
+        where = stored.data, stored.indices, stored.indptr, problem.weights, problem.p, problem.intercept
+        probability_rows(*where, rule.tol, most, max(1, min(_CHUNKS, rows.stop - rows.start)), out[rows])
+    return out[..., 0], out[..., 1], out[..., 2], out[..., 3]
+
+
+def share_moments(problem: ClassProblem, rule: Rule) -> Moments:
+    """Mean and variance of each π_k, (n, K), as middles of their bounds."""
+    return middle_moments(*bounded_probabilities(problem, rule))
+
+
+def middle_moments(low: Array, high: Array, low_square: Array, high_square: Array) -> Moments:
+    """Mean and variance, and their errors, from bounds of mean and second moment."""
+    least = np.maximum(low_square - high**2, 0.0)
+    most = np.maximum(np.minimum(high_square - low**2, 0.25), least)
+    rounding = 8 * EPS
+    mean, variance = 0.5 * (low + high), 0.5 * (least + most)
+    return Moments(mean, 0.5 * (high - low) + rounding, variance, 0.5 * (most - least) + rounding)
