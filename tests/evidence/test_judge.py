@@ -27,11 +27,16 @@ def around(mean, spread=0.01, n=10):
     [
         (0.2, 0.01, "for"),
         (-0.2, 0.01, "against"),
-        (0.05, 0.01, "nothing"),  # sure, but too small to matter
-        (-0.05, 0.01, "nothing"),
-        (0.2, 1.0, "nothing"),  # large, but not sure
-        (0.0, 0.0, "nothing"),
+        (0.09, 0.05, "for"),  # surely there, and not surely too small
+        (-0.09, 0.05, "against"),
+        (0.05, 0.01, "absent"),  # surely there, and surely too small to matter
+        (-0.05, 0.01, "absent"),
+        (0.0, 0.05, "absent"),
+        (0.2, 1.0, "undecided"),  # large, but not sure
+        (0.0, 1.0, "undecided"),
+        (0.0, 0.0, "absent"),
         (0.2, 0.0, "for"),
+        (0.1, 0.0, "for"),
     ],
 )
 def test_a_difference(mean, spread, word):
@@ -46,8 +51,8 @@ def test_a_difference(mean, spread, word):
         (-0.05, 0.01, "for"),
         (0.2, 0.01, "against"),
         (-0.2, 0.01, "against"),
-        (0.05, 1.0, "nothing"),  # inside, but it could as well be outside
-        (0.1, 0.1, "nothing"),
+        (0.05, 1.0, "undecided"),  # inside, but it could as well be outside
+        (0.1, 0.1, "undecided"),
         (0.0, 0.0, "for"),
     ],
 )
@@ -57,14 +62,14 @@ def test_an_agreement(mean, spread, word):
 
 @given(st.floats(-1, 1), st.floats(0.001, 1))
 def test_the_mirror_image_says_the_opposite(mean, spread):
-    opposite = {"for": "against", "against": "for", "nothing": "nothing"}
+    opposite = {"for": "against", "against": "for", "absent": "absent", "undecided": "undecided"}
     assert says(DIFFERENCE, around(-mean, spread)) == opposite[says(DIFFERENCE, around(mean, spread))]
     assert says(AGREEMENT, around(-mean, spread)) == says(AGREEMENT, around(mean, spread))
 
 
 def test_effects_that_are_not_numbers_say_nothing():
     found = judge([(DIFFERENCE, Effect("d", "x", (np.nan, 1.0, 2.0))), (DIFFERENCE, Effect("d", "x", (1.0, 1.1)))])
-    assert found[0].says == "nothing"
+    assert found[0].says == "undecided"
 
 
 def test_noise_seldom_speaks_and_a_planted_effect_does():
@@ -74,7 +79,7 @@ def test_noise_seldom_speaks_and_a_planted_effect_does():
     loud = 0
     for _ in range(200):
         rows = [(bare, Effect("d", "x", tuple(rng.normal(size=10)))) for _ in range(100)]
-        loud += any(reading.says != "nothing" for reading in judge(rows))
+        loud += any(reading.says in ("for", "against") for reading in judge(rows))
     assert loud <= 18
     rows = [(bare, Effect("d", "x", tuple(rng.normal(4.0 * (i == 7), 1, 10)))) for i in range(100)]
     assert [i for i, reading in enumerate(judge(rows)) if reading.says == "for"] == [7]
@@ -84,10 +89,13 @@ def test_noise_seldom_speaks_and_a_planted_effect_does():
     ("words", "expected"),
     [
         (["for", "for"], "holds"),
-        (["for", "nothing"], "holds in part"),
+        (["for", "absent"], "holds in part"),
+        (["for", "undecided"], "holds in part"),
         (["for", "against"], "holds in part"),
-        (["against", "nothing"], "contradicted"),
-        (["nothing", "nothing"], "not seen"),
+        (["against", "undecided"], "contradicted"),
+        (["absent", "absent"], "absent"),
+        (["absent", "undecided"], "undecided"),
+        (["undecided"], "undecided"),
     ],
 )
 def test_the_verdict_of_a_claim(words, expected):

@@ -4,8 +4,8 @@ import numpy as np
 
 from allmasks.evidence.claim import Effect, Picture, Series, Text
 from allmasks.evidence.claims import CLAIMS
+from allmasks.evidence.findings import Evidence, Finding
 from allmasks.evidence.judge import judge, verdict
-from allmasks.evidence.runner import Evidence, Finding
 
 DATASETS = ("digits", "breast_cancer")
 

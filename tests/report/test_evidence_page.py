@@ -57,13 +57,13 @@ def test_effects_are_drawn_in_units_of_their_threshold(found):
     for i, reading in enumerate(finding.readings):
         effect = max(-6.0, min(6.0, reading.mean / minimum[reading.criterion]))
         assert (i, round(effect, 9)) in drawn
-    assert {trace["name"] for trace in figure["data"]} <= {"for", "against", "nothing"}
+    assert {trace["name"] for trace in figure["data"]} <= {"for", "against", "absent", "undecided"}
 
 
 def test_a_diagram_carries_the_verdicts():
-    picture = drawing(DIAGRAMS["competition"], {"competition": "contradicted", "concentration": "not seen"}, str)
+    picture = drawing(DIAGRAMS["competition"], {"competition": "contradicted", "concentration": "undecided"}, str)
     assert picture.count(">contradicted</text>") == 2
-    assert picture.count(">not seen</text>") == 1
+    assert picture.count(">undecided</text>") == 1
     known = {claim.key for claim in CLAIMS}
     for key, diagram in DIAGRAMS.items():
         assert {key, *(claim for row in diagram.rows for _words, claim in row if claim)} <= known

@@ -26,7 +26,7 @@ def evidence(
     data: Annotated[str | None, typer.Option(metavar="DIR", help="More data sets: .npz files with X and y.")] = None,
     out: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="Where evidence.html, evidence.json, verdicts.md and the finished trials go."),
+        typer.Option(metavar="DIR", help="Where the page, its numbers, raw readings and the finished trials go."),
     ] = None,
     json_file: JsonOption = None,
     lang: Annotated[str, typer.Option(help="Language of the table and the report: en or ko.")] = "en",
@@ -36,7 +36,7 @@ def evidence(
 ) -> None:
     """Put the founding notes' claims to the test on real data.
 
-    Each gets a verdict: holds, holds in part, not seen, contradicted. A run that was killed goes on where it was."""
+    Each gets a verdict: holds, holds in part, absent, undecided, contradicted. A killed run goes on where it was."""
     check_language(lang)
     _ = translator(lang)
     if seeds is not None and seeds < 2:
@@ -45,7 +45,7 @@ def evidence(
         raise ValueError(_("--jobs must be at least 1, or -1 for every core, got {given}").format(given=jobs))
     check_outputs(None, json_file, lang)
     folder = _folder(out, _)
-    from allmasks.evidence import run
+    from allmasks.evidence import run, to_lines
 
     found = run(
         None if claims is None else [name.strip() for name in claims.split(",") if name.strip()],
@@ -72,6 +72,7 @@ def evidence(
             write(found, files.enter_context(atomic_path(folder / "evidence.html")), lang=lang)
             write_json(found.to_dict(), str(folder / "evidence.json"), lang)
             write_text(folder / "verdicts.md", verdict_table(found, lang))
+            write_text(folder / "readings.jsonl", to_lines(found))
         write_json(found.to_dict(), json_file, lang)
     if out is not None:
         say(_("wrote {path}").format(path=folder / "evidence.html"))

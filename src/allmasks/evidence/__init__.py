@@ -2,6 +2,8 @@
 
 from allmasks.evidence.claim import VERDICTS, Claim, Criterion, Effect
 from allmasks.evidence.claims import CLAIMS
-from allmasks.evidence.runner import Evidence, Finding, run
+from allmasks.evidence.findings import Evidence, Finding
+from allmasks.evidence.readings import from_lines, to_lines
+from allmasks.evidence.runner import run
 
-__all__ = ["CLAIMS", "VERDICTS", "Claim", "Criterion", "Effect", "Evidence", "Finding", "run"]
+__all__ = ["CLAIMS", "VERDICTS", "Claim", "Criterion", "Effect", "Evidence", "Finding", "from_lines", "run", "to_lines"]

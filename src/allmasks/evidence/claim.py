@@ -19,8 +19,8 @@ Numbers = dict[str, Any]
 Values = Mapping[str, Sequence[float]]
 """Of each criterion, by its key, one effect a seed."""
 
-Verdict = Literal["holds", "holds in part", "not seen", "contradicted"]
-VERDICTS: tuple[Verdict, ...] = ("holds", "holds in part", "not seen", "contradicted")
+Verdict = Literal["holds", "holds in part", "absent", "undecided", "contradicted"]
+VERDICTS: tuple[Verdict, ...] = ("holds", "holds in part", "absent", "undecided", "contradicted")
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ class Criterion:
 
     Attributes
     ----------
-    kind : "difference": an effect of at least `minimum` counts for the claim, one of at most −minimum against it.
-        "agreement": a deviation surely within ±minimum counts for it, one surely outside against it.
+    kind : "difference": an effect that is surely there counts for the claim, or against it if it is below 0, unless it
+        is surely smaller than `minimum`. "agreement": a deviation surely within ±minimum counts for it, one surely
+        outside against it.
     minimum : the least effect that matters, or the tolerance.
     comparative : whether it compares treated with untreated nets; it must then say nothing when the treatment is off.
     """
@@ -72,7 +73,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class Effect:
-    """One criterion on one data set: `values` has one effect a seed; the rest is filled in by the judge."""
+    """One criterion on one data set: `values` has one effect a seed; the rest is filled in by the judge.
+
+    Attributes
+    ----------
+    absence_p_value : corrected, of "it is as large as what matters, one way or the other"; nan for agreements.
+    spread : standard deviation over seeds.
+    power : probability that the least effect that matters would be found at this spread and number of seeds.
+    seeds_needed : seeds in all that would settle it, absent or there, with probability 0.9 each; by the upper 80 %
+        limit of the spread.
+    """
 
     criterion: str
     dataset: str
@@ -82,7 +92,11 @@ class Effect:
     high: float = float("nan")
     p_value: float = float("nan")
     corrected_p_value: float = float("nan")
-    says: Literal["for", "against", "nothing"] = "nothing"
+    absence_p_value: float = float("nan")
+    says: str = "undecided"
+    spread: float = float("nan")
+    power: float = float("nan")
+    seeds_needed: int = 0
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,54 +16,18 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from allmasks.diagnose.paired import seed_numbers
-from allmasks.evidence.claim import Claim, Criterion, Effect, Picture, Text, Verdict
+from allmasks.evidence.claim import Claim, Criterion, Effect
 from allmasks.evidence.claims import CLAIMS
 from allmasks.evidence.datasets import find_datasets, load
 from allmasks.evidence.examine import examine
-from allmasks.evidence.judge import judge, verdict
+from allmasks.evidence.findings import Evidence, conclude
 from allmasks.evidence.nets import train
 from allmasks.evidence.shared_nets import Lab, Settings, Trial
-from allmasks.results import Reported
 from allmasks.trials import Trials, run_trials
 
-__all__ = ["Evidence", "Finding", "choose", "run", "run_trial"]
+__all__ = ["choose", "run", "run_trial"]
 
 _BY_KEY = {claim.key: claim for claim in CLAIMS}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One claim with its verdict, and everything the verdict stands on."""
-
-    number: int
-    key: str
-    title: Text
-    sentence: Text
-    section: Text
-    note: Text
-    verdict: Verdict
-    criteria: tuple[Criterion, ...]
-    readings: tuple[Effect, ...]
-    pictures: tuple[Picture, ...]
-    comparative: bool
-
-
-@dataclass(frozen=True, repr=False)
-class Evidence(Reported):
-    """The notes' claims, each measured. Equal settings give equal findings, bit for bit; only `seconds` differ."""
-
-    findings: tuple[Finding, ...]
-    datasets: tuple[str, ...]
-    linear_datasets: tuple[str, ...]
-    seeds: tuple[int, ...]
-    quick: bool
-    null: bool
-    n_tests: int
-    seconds: float
-    step_seconds: dict[str, dict[str, float]]
-
-    def __getitem__(self, key: str) -> Finding:
-        return next(finding for finding in self.findings if finding.key == key)
 
 
 def choose(names: Sequence[str] | None) -> tuple[Claim, ...]:
@@ -102,7 +65,7 @@ def run(
     progress: bool = False,
     lang: str = "en",
 ) -> Evidence:
-    """Measure the notes' claims and give each a verdict: holds, holds in part, not seen, contradicted.
+    """Measure the notes' claims and give each a verdict: holds, holds in part, absent, undecided, contradicted.
 
     Parameters
     ----------
@@ -232,33 +195,15 @@ def _conclude(claims: Sequence[Claim], lab: Lab, seconds: float) -> Evidence:
             for criterion in claim.criteria:
                 effects = tuple(float(v) for v in values[criterion.key])
                 rows.append((claim, criterion, Effect(criterion.key, dataset, effects)))
-    judged = judge([(criterion, reading) for _, criterion, reading in rows])
-    findings = []
-    for claim in claims:
-        own = tuple(reading for (c, _, _), reading in zip(rows, judged, strict=True) if c is claim)
-        findings.append(
-            Finding(
-                number=claim.number,
-                key=claim.key,
-                title=claim.title,
-                sentence=claim.sentence,
-                section=claim.section,
-                note=claim.note,
-                verdict=verdict(own),
-                criteria=claim.criteria,
-                readings=own,
-                pictures=tuple(claim.pictures(lab)) if claim.pictures is not None else (),
-                comparative=claim.comparative,
-            )
-        )
-    return Evidence(
-        findings=tuple(findings),
+    return conclude(
+        claims,
+        rows,
+        {claim.key: claim.pictures(lab) for claim in claims if claim.pictures is not None},
         datasets=settings.datasets,
         linear_datasets=settings.linear_datasets,
         seeds=settings.seeds,
         quick=settings.quick,
         null=settings.null,
-        n_tests=len(judged),
         seconds=seconds,
         step_seconds=lab.step_seconds(),
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["effects", "letters", "picture_chart"]
 
 _COLORS = ("@accent", "@second", "@third", "@fourth", "@fifth", "@total")
-_SAYS = {"for": "@accent", "against": "@second", "nothing": "@muted"}
+_SAYS = {"for": "@accent", "against": "@second", "absent": "@third", "undecided": "@muted"}
 _EDGE = 6.0
 """Effects beyond so many thresholds are drawn at the edge: which side they are on is what matters."""
 

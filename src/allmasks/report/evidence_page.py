@@ -12,7 +12,7 @@ from allmasks.report.html import fill
 from allmasks.report.text import number
 
 if TYPE_CHECKING:
-    from allmasks.evidence import Evidence, Finding
+    from allmasks.evidence import Effect, Evidence, Finding
 
 __all__ = ["render"]
 
@@ -84,7 +84,7 @@ def _criteria(finding: Finding, lang: str, _: Translate) -> list[dict[str, Any]]
                     "effect": number(reading.mean, 3),
                     "interval": f"[{number(reading.low, 3)}, {number(reading.high, 3)}]",
                     "p": _p(reading.corrected_p_value),
-                    "says": _(reading.says),
+                    "says": _said(reading, _),
                     "kind": reading.says,
                 }
                 for reading in finding.readings
@@ -93,6 +93,14 @@ def _criteria(finding: Finding, lang: str, _: Translate) -> list[dict[str, Any]]
         }
         for criterion in finding.criteria
     ]
+
+
+def _said(reading: Effect, _: Translate) -> str:
+    """What a reading says; where it is undecided, what would settle it."""
+    if reading.says != "undecided" or reading.seeds_needed <= len(reading.values):
+        return _(reading.says)
+    more = reading.seeds_needed - len(reading.values)
+    return _("undecided: {more} more seeds would settle it").format(more=f"{more:,}")
 
 
 def _p(value: float) -> str:

@@ -17,10 +17,16 @@ if TYPE_CHECKING:
 
 __all__ = ["SAYS", "VERDICTS", "facts", "show", "threshold", "verdict_table"]
 
-VERDICTS = {N_("holds"): "green", N_("holds in part"): "yellow", N_("not seen"): "dim", N_("contradicted"): "red"}
+VERDICTS = {
+    N_("holds"): "green",
+    N_("holds in part"): "yellow",
+    N_("absent"): "magenta",
+    N_("undecided"): "dim",
+    N_("contradicted"): "red",
+}
 """Verdicts and their colors, the best for a claim first."""
 
-SAYS = {N_("for"): " ✓", N_("against"): " ✗", N_("nothing"): ""}
+SAYS = {N_("for"): " ✓", N_("against"): " ✗", N_("absent"): " ○", N_("undecided"): ""}
 """What a reading says, and its mark."""
 
 
@@ -32,7 +38,7 @@ def show(found: Evidence, console: Console, lang: str = "en") -> None:
     table.add_column("", justify="right", no_wrap=True)
     table.add_column(_("claim"), ratio=1)
     table.add_column(_("verdict"), no_wrap=True)
-    table.add_column(_("for / against / nothing"), justify="right", no_wrap=True)
+    table.add_column(_("for / against / absent / undecided"), justify="right", no_wrap=True)
     for finding in found.findings:
         says: list[str] = [reading.says for reading in finding.readings]
         counts = " / ".join(str(says.count(word)) for word in SAYS)
