@@ -11,7 +11,7 @@ from torch import nn
 
 from allmasks.files import atomic_path
 
-__all__ = ["DigitsNet", "cache_folder", "demo"]
+__all__ = ["DigitsNet", "cache_folder", "demo", "training_digits"]
 
 _SEED = 0
 _EPOCHS = 40
@@ -79,6 +79,12 @@ def _cached(file: Path) -> DigitsNet | None:
     except Exception:  # whatever is wrong with a cache file, the remedy is to train again
         return None
     return net if all(bool(torch.isfinite(v).all()) for v in net.state_dict().values()) else None
+
+
+def training_digits() -> tuple[torch.Tensor, torch.Tensor]:
+    """As many of the demo's training digits as are held out: x (360, 64), y (360,)."""
+    x, y = _digits()
+    return x[_HELD_OUT : 2 * _HELD_OUT], y[_HELD_OUT : 2 * _HELD_OUT]
 
 
 def demo() -> tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]:

@@ -22,6 +22,7 @@ def make_site(name, p=0.5, units=64, **changes):
         "controllable": True,
         "reason": None,
         "batch_dim": 0,
+        "after": None,
     }
     return SimpleNamespace(name=name, p=p, units=units, **(fields | changes))
 

@@ -56,7 +56,7 @@ def test_the_explanation_is_said_in_korean():
     assert said(audit.explanation, str) == audit.explanation
     korean = said(audit.explanation, _)
     assert "학습 모드(마스크 평균)에서 0.23138 ± 0.00061" in korean
-    assert "0.049만큼 높은 것은" in korean
+    assert "0.049만큼이 드롭아웃의 비용" in korean
     assert "0.3만큼 낮추는데" in said(explain(0.23, 0.0006, 0.53, -0.3, random=True), _)
     assert "변하는 마스크가 없으므로" in said(explain(0.23, 0.0, 0.23, 0.0, random=False), _)
 

@@ -18,7 +18,7 @@ from allmasks.cli.explain import explain_app, gather_numbers
 from allmasks.cli.lab import lab
 from allmasks.cli.sites import sites
 
-__all__ = ["app", "gather_numbers", "main"]
+__all__ = ["app", "gather_numbers", "main", "with_bare_json"]
 
 INTERRUPTED = 130
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _ = translator(_language(given))
     usage_error = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
     try:
-        arguments = gather_numbers(given)
+        arguments = gather_numbers(with_bare_json(given))
         # Always this name, however it was started: shell completion knows it by the name.
         code = app(arguments or ["--help"], standalone_mode=False, prog_name="allmasks")
         if not arguments:  # click from 8.2 on says so itself, older ones call it a success
@@ -78,6 +78,25 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 2
             return _fail(_("error: {text}").format(text=problem.format_message()), 2)  # type: ignore[attr-defined]
         return _fail(_("error: {text}").format(text=_one_line(problem)), 2)
+
+
+def with_bare_json(arguments: Sequence[str]) -> list[str]:
+    """`--json` where no file follows it means the terminal.
+
+    >>> with_bare_json(["audit", "--json"]), with_bare_json(["audit", "--json", "--seed", "1"])
+    (['audit', '--json=-'], ['audit', '--json=-', '--seed', '1'])
+    >>> with_bare_json(["audit", "--json", "numbers.json"])
+    ['audit', '--json', 'numbers.json']
+    """
+    following = [*arguments[1:], "--"]
+    return (
+        [
+            "--json=-" if option == "--json" and value.startswith("--") else option
+            for option, value in zip(arguments, following, strict=True)
+        ]
+        if arguments
+        else []
+    )
 
 
 def _language(arguments: Sequence[str]) -> str:

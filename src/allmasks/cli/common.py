@@ -38,7 +38,9 @@ LeaveOffOption = Annotated[
         "given several times.",
     ),
 ]
-JsonOption = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write every number here; - = stdout.")]
+JsonOption = Annotated[
+    str | None, typer.Option("--json", metavar="FILE", help="Write every number here; - or nothing: the terminal.")
+]
 
 
 def check_seed(seed: int, lang: str = "en") -> int:

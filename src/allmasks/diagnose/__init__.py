@@ -4,6 +4,7 @@ from allmasks.diagnose.audit import Audit, ConvergencePoint, SitePenalty, audit
 from allmasks.diagnose.co_adaptation import CoAdaptation, co_adaptation
 from allmasks.diagnose.compare import STANDARD_ARMS, Arm, Comparison, Outcome, compare, effective_penalty
 from allmasks.diagnose.concentration import Concentration, concentration
+from allmasks.diagnose.gap import LossGap
 from allmasks.diagnose.instruments import SiteInstruments
 from allmasks.diagnose.rate import LinearRateCurve, RateCurve, linear_rate_curve, rate_curve
 from allmasks.diagnose.robustness import Robustness, robustness
@@ -18,6 +19,7 @@ __all__ = [
     "Concentration",
     "ConvergencePoint",
     "LinearRateCurve",
+    "LossGap",
     "Outcome",
     "RateCurve",
     "Robustness",

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from allmasks.diagnose.gap import LossGap, held_out, loss_gap
 from allmasks.diagnose.instruments import SiteInstruments, measure_sites
 from allmasks.expect import Expectation, Request, prepare, progress_bar
 from allmasks.expect.arguments import given_loss
@@ -88,6 +89,8 @@ class Audit(Reported):
     instruments: tuple[SiteInstruments, ...] = ()
     reliable: bool = True
     """Whether the errors of the expected loss, of every site's penalty and of the interaction can be trusted."""
+    gap: LossGap | None = None
+    """Between this training loss and a validation loss, where validation data were given."""
 
 
 @leaves_no_trace
@@ -97,6 +100,7 @@ def audit(
     y: Any = None,
     loss: Any = None,
     *,
+    validation: Any = None,
     method: Method | None = None,
     n_masks: int | None = None,
     atol: float | None = None,
@@ -115,6 +119,8 @@ def audit(
     data, y : a pair (x, y) as one argument or as two, or a DataLoader.
     loss, method, n_masks, atol, seed, batch_size, leave_off : as in `expected_loss`. Comparisons between sites use
         the same masks, so their errors are those of paired differences.
+    validation : a pair (x, y) or a DataLoader of other examples. `data` are then the training examples, and `.gap` says
+        how much of what lies between training and validation loss is dropout, and how much generalization.
     instruments : look at each site unit by unit too: penalty, co-adaptation, concentration, robustness, on the
         first 128 examples, at sites of up to 512 units, of which the 32 that add most.
     progress : show a progress bar.
@@ -134,11 +140,22 @@ def audit(
     """
     began = time.perf_counter()
     ranks = join(group)
+    the_loss = given_loss(y, loss)
     asked: dict[str, Any] = {"method": method, "n_masks": n_masks, "atol": atol, "seed": seed}
-    agree_on_call(ranks, "audit", model, given_loss(y, loss), **asked, leave_off=leave_off, instruments=instruments)
+    agree_on_call(
+        ranks,
+        "audit",
+        model,
+        the_loss,
+        **asked,
+        leave_off=leave_off,
+        instruments=instruments,
+        validation=validation is not None,
+    )
     request = Request(**asked)
     how: dict[str, Any] = {"batch_size": batch_size, "leave_off": leave_off, "group": ranks, "paired": True}
     problem = prepare(model, data, y, loss, **how)
+    other = None if validation is None else held_out(model, validation, the_loss, **how)
     names = [site.name for site in problem.look.random_sites]
     with torch.no_grad(), progress_bar(progress, "audit") as (start, tick):
         expected, fixed, alone = all_and_alone(problem, request, start, tick)
@@ -179,6 +196,7 @@ def audit(
         notes=(*expected.notes, *remarks),
         instruments=measured,
         reliable=expected.reliable and all(site.reliable for site in per_site),
+        gap=None if other is None else loss_gap(expected, other),
     )
 
 
@@ -293,8 +311,8 @@ def explain(value: float, error: float, at_mean: float, penalty: float, random: 
     if penalty >= 0:
         return Note(
             "On the very same examples this model loses {train} in train mode (the mean over masks) and {eval} in "
-            "eval mode: a training loss {gap} above the validation loss is what dropout costs, not a sign that "
-            "validation data are easier.",
+            "eval mode. The {gap} between them is what dropout costs, and it is part of every difference between a "
+            "training loss in train mode and a validation loss in eval mode.",
             **told,
         )
     return Note(

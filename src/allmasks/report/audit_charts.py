@@ -12,10 +12,10 @@ import numpy as np
 from allmasks.language import Translate
 from allmasks.report.figures import Chart, bars, finite, layout, line, name_axis
 from allmasks.report.instrument_charts import instrument_charts
-from allmasks.report.text import clean, number, plus_minus
+from allmasks.report.text import number, plus_minus, site_label
 
 if TYPE_CHECKING:
-    from allmasks.diagnose import Audit
+    from allmasks.diagnose import Audit, LossGap
 
 __all__ = ["all_charts"]
 
@@ -25,7 +25,7 @@ _ROW = 34
 
 def all_charts(audit: Audit, _: Translate) -> list[Chart]:
     """Every chart that this audit has numbers for."""
-    charts = []
+    charts = [] if audit.gap is None else [_gap(audit.gap, audit.units, _)]
     if audit.per_site:
         charts += [_build_up(audit, _), _sites(audit, _)]
     if audit.convergence:
@@ -36,11 +36,44 @@ def all_charts(audit: Audit, _: Translate) -> list[Chart]:
     return charts + instrument_charts(audit.instruments, audit.units, _)
 
 
+def _gap(gap: LossGap, units: str, _: Translate) -> Chart:
+    """Training loss, down by dropout's share to its eval loss, up by generalization to the validation loss."""
+    names = [
+        _("training loss (train mode)"),
+        _("dropout's share"),
+        _("training loss (eval mode)"),
+        _("generalization"),
+        _("validation loss (eval mode)"),
+    ]
+    steps = [gap.training, -gap.dropout, gap.training_eval, gap.generalization, gap.validation]
+    errors = [gap.training_error, gap.dropout_error, 0.0, gap.generalization_error, gap.validation_error]
+    shown = [gap.training, gap.dropout, gap.training_eval, gap.generalization, gap.validation]
+    texts = [plus_minus(v, e, _) if e else number(v) for v, e in zip(shown, errors, strict=True)]
+    bases = [0.0, gap.training, 0.0, gap.training_eval, 0.0]
+    colors = ["@total", "@second", "@muted", "@third", "@total"]
+    window = _window([base + step for base, step in zip(bases, steps, strict=True)])
+    caption = _(
+        "Dropout's share is what masks add on the very same training examples; its error is that of the mean over "
+        "masks. Generalization is what validation examples lose more than training examples, both in eval mode; its "
+        "error is the standard error over validation examples."
+    )
+    if "range" in window:
+        caption += " " + _("The axis does not begin at zero.")
+    figure = {
+        "data": [bars(colors, steps, errors, _hover(names, texts, _(units)), base=bases)],
+        "layout": layout(
+            height=110 + _ROW * len(names), xaxis=_titled(f"{_('loss')} ({_(units)})") | window, yaxis=name_axis(names)
+        ),
+    }
+    rows = (*zip(names, texts, strict=True), (_("gap"), plus_minus(gap.gap, gap.gap_error, _)))
+    return Chart("gap", _("Training and validation loss"), caption, figure, (_("part"), _(units)), rows)
+
+
 def _build_up(audit: Audit, _: Translate) -> Chart:
     """Weight-scaling loss, then each site's penalty, then the interaction: the expected loss."""
     at_mean = float(audit.expected.weight_scaling_loss)
     total, total_error = float(audit.expected.value), float(audit.expected.error)
-    steps = [(clean(one.site.name), one.alone, one.alone_error) for one in audit.per_site]
+    steps = [(site_label(one.site, _, units=False), one.alone, one.alone_error) for one in audit.per_site]
     if len(audit.per_site) > 1:
         steps.append((_("interaction"), audit.interaction, audit.interaction_error))
     names = [_("weight-scaling loss"), *(name for name, *_rest in steps), _("expected loss")]
@@ -72,7 +105,7 @@ def _build_up(audit: Audit, _: Translate) -> Chart:
 
 def _sites(audit: Audit, _: Translate) -> Chart:
     found = audit.per_site
-    names = [clean(one.site.name) for one in found]
+    names = [site_label(one.site, _, units=False) for one in found]
     traces, columns = [], []
     for label, color, values, errors in (
         (_("alone"), "@accent", [o.alone for o in found], [o.alone_error for o in found]),

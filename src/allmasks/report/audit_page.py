@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from allmasks.language import translator
 from allmasks.report.audit_charts import all_charts
 from allmasks.report.html import fill
-from allmasks.report.text import clean, glossary, guarantee_words, method_words, number, plus_minus, said
+from allmasks.report.text import clean, glossary, guarantee_words, method_words, number, plus_minus, said, site_label
 
 if TYPE_CHECKING:
     from allmasks.diagnose import Audit
@@ -47,6 +47,7 @@ def render(audit: Audit, lang: str = "en") -> str:
         guarantee=guarantee_words(expected.guarantee, _),
         method=method_words(expected.method),
         explanation=said(audit.explanation, _),
+        gap="" if audit.gap is None else said(audit.gap.explanation, _),
         notes=[said(note, _) for note in audit.notes],
         sites=_site_rows(audit, _),
         interaction=interaction,
@@ -67,7 +68,7 @@ def _site_rows(audit: Audit, _: Translate) -> list[dict[str, str]]:
             remarks.append(_("does not keep the mean"))
         rows.append(
             {
-                "name": clean(site.name),
+                "name": site_label(site, _, units=False),
                 "kind": clean(site.kind),
                 "p": f"{site.p:g}",
                 "units": f"{site.units:,}",

@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from allmasks.language import Translate, translator
-from allmasks.report.instrument_charts import summary_rows
-from allmasks.report.text import clean, guarantee_words, method_words, number, plus_minus, said
+from allmasks.report.instrument_charts import summary_rows, summary_terms
+from allmasks.report.text import clean, guarantee_words, method_words, number, plus_minus, said, site_label
 
 if TYPE_CHECKING:
-    from allmasks.diagnose import Audit
+    from allmasks.diagnose import Audit, LossGap
 
 __all__ = ["show"]
 
@@ -33,6 +33,11 @@ def show(audit: Audit, console: Console, lang: str = "en") -> None:
     console.print()
     console.print(_headline(audit, _))
     console.print()
+    if audit.gap is not None:
+        console.print(Text(_("Training and validation loss"), style="bold"))
+        console.print(_gap(audit.gap, audit.units, _))
+        console.print(Text(said(audit.gap.explanation, _)))
+        console.print()
     console.print(Text(_("Sites"), style="bold"))
     console.print(_sites(audit, _) if audit.sites else Text(_("No dropout site was met.")))
     for line in _site_remarks(audit, _):
@@ -45,7 +50,7 @@ def show(audit: Audit, console: Console, lang: str = "en") -> None:
         console.print()
         console.print(Text(_("Unit by unit"), style="bold"))
         console.print(_instruments(audit, _))
-        console.print(Text(_("co-adaptation: mean |interaction| of two ablations / mean |ablation|"), style="dim"))
+        console.print(Padding(Text(summary_terms(_), style="dim"), (0, 0, 0, 1)))
     console.print()
     console.print(Text(said(audit.explanation, _)))
     for note in audit.notes:
@@ -80,6 +85,29 @@ def _headline(audit: Audit, _: Translate) -> Table:
     return table
 
 
+def _gap(gap: LossGap, units: str, _: Translate) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 1))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(style="dim", overflow="fold")
+    examples = _("{n} examples")
+    training, validation = (examples.format(n=f"{n:,}") for n in (gap.n_training, gap.n_validation))
+    for label, value, error, meaning in (
+        (_("training loss (train mode)"), gap.training, gap.training_error, training),
+        (_("validation loss (eval mode)"), gap.validation, gap.validation_error, validation),
+        (_("gap"), gap.gap, gap.gap_error, _("training − validation = dropout's share − generalization")),
+        (_("dropout's share"), gap.dropout, gap.dropout_error, _("train − eval mode, the same training examples")),
+        (
+            _("generalization"),
+            gap.generalization,
+            gap.generalization_error,
+            _("validation − training, both in eval mode"),
+        ),
+    ):
+        table.add_row(Text(label), Text(f"{plus_minus(value, error, _)} {_(units)}"), Text(meaning))
+    return table
+
+
 def _sites(audit: Audit, _: Translate) -> Table:
     found = {one.site.name: one for one in audit.per_site}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -94,7 +122,7 @@ def _sites(audit: Audit, _: Translate) -> Table:
         numbers = ["–", "–"]
         if one is not None:
             numbers = [plus_minus(one.alone, one.alone_error, _), plus_minus(one.saved, one.saved_error, _)]
-        row = (clean(site.name), clean(site.kind), f"{site.p:g}", f"{site.units:,}", *numbers)
+        row = (site_label(site, _, units=False), clean(site.kind), f"{site.p:g}", f"{site.units:,}", *numbers)
         table.add_row(*(Text(cell) for cell in row))
     if len(audit.per_site) > 1:
         table.add_section()
@@ -107,6 +135,8 @@ def _site_remarks(audit: Audit, _: Translate) -> list[str]:
     remarks = []
     if audit.per_site:
         remarks.append(_("alone: the penalty when only this site is random; saved: what turning only it off saves."))
+    if len(audit.per_site) > 1:
+        remarks.append(_("interaction: what the sites add or cancel together, beyond the sum of each alone."))
     for site in audit.sites:
         if not site.controllable:
             remarks.append(

@@ -25,6 +25,7 @@ class Chart:
     title, caption : headline, and how to read it.
     figure : {"data": [...], "layout": {...}}.
     header, rows : the same numbers as text.
+    terms : the words of the chart and its table that not everybody knows, each with its meaning.
     """
 
     key: str
@@ -33,6 +34,7 @@ class Chart:
     figure: dict[str, Any]
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    terms: str = ""
 
 
 def finite(values: Iterable[float | None]) -> list[float | None]:

@@ -10,12 +10,12 @@ import numpy as np
 
 from allmasks.language import Translate
 from allmasks.report.figures import Chart, bars, layout, line, name_axis
-from allmasks.report.text import clean, number, plus_minus
+from allmasks.report.text import meanings, number, plus_minus, site_label
 
 if TYPE_CHECKING:
     from allmasks.diagnose import SiteInstruments
 
-__all__ = ["instrument_charts", "summary_rows"]
+__all__ = ["instrument_charts", "summary_rows", "summary_terms"]
 
 _SHOWN = 16
 
@@ -49,7 +49,7 @@ def summary_rows(found: tuple[SiteInstruments, ...], _: Translate) -> tuple[tupl
         agreement = one.unit_penalty.agreement
         rows.append(
             (
-                clean(one.site.name),
+                site_label(one.site, _, units=False),
                 f"{len(one.unit_penalty.dead)} / {one.site.units}",
                 "–" if not np.isfinite(agreement) else f"{100 * agreement:.0f} %",
                 plus_minus(pairs.strength, pairs.strength_error, _, 6),
@@ -61,8 +61,13 @@ def summary_rows(found: tuple[SiteInstruments, ...], _: Translate) -> tuple[tupl
     return header, rows
 
 
-def _title(words: str, one: SiteInstruments) -> str:
-    return f"{words}: {clean(one.site.name)}"
+def summary_terms(_: Translate) -> str:
+    """What the columns of `summary_rows` mean."""
+    return meanings(("dead", "agreement", "co-adaptation", "Gini", "kept at half"), _)
+
+
+def _title(words: str, one: SiteInstruments, _: Translate) -> str:
+    return f"{words}: {site_label(one.site, _)}"
 
 
 def _examples(one: SiteInstruments, _: Translate) -> str:
@@ -95,7 +100,7 @@ def _penalty(one: SiteInstruments, i: int, units: str, _: Translate) -> Chart:
         caption += " " + _("Dead units, 0 in every example: {units}.").format(units=dead)
     return Chart(
         f"units-{i}",
-        _title(_("Who pays, unit by unit"), one),
+        _title(_("Who pays, unit by unit"), one, _),
         f"{caption} {_examples(one, _)}",
         figure,
         (_("unit"), _("penalty"), _("second order"), _("mean"), _("variance"), _("share of zeros")),
@@ -110,6 +115,7 @@ def _penalty(one: SiteInstruments, i: int, units: str, _: Translate) -> Chart:
             )
             for j in top
         ),
+        meanings(("second order",), _),
     )
 
 
@@ -137,7 +143,7 @@ def _pairs(one: SiteInstruments, i: int, units: str, _: Translate) -> Chart:
         caption += " " + _("A random sample of {n} pairs.").format(n=f"{len(found.pairs):,}")
     return Chart(
         f"pairs-{i}",
-        _title(_("Which units lean on one another"), one),
+        _title(_("Which units lean on one another"), one, _),
         f"{caption} {_examples(one, _)}",
         figure,
         (_("pair"), _("interaction"), _("correlation")),
@@ -145,6 +151,7 @@ def _pairs(one: SiteInstruments, i: int, units: str, _: Translate) -> Chart:
             (name, number(found.interaction[k], 3), number(found.correlation[tuple(found.pairs[k])], 2))
             for name, k in zip(names, top, strict=True)
         ),
+        meanings(("ablation interaction", "effective rank"), _),
     )
 
 
@@ -184,7 +191,7 @@ def _shares(one: SiteInstruments, i: int, _: Translate) -> Chart:
         )
     return Chart(
         f"shares-{i}",
-        _title(_("Which units carry the function"), one),
+        _title(_("Which units carry the function"), one, _),
         f"{caption} {_examples(one, _)}",
         figure,
         (_("unit"), _("importance"), _("removing it alone costs")),
@@ -192,6 +199,7 @@ def _shares(one: SiteInstruments, i: int, _: Translate) -> Chart:
             (str(j), plus_minus(found.shapley[j], found.shapley_error[j], _), number(found.ablation[j], 3))
             for j in order[:_SHOWN]
         ),
+        meanings(("Shapley value", "Gini"), _),
     )
 
 
@@ -224,7 +232,7 @@ def _removal(one: SiteInstruments, i: int, units: str, _: Translate) -> Chart:
     }
     return Chart(
         f"removal-{i}",
-        _title(_("What is left as units are removed"), one),
+        _title(_("What is left as units are removed"), one, _),
         _("Removed units are set to 0, the rest stay as they are.") + " " + _examples(one, _),
         figure,
         (_("units removed (%)"), _("random, mean"), _("most important first")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +12,18 @@ from allmasks.results import GUARANTEES, Guarantee, Note, with_error
 
 if TYPE_CHECKING:
     from allmasks.methods import Method
+    from allmasks.sites import DropoutSite
 
 __all__ = [
     "clean",
     "glossary",
     "guarantee_words",
+    "meanings",
     "method_words",
     "number",
     "plus_minus",
     "said",
+    "site_label",
 ]
 
 _UNITS = (N_("nats"), N_("target units squared"), N_("loss"))
@@ -84,6 +88,63 @@ def glossary(_: Translate) -> list[tuple[str, str]]:
         ),
         (_("p"), _("The probability that a unit is set to zero.")),
     ]
+
+
+TERMS: dict[str, str] = {
+    "second order": N_(
+        "Second order: half the variance that its mask gives a unit, times the loss's curvature there; what the "
+        "penalty would be if the loss were quadratic."
+    ),
+    "ablation interaction": N_(
+        "Interaction: what removing two units together costs beyond the sum of removing each alone; below 0 where it "
+        "costs less."
+    ),
+    "effective rank": N_("Effective rank: how many directions the activations use, of as many as there are units."),
+    "Shapley value": N_("Shapley value: a unit's fair share of what all units together take off the loss."),
+    "Gini": N_("Gini: 0 where all units matter alike, near 1 where one unit carries everything."),
+    "dead": N_("Dead units: 0 in every example."),
+    "agreement": N_(
+        "Second order agrees: how close the penalty's quadratic approximation is to the penalty itself, 100 % if equal."
+    ),
+    "co-adaptation": N_(
+        "Co-adaptation: mean size of the interaction of two removed units, divided by the mean size of removing one."
+    ),
+    "kept at half": N_("Kept at half: accuracy left when a random half of the units is removed."),
+}
+"""What is said under a chart or table that uses the word."""
+
+
+def meanings(terms: Sequence[str], _: Translate) -> str:
+    """What these terms mean, in one line."""
+    return " ".join(_(TERMS[term]) for term in terms)
+
+
+def site_label(site: DropoutSite, _: Translate, *, units: bool = True) -> str:
+    """A site's name, and, where that is only a number in a list of modules, what the site follows and how wide it is.
+
+    Parameters
+    ----------
+    units : whether to say how wide it is.
+    """
+    name = clean(site.name)
+    after = site.after
+    if after is None and not path_ends_in_number(name):
+        return name
+    told = [_("{n} units").format(n=f"{site.units:,}")] if units else []
+    if after is not None:
+        told.insert(0, _("after {module}").format(module=clean(after)) if after else _("of the input"))
+    elif not told:
+        told = [clean(site.kind)]
+    return f"{name} ({', '.join(told)})"
+
+
+def path_ends_in_number(name: str) -> bool:
+    """Whether a module's name says nothing of it.
+
+    >>> path_ends_in_number("layers.3"), path_ends_in_number("encoder.dropout#2")
+    (True, False)
+    """
+    return name.partition("#")[0].partition(":")[0].rpartition(".")[2].isdecimal()
 
 
 def said(note: str, _: Translate) -> str:

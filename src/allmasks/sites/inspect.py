@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from allmasks.sites.axes import find_axes
 from allmasks.sites.borrow import borrowed, written_by_pass
 from allmasks.sites.calls import Call
 from allmasks.sites.left_off import LeftOff, patterns_of
+from allmasks.sites.naming import precedes
 from allmasks.sites.probe import Axis, Inputs
 from allmasks.sites.settings import leaves_no_trace
 from allmasks.sites.sharding import is_sharded
@@ -152,7 +153,9 @@ def inspect_model(
             training.refused += [] if beside is None or left.takes(beside.name) else [beside]
         sites = tuple(site for site in sites if not left.takes(site.name, random=site.p != 0))
         last_linear = _last_linear(model, given, in_eval, sites, extract, training.awake, written)
-    sites = tuple(site for site in sites if site.kind != "attention" or site.p > 0)
+    sites = tuple(
+        replace(site, after=precedes(model, site.name)) for site in sites if site.kind != "attention" or site.p > 0
+    )
     if strict:
         draws = (f"{draw.path}:{draw.op}" for draw in (() if in_train is None else (*in_train.draws, *in_train.hosts)))
         left.check(model, (*(site.name for site in sites), *draws))

@@ -10,7 +10,7 @@ from torch import nn
 
 from allmasks.sites.sharding import known_path
 
-__all__ = ["ROOT", "Namer", "modules_at", "parent_of", "path_of"]
+__all__ = ["ROOT", "Namer", "modules_at", "parent_of", "path_of", "precedes"]
 
 ROOT = "(root)"
 """What the model itself is called, whose own path is empty."""
@@ -50,6 +50,26 @@ def modules_at(model: nn.Module, path: str) -> list[nn.Module]:
     """The module of this path after the wrappers around it, outermost first."""
     wanted = "" if path == ROOT else path
     return [module for full, module in model.named_modules() if known_path(full) == wanted]
+
+
+def precedes(model: nn.Module, name: str) -> str | None:
+    """The class of the module before a call's in its Sequential, "" if it is the model's first, or None.
+
+    >>> net = nn.Sequential(nn.Dropout(), nn.Linear(2, 2), nn.Sequential(nn.ReLU(), nn.Dropout()))
+    >>> precedes(net, "0"), precedes(net, "2.1"), precedes(net, "2.0")
+    ('', 'ReLU', 'Linear')
+    """
+    path = path_of(name)
+    parent = parent_of(path)
+    found = modules_at(model, parent)[-1:] if parent is not None else []
+    if not found or not isinstance(found[0], nn.Sequential):
+        return None
+    siblings = list(found[0].named_children())
+    names = [child for child, _ in siblings]
+    at = names.index(own) if (own := path.rpartition(".")[2]) in names else 0
+    if at:
+        return type(siblings[at - 1][1]).__name__
+    return "" if parent == ROOT else precedes(model, str(parent))
 
 
 class Namer:

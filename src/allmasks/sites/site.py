@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from torch import Tensor
 
@@ -36,6 +36,8 @@ class DropoutSite:
     always_on : whether it drops units in eval mode too (it is held at its mean mask there).
     wakes : path of the module whose own training flag is set while masks are put in, because its dropout is not
         even called in eval mode; None for all others.
+    after : class of the module that precedes it in its Sequential; "" where it is the model's first; None where that
+        cannot be told.
     low_keeps : for uniform numbers compared with a threshold, whether those below it keep the unit.
     """
 
@@ -55,10 +57,12 @@ class DropoutSite:
     always_on: bool = False
     wakes: str | None = None
     low_keeps: bool = False
+    after: str | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         # What is as usual is left out: a list of forty sites should fit a screen.
-        shown = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
+        told = [f for f in fields(self) if f.compare and getattr(self, f.name) != f.default]
+        shown = [f"{f.name}={getattr(self, f.name)!r}" for f in told]
         return f"DropoutSite({', '.join(shown)})"
 
     @property
