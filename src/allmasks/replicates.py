@@ -33,6 +33,7 @@ __all__ = [
     "alike",
     "block_means",
     "check_level",
+    "from_left_out",
     "grouped_sizes",
     "half_width",
     "jackknife",
@@ -247,11 +248,21 @@ def jackknife(
     whole = {name: (m * share[name]).sum(axis=0) for name, m in means.items()}
     without = {name: (whole[name] - m * share[name]) / (1.0 - share[name]) for name, m in means.items()}
     plug_in, left_out = function(whole), function(without)
+    value, error, deviation = from_left_out(plug_in, left_out, parts)
+    return value, error, plug_in, deviation
+
+
+def from_left_out(plug_in: Any, left_out: Any, sizes: ArrayLike) -> tuple[Any, Any, Any]:
+    """The jackknife of a function from its value and (g, …) its values with each replicate left out.
+
+    Returns the value without its bias of order 1/n, its standard error, and (g, …) each replicate's deviation.
+    """
+    parts = np.asarray(sizes, np.float64)
     h = _column(left_out, parts.sum() / parts)
     pseudo = h * plug_in - (h - 1.0) * left_out
     value = (pseudo / h).sum(axis=0)
     deviation = (pseudo - value) / (h - 1.0) ** 0.5
-    return value, (deviation**2).mean(axis=0) ** 0.5, plug_in, deviation
+    return value, (deviation**2).mean(axis=0) ** 0.5, deviation
 
 
 def _alike(sizes: ArrayLike) -> bool:

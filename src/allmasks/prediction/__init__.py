@@ -7,6 +7,7 @@ keeps the features' means by replicate (`tally`), which become values with error
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,14 +22,15 @@ from allmasks.prediction.allotment import allotted
 from allmasks.prediction.averages import Averages, Route, average, over_ranks, route_of
 from allmasks.prediction.enough import doubts, enough, unseen
 from allmasks.prediction.foreseen import foreseeable
+from allmasks.prediction.held import held_of
 from allmasks.prediction.outputs import Asked, Outputs, inert_sites, outputs_of
 from allmasks.prediction.result import Prediction
 from allmasks.ranks.agreement import agree_on_call
-from allmasks.ranks.groups import ALONE, join
+from allmasks.ranks.groups import ALONE, Group, join
 from allmasks.replicates import grouped_sizes
 from allmasks.sites import leaves_no_trace
 
-__all__ = ["Prediction", "plan_prediction", "predict"]
+__all__ = ["Prediction", "plan_prediction", "predict", "predicted"]
 
 
 @leaves_no_trace
@@ -173,8 +175,22 @@ def predict(
     asked = Asked(task, class_dim, noise_precision, y is not None, keep_samples, consistent)
     if consistent and example_index is not None:
         raise ValueError("consistent=True gives all examples one key; leave example_index out")
+    keywords = {**rows, "batch_size": batch_size}
+    return predicted(model, x, y, asked, request, ranks, progress=progress, **keywords)
+
+
+def predicted(
+    model: nn.Module, x: Any, y: Any, asked: Asked, request: Request, ranks: Group, *, progress: bool, **rows: Any
+) -> Prediction:
+    """The prediction that is asked for; the call is known to be the same on all ranks.
+
+    Parameters
+    ----------
+    rows : example_index, batch_dim and batch_size, as in `predict`.
+    """
+    seed = request.seed
     with progress_bar(progress) as (start, tick), torch.no_grad():
-        outputs = outputs_of(model, x, y, asked, ranks, **rows, batch_size=batch_size)
+        outputs = outputs_of(model, x, y, asked, ranks, **rows)
         with outputs.look.lent():
             plan = ranks.run(lambda: outputs.plan(request))
             ranks.agree({"the method that its batches' shapes allow (pass method=)": repr(plan.method)})
@@ -196,7 +212,9 @@ def predict(
     if isinstance(source, SampledMasks):
         notes += [*source.blocks.notes, *doubts(results, masks, doubtful)]
         n_replicates = len(grouped_sizes(source.blocks.sizes))
-    return _assembled(outputs, results, route, masks, n_replicates, notes, inert, bool(doubtful))
+    found = _assembled(outputs, results, route, masks, n_replicates, notes, inert, bool(doubtful))
+    sizes = source.blocks.sizes if isinstance(source, SampledMasks) else None
+    return replace(found, held=held_of(outputs, results.held, sizes, source.block))
 
 
 def _assembled(

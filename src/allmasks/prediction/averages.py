@@ -18,6 +18,7 @@ from allmasks.over_masks.forms import in_form
 from allmasks.over_masks.sources import EveryMask, MaskSource, SampledMasks
 from allmasks.prediction.features import DENSITIES, QUANTITIES, likelihood_features, quantities, within_bounds
 from allmasks.prediction.foreseen import Foreseen, RareMasks, foresee
+from allmasks.prediction.held import batch_held
 from allmasks.prediction.outputs import Outputs, magnitudes
 from allmasks.prediction.pieces import Evaluator, Integrated, LastOnly, Nested, Piece, Wanted, Whole
 from allmasks.prediction.round_off import at_center, of_quantity
@@ -69,11 +70,13 @@ class Averages:
     """Where all replicates of a quantity agree."""
     deviation: list[Tensor] = field(default_factory=list)
     """Standard deviation of each prediction under one mask, as rare masks show it; empty without those."""
+    held: dict[str, Tensor] = field(default_factory=dict)
+    """What `held.batch_held` keeps of the replicates, and the digest."""
 
     @property
     def told(self) -> tuple[Any, ...]:
         """What is reported, all of it with the examples first."""
-        return self.center, self.value, self.error, self.reliable, self.samples
+        return self.center, self.value, self.error, self.reliable, self.samples, self.held
 
 
 def average(
@@ -131,9 +134,11 @@ def _of_batch(
         if batch.target is None:
             raise ValueError("y=True takes the targets of a data loader, but this data has none; pass y=targets")
         target = task.check_target(batch.target, in_eval[0])
+    elif asked.digest is not None and batch.target is not None:
+        target = asked.digest.checked(task, batch.target, in_eval[0])
     sampled = route.option.guarantee == "statistical"
     sizes = magnitudes(outputs, batch, in_eval, rough=sampled)
-    wanted = Wanted(target, asked.precision, asked.samples, sizes, carry=not sampled)
+    wanted = Wanted(target if asked.likelihood else None, asked.precision, outputs.each_mask, sizes, carry=not sampled)
     off = _sum_error(outputs, sampled)
     replicates = grouped_sizes(source.blocks.sizes) if isinstance(source, SampledMasks) else np.array([1])
     tallies = [Tally(replicates) for _ in center]
@@ -142,11 +147,13 @@ def _of_batch(
     fits = Tally(replicates)
     reference = torch.full((len(batch),), -math.inf, dtype=torch.float64, device=center[0].device)
     kept: list[list[Tensor]] = [[] for _ in center]
+    shares: list[Tensor] = []
     for piece in route.evaluate(batch, source, center, wanted):
         share = piece.weight if not sampled else torch.ones_like(piece.weight)
         _tally(tallies, errors, piece, share, sampled)
         for held_weight, leaf in zip(weights, piece.features, strict=False):
             held_weight.add(leaf)
+        shares.append(piece.weight)
         for held, values in zip(kept, piece.values, strict=False):
             held.append(values)
         if piece.fit is not None:
@@ -158,7 +165,8 @@ def _of_batch(
             fits.add(densities, tally_masks=sampled)
         tick(len(piece.weight) * len(batch))
     means = [tally.means() for tally in tallies]
-    results = Averages(center, {}, {}, {}, [torch.cat(held).movedim(1, 0) for held in kept if held])
+    samples = [torch.cat(held).movedim(1, 0) for held in kept if held]
+    results = Averages(center, {}, {}, {}, samples if asked.samples else [])
     known = foresee(outputs, route, rare, batch, center, means, wanted)
     for i, (mean, at_mean) in enumerate(zip(means, center, strict=True)):
         over = {name: values.mean(dim=0) for name, values in mean.items()}
@@ -166,6 +174,14 @@ def _of_batch(
         _conclude(results, task, mean, at_mean, carried, replicates, sampled, off, only)
     if asked.likelihood:
         _conclude_likelihood(results, fits.means(), reference, replicates, sampled, off)
+    if len(center) == 1:
+        likelihood = fits.means()["density"] if asked.likelihood else None
+        results.held = batch_held(means[0], likelihood, reference, replicates if sampled else None, outputs)
+        if asked.likelihood and target is not None:
+            results.held["target"] = target
+        if asked.digest is not None:
+            blocks = source.blocks.sizes if isinstance(source, SampledMasks) else None
+            results.held |= asked.digest(target, center[0], samples[0] if samples else None, torch.cat(shares), blocks)
     if isinstance(source, SampledMasks):
         results.deviation = [] if known is None else [known.deviation(i) for i in range(len(center))]
         _judge(results, weights, known, source.n_masks)
@@ -274,9 +290,14 @@ def _joined(parts: list[Averages]) -> Averages:
     # Rare masks are made for examples of the first batch's form: where others have another, nothing is foreseen.
     deviation = [torch.cat(rows) for rows in zip(*(part.deviation for part in parts), strict=False)]
     joined = tree_map(lambda *rows: torch.cat(rows), *(part.told for part in parts))
-    return replace(Averages(*joined), deviation=deviation)
+    return replace(_told(joined), deviation=deviation)
+
+
+def _told(told: tuple[Any, ...]) -> Averages:
+    center, value, error, reliable, samples, held = told
+    return Averages(center, value, error, reliable, samples, held=held)
 
 
 def over_ranks(results: Averages, ranks: Group) -> Averages:
     """The results of every rank's examples, in order of rank."""
-    return Averages(*tree_map(ranks.concatenate, results.told))
+    return _told(tree_map(ranks.concatenate, results.told))

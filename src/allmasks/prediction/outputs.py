@@ -21,6 +21,7 @@ from allmasks.over_masks.output import main_output
 from allmasks.over_masks.plan import Plan, plan
 from allmasks.over_masks.request import Request
 from allmasks.over_masks.sources import MaskChunk, no_masks
+from allmasks.prediction.held import HELD_BYTES, Digest
 from allmasks.prediction.task import Task, settle_task
 from allmasks.ranks.groups import Group
 from allmasks.results import Guarantee
@@ -43,6 +44,8 @@ class Asked:
     ----------
     likelihood : whether y is given. samples : whether the prediction under each mask is kept.
     consistent : whether all examples share each mask.
+    digest : what is made of the predictions of each batch under each mask, where that is wanted.
+    hold : bytes that replicates may take.
     """
 
     task: str | None = None
@@ -51,6 +54,8 @@ class Asked:
     likelihood: bool = False
     samples: bool = False
     consistent: bool = False
+    digest: Digest | None = None
+    hold: int = HELD_BYTES
 
     def __post_init__(self) -> None:
         if self.precision is not None and not self.precision > 0:
@@ -77,6 +82,16 @@ class Outputs:
     spec: Any
     leaves: tuple[Any, ...]
     notes: tuple[str, ...]
+
+    @property
+    def each_mask(self) -> bool:
+        """Whether the prediction under each mask is wanted, and not only means."""
+        return self.asked.samples or (self.asked.digest is not None and self.asked.digest.each_mask)
+
+    @property
+    def shared(self) -> bool:
+        """Whether a mask may serve several examples."""
+        return self.asked.consistent or any(site.batch_dim is None for site in self.sites)
 
     @property
     def last(self) -> LastLayer | None:
@@ -206,7 +221,7 @@ class Outputs:
             return Treatment(sites)
         if not others:
             return Treatment(sites, how=f"; what is below {last.name} runs once")
-        if self.asked.samples:
+        if self.each_mask:
             return Treatment(sites)
         if self.integrates(sites) and (len(self.last.weight) == 1 or not self.task.classifies):
             return Treatment(others, True, how=f"; the masks of {last.name} integrated exactly for each")
@@ -223,6 +238,8 @@ class Outputs:
 
     def _no_formula(self, sites: Sites) -> str | None:
         """Why the last layer's masks cannot be integrated by formula, or None."""
+        if self.each_mask and not self.asked.samples:
+            return "what is asked of the predictions needs each mask's"
         if self.last is None or self.look.split(sites)[1] is None:
             return "no random site feeds a Linear whose output is the model's output"
         outputs = len(self.last.weight)

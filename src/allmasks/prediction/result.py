@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtri
 
 from allmasks.methods import Method
+from allmasks.prediction.held import Held
 from allmasks.replicates import check_level, half_width
 from allmasks.results import Guarantee, Result, how_computed, with_error
 
 __all__ = ["Prediction"]
+
+_EVALUATION = "allmasks.evaluation"
+"""A room above this one, which is loaded when it is asked for."""
 
 QUANTITIES = ("mean", "std", "entropy", "expected_entropy", "mutual_information", "log_likelihood")
 """What has an error, in the order of reports."""
@@ -43,6 +49,7 @@ class Prediction(Result):
     n_replicates : independent groups of masks behind a statistical error; 0 otherwise.
     inert : names of random sites whose masks changed nothing.
     notes : sentences a reader should know.
+    held : the means of each replicate, for `evaluate` and `acquire`; None where the model returns several tensors.
     """
 
     task: str
@@ -70,9 +77,14 @@ class Prediction(Result):
     n_replicates: int = 0
     inert: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    held: Held | None = field(default=None, compare=False)
+
+    _left_out = ("held",)
 
     def interval(self, level: float = 0.95, quantity: str = "mean") -> tuple[Any, Any]:
-        """Lower and upper ends of where the true value lies: ± error if proven, Student's t if statistical.
+        """Where the mean over all masks lies, by its Monte Carlo error; for observations see `predictive_interval`.
+
+        ± error if proven, Student's t if statistical. The same as `error_interval`.
 
         Parameters
         ----------
@@ -89,6 +101,50 @@ class Prediction(Result):
             factor = half_width(1.0, level, self.n_replicates)
         error = getattr(self, f"{quantity}_error")
         return _map(lambda v, e: v - factor * e, value, error), _map(lambda v, e: v + factor * e, value, error)
+
+    def error_interval(self, level: float = 0.95, quantity: str = "mean") -> tuple[Any, Any]:
+        """Where the mean lies, by its Monte Carlo error: `interval` by a name that says so."""
+        return self.interval(level, quantity)
+
+    def predictive_interval(self, level: float = 0.9) -> tuple[Any, Any]:
+        """The band in which a new *observation* lies: the central interval of spread over masks and noise together.
+
+        From kept samples the quantiles of the mixture of N(sample, 1/τ); else mean ± z √(std² + 1/τ), which takes the
+        predictions over masks as normal. The band for the mean itself, which shrinks with more masks, is
+        `error_interval`; one with a guarantee for any model is `am.conformal`'s.
+
+        Parameters
+        ----------
+        level : share of new observations inside, in (0, 1), if the model is right.
+
+        Raises
+        ------
+        ValueError : a classification, whose new observation is a class; no `noise_precision`.
+        """
+        check_level(level)
+        if self.task != "regression":
+            raise ValueError(
+                "predictive_interval is for regressions; the sets of classes in which an observation lies are "
+                "am.conformal(prediction, y).sets(prediction)"
+            )
+        if self.samples is not None:
+            tails = ((1 - level) / 2, (1 + level) / 2)
+            self._precision("predictive_interval")
+            low, high = (self.quantile(tail, noise=True) for tail in tails)
+            return low, high
+        reach = float(ndtri(0.5 + level / 2))
+        total = self.total_std
+        return _map(lambda m, s: m - reach * s, self.mean, total), _map(lambda m, s: m + reach * s, self.mean, total)
+
+    def evaluate(self, y: Any, **options: Any) -> Any:
+        """Metrics of this prediction, each with its error over masks and over data: see `am.evaluate`.
+
+        Parameters
+        ----------
+        y : targets in the layout of the output, without the class axis.
+        options : ood (a prediction), noise_precision, groups, seed, level, n_bins, coverage, risk, as there.
+        """
+        return importlib.import_module(_EVALUATION).evaluate_prediction(self, y, **options)
 
     @property
     def total_std(self) -> Any:
