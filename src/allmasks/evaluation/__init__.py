@@ -7,6 +7,7 @@ regression what `digest` makes of each batch: nothing of masks × examples × cl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -62,6 +63,7 @@ def evaluate(
     budget: int | None = None,
     class_dim: int | None = None,
     consistent: bool = False,
+    leave_off: str | Sequence[str] = (),
     progress: bool = False,
     group: Any = None,
 ) -> Evaluation:
@@ -71,8 +73,8 @@ def evaluate(
 
     Parameters
     ----------
-    model, x, task, n_masks, atol, rtol, seed, batch_dim, batch_size, method, budget, class_dim, consistent, group : as
-        in `predict`.
+    model, x, task, n_masks, atol, rtol, seed, batch_dim, batch_size, method, budget, class_dim, consistent, leave_off,
+        group : as in `predict`.
     y : targets; None takes those of a data loader. Labels of -100 are left out.
     ood : inputs from outside the distribution, as `x`: how well each score tells them apart.
     noise_precision : τ of a regression, whose y has variance 1/τ about the prediction. Where None it is fitted to these
@@ -115,7 +117,7 @@ def evaluate(
         "budget": budget,
         "seed": seed,
     }
-    rows: dict[str, Any] = {"batch_dim": batch_dim, "batch_size": batch_size}
+    rows: dict[str, Any] = {"batch_dim": batch_dim, "batch_size": batch_size, "leave_off": leave_off}
     told = {"task": task, "class_dim": class_dim, "noise_precision": noise_precision, "batch_dim": batch_dim}
     agree_on_call(ranks, "evaluate", model, None, **how, **told, y=y is not None, consistent=consistent)
     request = Request(**how)
