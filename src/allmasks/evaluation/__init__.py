@@ -1,6 +1,6 @@
 """Is the uncertainty any good? Metrics of predictions over masks, each with its error over masks and over data.
 
-`readings` turns a prediction and its targets into scored entries, `classes` and `regressions` say which metrics there
+`scored` turns a prediction and its targets into scored entries, `classes` and `regressions` say which metrics there
 are, `resampling` gives each its errors. Of the masks only means by replicate are needed (`prediction.held`), and of a
 regression what `digest` makes of each batch: nothing of masks × examples × classes is kept.
 """
@@ -19,7 +19,7 @@ from allmasks.evaluation.assessment import assess_classes, assess_regression, ev
 from allmasks.evaluation.classes import Options
 from allmasks.evaluation.digest import LabelDigest, SampleDigest
 from allmasks.evaluation.metric import AtMasks, Evaluation, Metric
-from allmasks.evaluation.readings import held_by
+from allmasks.evaluation.scored import held_by
 from allmasks.evaluation.settle import IGNORED, checked_targets
 from allmasks.methods import Enumeration, Method, MonteCarlo
 from allmasks.over_masks.request import Request

@@ -13,7 +13,9 @@ from allmasks.evaluation.classes import Classes, Options, class_measures, detect
 from allmasks.evaluation.curves import class_curves, ood_curves, regression_curves
 from allmasks.evaluation.measures import Measure
 from allmasks.evaluation.metric import AtMasks, Evaluation, Metric
-from allmasks.evaluation.readings import (
+from allmasks.evaluation.regressions import at_point, regression_measures
+from allmasks.evaluation.resampling import Masked, Units, by_masks, measured
+from allmasks.evaluation.scored import (
     classes_of,
     fitted_precision,
     held_by,
@@ -22,8 +24,6 @@ from allmasks.evaluation.readings import (
     regressions_of,
     samples_digested,
 )
-from allmasks.evaluation.regressions import at_point, regression_measures
-from allmasks.evaluation.resampling import Masked, Units, by_masks, measured
 from allmasks.evaluation.settle import checked_targets, kept, units_of
 from allmasks.prediction import Prediction
 from allmasks.replicates import check_level

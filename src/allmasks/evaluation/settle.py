@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from allmasks.evaluation.readings import held_by
 from allmasks.evaluation.resampling import Units
+from allmasks.evaluation.scored import held_by
 from allmasks.prediction import Prediction
 from allmasks.prediction.task import Task
 
