@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from allmasks.explain.moments import mask_probabilities
 from allmasks.explain.page import Page, Topic, number
 from allmasks.masks import MaskLaw, check_p
-from allmasks.samplers import Independent
+from allmasks.samplers import Independent, Sampler
 
 __all__ = ["Check", "MonteCarloStudy", "Point", "Survey", "montecarlo"]
 
@@ -150,7 +150,13 @@ def _losses(loss: str, scores: NDArray[np.float64], y: float) -> NDArray[np.floa
 
 
 def montecarlo(
-    n_features: int = 100, p: float = 0.5, *, loss: str = "logistic", replicates: int = 64, seed: int = 0
+    n_features: int = 100,
+    p: float = 0.5,
+    *,
+    loss: str = "logistic",
+    replicates: int = 64,
+    seed: int = 0,
+    sampler: Sampler | None = None,
 ) -> MonteCarloStudy:
     """The K-mask mean, K = 1, 2, 4, … 4096, of one example's loss against its exact mean over all 2^d masks.
 
@@ -161,6 +167,7 @@ def montecarlo(
     loss : "logistic" or "squared_error".
     replicates : independent runs of 4096 masks behind the observed error, 2 … 1024.
     seed : 0 … 2**64 - 1.
+    sampler : how masks are drawn together; None: independently. `predicted_error` is that of independent ones.
 
     Raises
     ------
@@ -196,7 +203,9 @@ def montecarlo(
     for start in range(0, MAX_MASKS, step):
         stop = min(start + step, MAX_MASKS)
         # The example index numbers the replicates: bits of different examples are independent.
-        masks = Independent().draw(seed, _SITE, np.arange(start, stop), np.arange(replicates), law.keep_prob)
+        masks = (sampler or Independent()).draw(
+            seed, _SITE, np.arange(start, stop), np.arange(replicates), law.keep_prob
+        )
         losses[:, start:stop] = _losses(loss, masks @ terms, y).T
     sd = float(losses.std())
     sizes = 2 ** np.arange(int(math.log2(MAX_MASKS)) + 1)

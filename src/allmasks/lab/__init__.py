@@ -16,6 +16,9 @@ _MODULES = (
     "l01_one_mask",
     "l02_all_masks",
     "l03_linear_is_ridge",
+    "l04_three_errors",
+    "l05_monte_carlo",
+    "l06_ensemble",
 )
 
 
