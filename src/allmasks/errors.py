@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["MethodNotApplicable", "RankFailed", "UncontrolledRandomness"]
+__all__ = ["DropoutWrong", "MethodNotApplicable", "RankFailed", "UncontrolledRandomness"]
 
 WAY_ON = "docs/how-to/my-model-was-refused.md"
 """The page that goes through what a model may be refused for, and what to do about each."""
@@ -47,3 +47,7 @@ class RankFailed(RuntimeError):
     def __init__(self, rank: int, size: int, text: str) -> None:
         self.rank = rank
         super().__init__(f"rank {rank} of {size} failed: {text}")
+
+
+class DropoutWrong(AssertionError):
+    """A step's dropout is not what it should be: raised by `Verification.raise_if_failed`, with the diagnosis."""

@@ -38,6 +38,7 @@ class Renderer:
 RENDERERS: dict[str, Renderer] = {
     "Audit": Renderer("audit_page", "audit_terminal", 100),
     "Evidence": Renderer("evidence_page", "evidence_terminal", 110),
+    "Verification": Renderer("verification_page", "verification_terminal", 110),
 }
 """By the name of the result's type."""
 

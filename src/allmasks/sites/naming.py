@@ -105,7 +105,10 @@ class Namer:
 
         A registered module's own call has no op.
         """
-        path, module = self.path()
+        return self.named(*self.path(), op)
+
+    def named(self, path: str, module: nn.Module | None, op: str) -> str:
+        """The name of the next call of this operation by the module of that path."""
         return self.count(path if not op or isinstance(module, _OWN_OP) else f"{path}:{op}")
 
     def count(self, base: str) -> str:
