@@ -36,6 +36,7 @@ def verify(
     passes: int | None = None,
     level: float = 1e-6,
     seed: int = 0,
+    leave_off: str | Sequence[str] = (),
     group: Any = None,
     same_masks: Sequence[str] = (),
     progress: bool = False,
@@ -59,6 +60,8 @@ def verify(
         that is less) at the site that matters least among those whose E_m[L] shows it, within 96 … 400.
     level : at most this is the probability that a right step is called wrong, over all tests together.
     seed : of the passes and of the masks of E_m[L]; with a group each rank's generators go on as they are.
+    leave_off : as in `expected_loss`: randomness of training that is no matter of this test; E_m[L] is then not that of
+        the step, and the tests against it are left out.
     group : as in `expected_loss`: every rank makes this call with its own step. Ranks that share masks are found.
     same_masks : patterns of sites whose masks ranks must share (tensor parallelism).
     progress : show a progress bar.
@@ -99,7 +102,18 @@ def verify(
         if start is not None:
             start(passes or 200)
         asked = Asked(
-            model, x, y, the_loss, step, meant, passes, level, seed, ranks.size == 1, tick or (lambda n: None)
+            model,
+            x,
+            y,
+            the_loss,
+            step,
+            meant,
+            passes,
+            level,
+            seed,
+            leave_off,
+            ranks.size == 1,
+            tick or (lambda n: None),
         )
         run = check(asked, modules)
     findings, checks = diagnose(run.evidence, level)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -53,6 +53,7 @@ class Asked:
     passes: int | None
     level: float
     seed: int
+    leave_off: str | Sequence[str] = ()
     alone: bool = True
     tick: Callable[[int], None] = lambda done: None
 
@@ -117,7 +118,7 @@ def _prepared(asked: Asked, autocast: tuple[str, torch.dtype] | None, notes: lis
     under = nullcontext() if autocast is None else torch.autocast(autocast[0], dtype=autocast[1])
     try:
         with under:
-            problem = prepare(asked.model, asked.x, asked.y, asked.loss)
+            problem = prepare(asked.model, asked.x, asked.y, asked.loss, leave_off=asked.leave_off)
             problem.look.refuse_stuck(problem.look.random_sites)
         return problem
     except UncontrolledRandomness as refused:
@@ -136,7 +137,7 @@ def _look_at_sites(asked: Asked, problem: Expectation | None) -> tuple[DropoutSi
     x = asked.x
     args, kwargs = ((), x) if isinstance(x, dict) else (x if isinstance(x, tuple | list) else (x,), {})
     try:
-        return tuple(find_dropout(asked.model, *args, **kwargs))
+        return tuple(find_dropout(asked.model, *args, leave_off=asked.leave_off, **kwargs))
     except ValueError:
         return ()
 
@@ -168,7 +169,16 @@ def check(asked: Asked, modules: list[nn.Module]) -> Run:
                 where=", ".join(statistics[:3]),
             )
         )
-    law = Law(problem, asked.seed, first.autocast) if problem is not None and not statistics else None
+    left_off = problem is not None and bool(problem.look.leave_off)
+    if left_off:
+        notes.append(
+            Note(
+                "What leave_off names is random in the step and not averaged over in E_m[L]: the tests against E_m[L] "
+                "were left out."
+            )
+        )
+    apart = bool(statistics) or left_off
+    law = Law(problem, asked.seed, first.autocast) if problem is not None and not apart else None
     plan = _planned(asked, law, random_sites, notes)
     parameters = list(step.parameters) if law is not None and problem is not None and problem.look.leaves() else []
     directions: list[list[Tensor | None]] = []
