@@ -15,10 +15,10 @@ from allmasks.over_masks.progress import progress_bar
 from allmasks.ranks.groups import join
 from allmasks.sites import class_name, leaves_no_trace
 from allmasks.verification.checking import Asked, Run, check
+from allmasks.verification.detectable import rate_detectable, spread_factor
 from allmasks.verification.diagnosis import diagnose
-from allmasks.verification.findings import FAULTS, Check, Finding, Verification
+from allmasks.verification.faults import FAULTS, Check, Finding, Verification
 from allmasks.verification.meant import read_meant
-from allmasks.verification.power import rate_detectable, spread_factor
 from allmasks.verification.steps import all_kept
 
 __all__ = ["FAULTS", "Check", "Finding", "Verification", "verify"]

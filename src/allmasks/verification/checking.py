@@ -23,13 +23,13 @@ from allmasks.over_masks.sources import no_masks
 from allmasks.results import Note
 from allmasks.sites import DropoutSite, find_dropout
 from allmasks.sites.naming import path_of
+from allmasks.verification.detectable import Slope, bits_needed, enough_passes, slopes_of, spread_factor
 from allmasks.verification.diagnosis import Evidence
 from allmasks.verification.law_trials import LawTrials, eval_trials, law_trials
 from allmasks.verification.lawful import Law, Lawful, directions_of
 from allmasks.verification.mask_trials import SiteMasks, across_sites, mask_trials
 from allmasks.verification.matching import again_in_backward, called_twice, never_ran, site_masks
 from allmasks.verification.meant import Meant, against_meant
-from allmasks.verification.power import Slope, bits_needed, enough_passes, slopes_of, spread_factor
 from allmasks.verification.steps import Passes, Step
 from allmasks.verification.witness import Seen, witnessed
 

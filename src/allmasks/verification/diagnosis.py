@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from allmasks.results import Note
-from allmasks.verification.findings import Check, Finding
+from allmasks.verification.faults import Check, Finding
 from allmasks.verification.law_trials import LawTrials
 from allmasks.verification.lawful import Law, Lawful
 from allmasks.verification.odds import larger_spread, two_means
