@@ -146,6 +146,26 @@ class Prediction(Result):
         """
         return importlib.import_module(_EVALUATION).evaluate_prediction(self, y, **options)
 
+    def acquire(self, n: int, by: str | None = None, *, seed: int = 0) -> Any:
+        """The n examples to label next, each with the probability that it belongs among them for all masks.
+
+        Parameters
+        ----------
+        by : "mutual_information" (BALD, the default of classes), "entropy", "variation_ratio" (1 − the largest
+            probability), "std" (the default of regressions), or "epig", which needs `consistent=True` and
+            `keep_samples=True`.
+        seed : of the order of ties.
+
+        Returns
+        -------
+        Acquisition : `indices`, `scores`, `errors`, `confidence`, `order`, `overlap`.
+
+        Raises
+        ------
+        ValueError : more examples than there are, or a score that does not apply.
+        """
+        return importlib.import_module(f"{_EVALUATION}.acquisition").acquire(self, n, by, seed=seed)
+
     @property
     def total_std(self) -> Any:
         """√(std² + 1/τ): spread over masks and observation noise together; needs `noise_precision`."""
