@@ -48,6 +48,7 @@ _HOME = {
     "Comparison": "allmasks.diagnose",
     "rate_curve": "allmasks.diagnose",
     "RateCurve": "allmasks.diagnose",
+    "RateRace": "allmasks.diagnose",
     "Monitor": "allmasks.monitor",
     "convert": "allmasks.nn",
     "seed": "allmasks.nn",

@@ -8,6 +8,7 @@ from allmasks.diagnose.gap import LossGap
 from allmasks.diagnose.instruments import SiteInstruments
 from allmasks.diagnose.rate import LinearRateCurve, RateCurve, linear_rate_curve, rate_curve
 from allmasks.diagnose.robustness import Robustness, robustness
+from allmasks.diagnose.site_rates import RateRace
 from allmasks.diagnose.unit_penalty import UnitPenalty, unit_penalty
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "LossGap",
     "Outcome",
     "RateCurve",
+    "RateRace",
     "Robustness",
     "SiteInstruments",
     "SitePenalty",

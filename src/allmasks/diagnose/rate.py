@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from allmasks.diagnose.audit import Audit
 from allmasks.diagnose.paired import check_level, seed_numbers
 from allmasks.diagnose.race import chosen_quantiles, measured, threshold, told_apart, unit_of
+from allmasks.diagnose.site_rates import RateRace, race_sites
 from allmasks.linear_model.centered import Centered, second_moments
 from allmasks.linear_model.checks import check_number
 from allmasks.linear_model.rate_path import rate_path
@@ -179,24 +182,68 @@ class RateCurve(Result):
         return rows
 
 
+@overload
+def rate_curve(
+    fit: Callable[[Any, int], float],
+    p: Mapping[str, ArrayLike],
+    *,
+    seeds: int | Sequence[int] = ...,
+    level: float = ...,
+    stop_early: bool = ...,
+    first_look: int | None = ...,
+    cache: str | Path | None = ...,
+    name: str | None = ...,
+    n_jobs: int = ...,
+    baseline: float | Mapping[str, float] = ...,
+    start: Audit | Mapping[str, float] | None = ...,
+    budget: float | None = ...,
+    progress: bool = ...,
+) -> RateRace: ...
+
+
+@overload
 def rate_curve(
     fit: Callable[[float, int], float],
-    p: ArrayLike = RATES,
+    p: ArrayLike = ...,
+    *,
+    seeds: int | Sequence[int] = ...,
+    level: float = ...,
+    stop_early: bool = ...,
+    first_look: int | None = ...,
+    cache: str | Path | None = ...,
+    name: str | None = ...,
+    n_jobs: int = ...,
+) -> RateCurve: ...
+
+
+def rate_curve(
+    fit: Callable[[Any, int], float],
+    p: ArrayLike | Mapping[str, ArrayLike] = RATES,
     *,
     seeds: int | Sequence[int] = 10,
     level: float = 0.95,
     stop_early: bool = True,
-    first_look: int = 4,
+    first_look: int | None = None,
     cache: str | Path | None = None,
     name: str | None = None,
     n_jobs: int = 1,
-) -> RateCurve:
+    baseline: float | Mapping[str, float] = 0.5,
+    start: Audit | Mapping[str, float] | None = None,
+    budget: float | None = None,
+    progress: bool = False,
+) -> RateCurve | RateRace:
     """Validation loss against p for your own training function, every rate on the same seeds.
+
+    Over several sites all combinations of their rates race: each runs `first_look` seeds, the better half twice as
+    many, and so on until three are left; a combination is excluded only where an interval excludes it. A quarter of
+    the seeds chooses nothing and measures the gain.
 
     Parameters
     ----------
-    fit : fit(p, seed) -> validation loss, a float; it should use `seed` for everything random. Smaller is better.
-    p : rates in [0, 1).
+    fit : fit(p, seed) -> validation loss, a float; it should use `seed` for everything random. Smaller is better. For
+        several sites fit(rates, seed), rates being {site: p}; rates at which it raises or is not finite are left out,
+        and the result says so.
+    p : rates in [0, 1), or {site: rates}. Sites are your own names: `fit` makes of them what it likes.
     seeds : how many, or which.
     level : coverage of the intervals.
     stop_early : after `first_look` seeds, and after each seed that follows, a rate is dropped that is told from the
@@ -207,6 +254,12 @@ def rate_curve(
     name : what the cache calls `fit`. None: its code, defaults, closure, bound state and the globals that it uses, so
         that another function never takes this one's trials; where that cannot be read, a name is asked for.
     n_jobs : joblib processes; -1 for all cores. `fit` must then be picklable.
+    baseline : several sites: the rates that the gain is measured from; a number for all sites.
+    start : several sites: an `Audit`, or rates, near which the race begins; it matters where a budget ends it early.
+        Of an audit: the rates at which each site would pay alike, p/(1−p) over what it pays.
+    budget : several sites: seconds. The race ends in time to measure the gain; with time left, combinations that were
+        overtaken but not excluded go on.
+    progress : several sites: show a bar.
 
     Raises
     ------
@@ -218,16 +271,41 @@ def rate_curve(
     >>> curve = rate_curve(lambda p, seed: (p - 0.3) ** 2 + 0.001 * (seed % 3), p=[0.1, 0.3, 0.5])
     >>> curve.best_p, curve.tied
     (0.3, (0.3,))
+    >>> def loss(rates, seed):
+    ...     return (rates["a"] - 0.1) ** 2 + (rates["b"] - 0.5) ** 2 + 0.001 * np.sin(9 * seed + 40 * rates["a"])
+    >>> race = rate_curve(loss, {"a": [0.0, 0.1, 0.3], "b": [0.0, 0.3, 0.5]}, seeds=12)
+    >>> race.best, race.ranges
+    ({'a': 0.1, 'b': 0.5}, {'a': (0.1, 0.1), 'b': (0.5, 0.5)})
     """
-    rates = np.unique(check_p(p))
-    if not rates.size:
-        raise ValueError("p must be one or more rates in [0, 1), got none")
+    several = isinstance(p, Mapping)
+    first_look = (3 if several else 4) if first_look is None else first_look
     numbers = seed_numbers(seeds)
     check_level(level)
     if isinstance(first_look, bool) or not isinstance(first_look, int | np.integer) or first_look < 3:
         raise ValueError(f"first_look must be a whole number of at least 3 seeds, got {first_look!r}")
     trials = Trials(None if cache is None else Path(cache))
     key = identity(fit, name, needed=cache is not None)
+    if isinstance(p, Mapping):
+        return race_sites(
+            fit,
+            p,
+            key=key,
+            seeds=numbers,
+            level=level,
+            first_look=int(first_look),
+            stop_early=stop_early,
+            baseline=baseline,
+            start=start,
+            budget=budget,
+            trials=trials,
+            n_jobs=n_jobs,
+            progress=progress,
+        )
+    if start is not None or budget is not None:
+        raise ValueError("start and budget are for several sites: give p as {site: rates}")
+    rates = np.unique(check_p(p))
+    if not rates.size:
+        raise ValueError("p must be one or more rates in [0, 1), got none")
     values = np.full((len(rates), len(numbers)), np.nan)
     running = np.ones(len(rates), np.bool_)
     look = first_look if stop_early else None
