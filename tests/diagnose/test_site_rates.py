@@ -66,7 +66,7 @@ def test_it_finds_the_best_and_says_what_it_does_not_know():
     truth = bowl(found.baseline, 0, 0.0) - bowl(found.best, 0, 0.0)
     assert abs(found.gain - truth) < 4.5 * found.gain_error
     assert f"best a {found.best['a']:g}, b {found.best['b']:g}" in repr(found)
-    assert "of the 288 of a full grid" in repr(found)
+    assert "of the 384 of a full grid" in repr(found)
 
 
 def test_gain_is_not_the_luck_of_the_winner():

@@ -289,7 +289,7 @@ def rate_curve(
         return race_sites(
             fit,
             p,
-            key=key,
+            kept=(key, trials),
             seeds=numbers,
             level=level,
             first_look=int(first_look),
@@ -297,7 +297,6 @@ def rate_curve(
             baseline=baseline,
             start=start,
             budget=budget,
-            trials=trials,
             n_jobs=n_jobs,
             progress=progress,
         )

@@ -93,7 +93,7 @@ def race_sites(
     fit: Callable[[Rates, int], float],
     p: Mapping[str, ArrayLike],
     *,
-    key: str,
+    kept: tuple[str, Trials],
     seeds: Sequence[int],
     level: float,
     first_look: int,
@@ -101,7 +101,6 @@ def race_sites(
     baseline: float | Mapping[str, float],
     start: Audit | Mapping[str, float] | None,
     budget: float | None,
-    trials: Trials,
     n_jobs: int,
     progress: bool,
 ) -> RateRace:
@@ -120,7 +119,7 @@ def race_sites(
         )
     ends = None if budget is None else time.monotonic() + budget
     with progress_bar(progress, "fits") as (begin, tick):
-        runner = _Runner(fit, key, trials, n_jobs, ends, tick, keep=2 * confirming)
+        runner = _Runner(fit, *kept, n_jobs, ends, tick, keep=2 * confirming)
         race = _Race(arms, racing, runner, level, rungs(first_look, len(racing)))
         begin(race.expected(halve=stop_early) + 2 * confirming)
         race.run(_order(arms, start, sites), halve=stop_early, onwards=budget is not None)
@@ -370,7 +369,7 @@ def _conclude(
         gain_low=low,
         gain_high=high,
         n_fits=runner.count,
-        grid_fits=race.values.size,
+        grid_fits=len(race.arms) * (race.values.shape[1] + len(held_back)),
         failed=tuple((race.arms[i], told) for i, told in race.failed.items()),
         level=level,
         seconds=runner.spent,
