@@ -172,6 +172,27 @@ class CrossEntropy(ClassLoss):
         lost = (target != self.ignore_index).reshape(losses.shape) & (mass == 0)
         return torch.where(lost, _FAINT * float(self.weight.abs().max()), mass)
 
+    def class_shares(self, target: Tensor, classes: int) -> Tensor | None:
+        whole = target.is_floating_point()
+        if target.ndim != (2 if whole else 1) or (whole and bool((target < 0).any())):
+            return None
+        counted = torch.ones(len(target), dtype=torch.bool, device=target.device)
+        shares = target.double()
+        if not whole:
+            counted = target != self.ignore_index
+            shares = F.one_hot(torch.where(counted, target, 0), classes).double()
+        shares = shares * (1 - self.label_smoothing) + self.label_smoothing / classes
+        if self.weight is not None:
+            weight = self.weight.to(target.device).double()
+            if bool((weight < 0).any()):
+                return None
+            shares = shares * weight
+        shares = shares * counted[:, None]
+        if self.reduction in ("sum", "none"):
+            return shares
+        total = self._mass(target, shares[:, 0])
+        return shares / torch.where(total > 0, total, 1.0)[:, None]
+
     def score_terms(self, weight: Tensor, bias: Tensor | None, target: Tensor) -> list[ScoreTerm] | None:
         # Two classes: (t0 + t1) log(e^{z0} + e^{z1}) − t·z is t0 + t1 times the logistic loss of z1 − z0 with target
         # t1 / (t0 + t1). Shares that were rounded, in float32 say, do not add up to 1.

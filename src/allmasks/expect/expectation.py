@@ -13,8 +13,8 @@ from torch import Tensor
 
 from allmasks.expect.controlled import check_control, controlled
 from allmasks.expect.loss import ModelLoss
-from allmasks.expect.under_masks import Integrated, Plain, plain, terms_of
-from allmasks.methods import ClosedForm, Method, MonteCarlo
+from allmasks.expect.under_masks import Bounded, Integrated, Plain, plain, terms_of
+from allmasks.methods import ClosedForm, Method, MonteCarlo, SoftmaxBounds
 from allmasks.methods.options import DEFAULT_BUDGET, Option, Sites, Treatment, dependent, over_budget
 from allmasks.over_masks.look import INSPECTED_EXAMPLES, Look
 from allmasks.over_masks.passes import Evaluator, Job, Solution, solve
@@ -42,6 +42,7 @@ class Expectation:
         sample weight. share : what each example is of all; sums to 1.
     weight_scaling, weight_scaling_error : the loss of each example in eval mode.
     splits : whether the loss of the last Linear's outputs is a sum of score losses for every example.
+    classed : whether it is a cross-entropy of their softmax for every example.
     """
 
     look: Look
@@ -51,6 +52,7 @@ class Expectation:
     weight_scaling: Tensor
     weight_scaling_error: Tensor
     splits: bool
+    classed: bool = False
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
@@ -119,6 +121,20 @@ class Expectation:
                 refusal = f"{self.look.last.site}, the site before the last Linear, is not random"
         return guarantee, refusal
 
+    def unbounded(self, sites: Sites) -> str | None:
+        _, last = self.look.split(sites)
+        if self.look.last is None:
+            return "no site feeds a Linear whose output is the model's output"
+        if last is None:
+            return f"{self.look.last.site}, the site before the last Linear, is not random"
+        if not self.classed:
+            return f"the loss {self.loss.name} is no cross-entropy of one softmax an example"
+        if self.splits:
+            return "the softmax of two classes is integrated exactly by Fourier()"
+        if not last.mean_preserving or last.batch_dim != 0:
+            return f"{last.name} does not drop each example's units by themselves"
+        return dependent((last,))
+
     def unlisted(self, sites: Sites) -> str | None:
         return dependent(sites)
 
@@ -163,15 +179,49 @@ class Expectation:
         if plan is None:
             plan = self.look.group.run(lambda: self.plan(request, only))
             self.look.group.agree({"the method that its batches' shapes allow (pass method=)": repr(plan.method)})
-        chosen, method = plan.chosen, plan.method
         if not sites:
-            return self._result(solve(self.job(NoMask(), self.plain(()), grad=grad)), method, 0, varies=False)
-        evaluate = self._evaluator(chosen, sites, request.seed)
+            return self._result(solve(self.job(NoMask(), self.plain(()), grad=grad)), plan.method, 0, varies=False)
+        found = self._run(plan.chosen, sites, request, grad=grad, tick=tick, start=start)
+        wide = self._too_wide(plan.chosen, found, request)
+        if wide is not None:
+            found = self._run(plan.without(plan.chosen), sites, request, grad=grad, tick=tick, start=start)
+            found = replace(found, notes=(*found.notes, wide))
+        return found
+
+    def _too_wide(self, chosen: Option, found: ExpectedLoss, request: Request) -> Note | None:
+        """A note, where bounds that were chosen by themselves are wider in the mean than they should be."""
+        if request.method is not None or not isinstance(chosen.method, SoftmaxBounds):
+            return None
+        wanted, error = chosen.method.tol, float(found.error)
+        if request.rtol is not None:
+            wanted = max(request.atol or 0.0, request.rtol * abs(float(found.value)))
+        if error <= wanted:
+            return None
+        return Note(
+            "Proven bounds of the softmax over the last layer's masks were {error} wide to each side, more than {tol}: "
+            "masks were sampled instead.",
+            error=f"{error:.2g}",
+            tol=f"{wanted:.2g}",
+        )
+
+    def _run(
+        self,
+        chosen: Option,
+        sites: Sites,
+        request: Request,
+        *,
+        grad: bool,
+        tick: Callable[[int], None] | None,
+        start: Callable[[int], None] | None,
+    ) -> ExpectedLoss:
+        """The mean loss by one option of the plan."""
+        method = chosen.method
+        evaluate = self._evaluator(chosen, sites, request.seed, strict=request.method is not None and not chosen.sites)
         unseen: Unseen | None = None
         n_masks, remarks = chosen.n_masks, tuple[str, ...]()
         if chosen.sampler is not None:
-            if isinstance(method, MonteCarlo) and not n_masks:
-                n_masks, remarks = self._enough(chosen, method, evaluate, request)
+            if isinstance(method, MonteCarlo | SoftmaxBounds) and not n_masks:
+                n_masks, remarks = self._enough(chosen, request.sampling, evaluate, request)
             source = source_of(chosen, n_masks, request.seed)
             unseen = seldom_changes(self.job(source, evaluate, grad=False))
         else:
@@ -187,12 +237,15 @@ class Expectation:
         """The loss under masks of these sites, all others at their mean mask; see `under_masks.plain`."""
         return plain(self.look, self.loss, sites, proven=proven)
 
-    def _evaluator(self, chosen: Option, sites: Sites, seed: int) -> Evaluator:
+    def _evaluator(self, chosen: Option, sites: Sites, seed: int, *, strict: bool) -> Evaluator:
         method, look = chosen.method, self.look
         if chosen.integrates_last:
             others, site = look.split(sites)
             assert site is not None
             assert look.last is not None
+            if isinstance(method, SoftmaxBounds):
+                forward = look.forward(others, observe=site.name)
+                return Bounded(forward, self.loss, site, look.last, method, strict=strict)
             formula = None if chosen.sites else method
             return Integrated(look.forward(others, observe=site.name), self.loss, site, look.last, formula)
         if isinstance(method, MonteCarlo) and method.control is not None:
@@ -226,6 +279,7 @@ class Expectation:
     ) -> ExpectedLoss:
         total = self.look.group.sum
         value = total((self.weight * solution.per_example).sum())
+        bound: Any = 0.0
         reliable, sizes, replicates = solution.guarantee != "uncontrolled", None, None
         if solution.totals is not None and solution.blocks is not None:
             sizes = solution.blocks.sizes
@@ -234,6 +288,10 @@ class Expectation:
             reliable = verdict.reliable
             remarks = (*remarks, verdict.note) if verdict.note else remarks
             error = torch.full_like(error, math.nan) if verdict.alike else error
+            if isinstance(method, SoftmaxBounds) and solution.inner is not None:
+                bound = total((self.weight * solution.inner).sum())
+                error = error + bound
+                remarks = (*remarks, _carried(float(bound)))
         else:
             error = total((self.weight * solution.per_example_error).sum())
             if varies and solution.guarantee in ("exact", "bounded"):
@@ -257,8 +315,17 @@ class Expectation:
             replicates=replicates,
             replicate_masks=sizes,
             reliable=reliable,
+            bound=bound,
             notes=(*self.notes, *remarks),
         )
 
     def _active(self, only: frozenset[str] | None) -> Sites:
         return tuple(site for site in self.look.random_sites if only is None or site.name in only)
+
+
+def _carried(bound: float) -> Note:
+    return Note(
+        "The last layer's masks were held between proven bounds for each mask of the other sites: {bound} of the error "
+        "is proven.",
+        bound=f"{bound:.2g}",
+    )

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from allmasks.over_masks.class_layer import ClassTerm
 from allmasks.over_masks.last_layer import ScoreTerm
 
-__all__ = ["ModelLoss", "log_one_plus_exp", "score_terms"]
+__all__ = ["ModelLoss", "class_term", "log_one_plus_exp", "score_terms"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +85,10 @@ class ModelLoss:
         """(n, ...) whether outputs (n, ...) say what the targets are; None where nothing is classified."""
         return None
 
+    def class_shares(self, target: Tensor, classes: int) -> Tensor | None:
+        """(n, K) t_k of an example's loss Σ_k t_k (log Σ e^S − S_k) of its outputs S; None where it is another one."""
+        return None
+
     def score_terms(self, weight: Tensor, bias: Tensor | None, target: Tensor) -> list[ScoreTerm] | None:
         """The loss of output = weight h + bias as a sum of score losses, or None where it is not one."""
         if self.score_loss is None:
@@ -93,6 +98,14 @@ class ModelLoss:
             ScoreTerm(weight[k], None if bias is None else bias[k], y[:, k], self.score_loss)
             for k in range(len(weight))
         ]
+
+
+def class_term(loss: ModelLoss, weight: Tensor, bias: Tensor | None, target: Any, n: int) -> ClassTerm | None:
+    """The loss of n rows of a last Linear's outputs as one of a softmax, or None where it is not one."""
+    if type(loss).class_shares is ModelLoss.class_shares:
+        return None
+    shares = loss.class_shares(loss.check(weight.new_zeros(n, len(weight)), target), len(weight))
+    return None if shares is None else ClassTerm(weight, bias, shares)
 
 
 def score_terms(loss: ModelLoss, weight: Tensor, bias: Tensor | None, target: Any, n: int) -> list[ScoreTerm] | None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from allmasks.expect.arguments import settled
 from allmasks.expect.expectation import Expectation
 from allmasks.expect.loss import ModelLoss
-from allmasks.expect.under_masks import plain, terms_of
+from allmasks.expect.under_masks import plain, softmax_of, terms_of
 from allmasks.over_masks.look import Look, Purpose, look
 from allmasks.over_masks.output import as_it_is, extract_output, extract_several
 from allmasks.over_masks.sources import no_masks
@@ -48,13 +48,13 @@ def prepare(
     rows = {"example_index": example_index, "batch_dim": batch_dim, "batch_size": batch_size}
     seen = look(model, x, y, _purpose(the_loss), ranks, **rows, leave_off=leave_off)
     found = ranks.run(lambda: _at_mean_mask(seen, the_loss, sample_weight))
-    splits = all(ranks.gather(found.splits))
+    splits, classed = all(ranks.gather(found.splits)), all(ranks.gather(found.classed))
     total = float(ranks.sum(found.weight.sum()))
     if not total > 0:
         raise ValueError("no example has positive weight; at least one is needed")
     share = found.weight / total
     weight = share if the_loss.normalized else found.weight
-    return Expectation(seen, the_loss, weight, share, found.loss, found.error, splits)
+    return Expectation(seen, the_loss, weight, share, found.loss, found.error, splits, classed)
 
 
 def _purpose(loss: ModelLoss) -> Purpose:
@@ -80,22 +80,24 @@ def _tensor_output(output: Any) -> Tensor | None:
 
 
 class _AtMeanMask(NamedTuple):
-    """(n,) losses in eval mode, their round-off, what each example weighs; and whether all split into scores."""
+    """(n,) losses in eval mode, round-off, what each weighs; whether all split into scores, or are a softmax."""
 
     loss: Tensor
     error: Tensor
     weight: Tensor
     splits: bool
+    classed: bool
 
 
 def _at_mean_mask(seen: Look, loss: ModelLoss, sample_weight: Any) -> _AtMeanMask:
     n = seen.data.n_examples
     rows, errors, weights = [], [], []
-    splits = True
+    splits = classed = True
     with torch.no_grad(), seen.lent():
         evaluate = plain(seen, loss, ())
         for batch in seen.data:
             splits = splits and terms_of(loss, seen.last, batch) is not None
+            classed = classed and softmax_of(loss, seen.last, batch) is not None
             seen.sites_in(batch)
             (losses,) = evaluate(batch, no_masks(batch.examples))
             if not bool(torch.isfinite(losses.loss).all()):
@@ -111,7 +113,7 @@ def _at_mean_mask(seen: Look, loss: ModelLoss, sample_weight: Any) -> _AtMeanMas
     if len(at_mean) != n:
         raise ValueError(f"the data gave {len(at_mean)} examples in all, {n} were announced")
     weight = torch.cat(weights) * _sample_weight(sample_weight, n).to(at_mean.device)
-    return _AtMeanMask(at_mean, torch.cat(errors), weight, splits)
+    return _AtMeanMask(at_mean, torch.cat(errors), weight, splits, classed)
 
 
 def _sample_weight(sample_weight: Any, n: int) -> Tensor:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
-from allmasks.expect.loss import ModelLoss, score_terms
-from allmasks.methods import Method
+from allmasks.expect.loss import ModelLoss, class_term, score_terms
+from allmasks.methods import Method, SoftmaxBounds
+from allmasks.over_masks.class_layer import ClassTerm, bounded_class_loss
 from allmasks.over_masks.data import Batch
 from allmasks.over_masks.forward import Forward
 from allmasks.over_masks.last_layer import ScoreTerm, expected_score_terms
@@ -21,7 +22,7 @@ from allmasks.over_masks.sources import MaskChunk
 from allmasks.results import Guarantee
 from allmasks.sites import DropoutSite, LastLayer
 
-__all__ = ["Integrated", "Plain", "plain", "terms_of"]
+__all__ = ["Bounded", "Integrated", "Plain", "plain", "softmax_of", "terms_of"]
 
 
 @dataclass
@@ -165,6 +166,13 @@ def terms_of(loss: ModelLoss, last: LastLayer | None, batch: Batch) -> list[Scor
     return score_terms(loss, last.weight, last.bias, batch.target, len(batch))
 
 
+def softmax_of(loss: ModelLoss, last: LastLayer | None, batch: Batch) -> ClassTerm | None:
+    """The loss of the last Linear's outputs as the cross-entropy of a softmax, or None where it is none."""
+    if last is None or loss.whole_output:
+        return None
+    return class_term(loss, last.weight, last.bias, batch.target, len(batch))
+
+
 @dataclass
 class Integrated:
     """The masks of the site before the last Linear integrated by formula, for each mask of the sites before it.
@@ -196,3 +204,33 @@ class Integrated:
             )
             self.guarantee = result.guarantee
             yield Losses(where, result.value.reshape(m, n), result.error.reshape(m, n))
+
+
+@dataclass
+class Bounded:
+    """The masks of the site before a last Linear under a softmax, between bounds for each mask of the sites before it.
+
+    Parameters
+    ----------
+    strict : refuse rows that no bound brings within the rule's tol, by name.
+    """
+
+    forward: Forward
+    loss: ModelLoss
+    site: DropoutSite
+    last: LastLayer
+    rule: SoftmaxBounds
+    strict: bool
+    guarantee: Guarantee = "bounded"
+
+    def __call__(self, batch: Batch, chunk: MaskChunk, *, with_error: bool = True) -> Iterator[Losses]:
+        for where, hidden in self.forward(batch, chunk):
+            m, n = hidden.shape[:2]
+            term = softmax_of(self.loss, self.last, batch)
+            assert term is not None
+            share = _ROUND_OFF * torch.finfo(hidden.dtype).eps
+            rows = hidden.reshape(m * n, -1)
+            value, error, half = bounded_class_loss(rows, term, self.site.p, repeat=m, rule=self.rule, round_off=share)
+            if self.strict:
+                self.rule.refuse_wide(half.cpu().numpy(), term.target.sum(dim=1).cpu().numpy(), batch.start)
+            yield Losses(where, value.reshape(m, n), error.reshape(m, n))

@@ -105,6 +105,9 @@ class Averaged(Protocol):
     def integrates(self, sites: Sites) -> bool:
         """Whether a formula integrates the last layer's masks, for each mask of the others."""
 
+    def unbounded(self, sites: Sites) -> str | None:
+        """Why the softmax of the last Linear's outputs has no bounds here over the masks before it; None if it has."""
+
     def too_many(self, n_masks: int, request: Request) -> str | None:
         """Why so many masks are not listed unless that is asked for."""
 

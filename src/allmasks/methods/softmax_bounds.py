@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from allmasks.errors import MethodNotApplicable
 from allmasks.methods.base import Answer, ClassesAsked, LossAsked, Method, Refusal
+from allmasks.methods.options import Averaged, Option, Sites
+from allmasks.sampling import masks_drawn
 from allmasks.scores.class_scores import ClassProblem
 from allmasks.scores.mixed import mixed_losses
 from allmasks.scores.score import Moments, RowResults
 from allmasks.scores.softmax import bounded_losses, share_moments
+
+if TYPE_CHECKING:
+    from allmasks.over_masks.request import Request
 
 __all__ = ["SoftmaxBounds"]
 
@@ -47,19 +53,48 @@ class SoftmaxBounds(Method):
 
     def _losses(self, asked: ClassesAsked) -> RowResults:
         found = bounded_losses(asked.problem, asked.targets, self, asked.want_grad)
-        wide = found.error > self.tol * np.maximum(1.0, np.abs(asked.targets).sum(axis=1))
+        mass = np.abs(asked.targets).sum(axis=1)
+        wide = found.error > self.tol * np.maximum(1.0, mass)
         if not wide.any():
             return found.results(asked.problem, asked.targets)
         if asked.rest is None:
-            raise MethodNotApplicable("SoftmaxBounds", self.too_wide(found.error, wide), _INSTEAD)
+            self.refuse_wide(found.error, mass)
+            raise AssertionError("rows that are too wide are refused")
         return mixed_losses(asked.problem, asked.targets, found, wide, self, asked.rest, asked.seed, asked.want_grad)
 
-    def too_wide(self, error: np.ndarray, wide: np.ndarray) -> str:
-        """Which rows no bound brings within tol, and how far off they are."""
-        rows = np.flatnonzero(wide)
-        some = ", ".join(f"{row} (± {error[row]:.2g})" for row in rows[:_NAMED])
+    def refuse_wide(self, error: np.ndarray, mass: np.ndarray, first: int = 0) -> None:
+        """Refuse rows that no bound brings within tol, numbered from `first`, and say how far off they are.
+
+        error : (n,) half of each width. mass : (n,) sum of each row's targets.
+        """
+        rows = np.flatnonzero(error > self.tol * np.maximum(1.0, mass))
+        if not len(rows):
+            return
+        some = ", ".join(f"{first + row} (± {error[row]:.2g})" for row in rows[:_NAMED])
         more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
-        return f"the bounds of {len(rows)} of {len(error)} rows are wider than tol={self.tol:g}: rows {some}{more}"
+        needs = f"the bounds of {len(rows)} of {len(error)} rows are wider than tol={self.tol:g}: rows {some}{more}"
+        raise MethodNotApplicable("SoftmaxBounds", needs, _INSTEAD)
+
+    def on_model(self, averaged: Averaged, sites: Sites, request: Request) -> tuple[Option, ...]:
+        """Where dropout before the last Linear is alone, its bounds; else those inside each mask of the others."""
+        refusal = averaged.unbounded(sites)
+        others, last = averaged.look.split(sites)
+        asked = isinstance(request.method, SoftmaxBounds)
+        own = self if asked or request.atol is None else replace(self, tol=min(self.tol, request.atol))
+        if not others or last is None:
+            how = "the only random site feeds the last Linear: its softmax over all masks between proven bounds"
+            few = len(sites) < len(averaged.look.random_sites) and not asked
+            beside = (
+                "losses of other sites are compared with it mask by mask; used only when asked for" if few else None
+            )
+            return (Option(own, how, "bounded", 1, refusal, integrates_last=True, reluctance=beside),)
+        sampling = request.sampling
+        drawn = 0 if sampling.atol or sampling.rtol else masks_drawn(sampling)
+        how = f"{type(sampling.sampler).__name__} masks; those of {last.name} between proven bounds for each"
+        slower = None if asked else "bounds for each mask cost more than masks of that site; used only when asked for"
+        return (
+            Option(own, how, "statistical", drawn, refusal, True, others, reluctance=slower, sampler=sampling.sampler),
+        )
 
 
 _NAMED = 5

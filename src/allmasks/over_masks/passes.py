@@ -89,6 +89,8 @@ class Solution:
     totals: Tensor | None
     blocks: Blocks | None
     guarantee: Guarantee
+    inner: Tensor | None = None
+    """Of sampled masks: (n,) mean of the errors that each mask's loss has by itself."""
 
 
 def solve(job: Job) -> Solution:
@@ -100,7 +102,7 @@ def solve(job: Job) -> Solution:
         tally.run()
         per_example = tally.mean
     blocks = job.source.blocks if isinstance(job.source, SampledMasks) else None
-    return Solution(per_example, tally.error, tally.totals, blocks, tally.guarantee)
+    return Solution(per_example, tally.error, tally.totals, blocks, tally.guarantee, tally.inner)
 
 
 class _Tally:
@@ -111,6 +113,7 @@ class _Tally:
         self.sampled = isinstance(job.source, SampledMasks)
         self.guarantee: Guarantee = "exact"
         self.totals: Tensor | None = None
+        self.inner: Tensor | None = None
 
     def run(self) -> None:
         self.job.look.group.run(self._run)
@@ -125,6 +128,7 @@ class _Tally:
         self.error = torch.zeros(n, dtype=torch.float64, device=device)
         self.totals = None
         if self.sampled:
+            self.inner = torch.zeros_like(self.error)
             self.totals = torch.zeros(job.source.n_masks, dtype=torch.float64, device=device)
         with torch.no_grad(), job.look.lent():
             for batch in job.look.data:
@@ -156,6 +160,8 @@ class _Tally:
             running.add(losses.loss)
             self.totals[count : count + len(losses.loss)] += losses.loss @ weight
             count += len(losses.loss)
+        assert self.inner is not None
+        self.inner[rows] = inner / source.n_masks
         self.mean[rows], mcse = running.mean_and_error()
         # Replicates all alike prove nothing.
         self.error[rows] = torch.where(running.alike(), math.nan, mcse) + inner / source.n_masks

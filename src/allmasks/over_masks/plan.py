@@ -56,6 +56,10 @@ class Plan:
         """Masks an example that will be drawn or listed; 0 where there is none to, or while a pilot has yet to say."""
         return self.chosen.n_masks if self.chosen.sites else 0
 
+    def without(self, option: Option) -> Option:
+        """What would be chosen were this option not there."""
+        return _choose(tuple(other for other in self.options if other is not option))[0]
+
     def __repr__(self) -> str:
         what = f"E_m[L]: {self.n_examples} examples, loss {self.loss}"
         if self.task:

@@ -196,6 +196,9 @@ class Outputs:
             refusal = f"a {self.task.name} prediction is integrated by {own!r}"
         return "exact", refusal
 
+    def unbounded(self, sites: Sites) -> str | None:
+        return "it is for losses"
+
     def unlisted(self, sites: Sites) -> str | None:
         return "keep_samples=False: its masks are no sample" if self.asked.samples else None
 
