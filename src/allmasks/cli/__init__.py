@@ -17,6 +17,7 @@ from allmasks.cli.evidence import evidence
 from allmasks.cli.explain import explain_app, gather_numbers
 from allmasks.cli.lab import lab
 from allmasks.cli.sites import sites
+from allmasks.cli.verify import verify
 
 __all__ = ["app", "gather_numbers", "main", "with_bare_json"]
 
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (audit, evidence, lab, sites, doctor):
+for command in (audit, evidence, lab, sites, verify, doctor):
     app.command()(command)
 app.add_typer(explain_app, name="explain")
 

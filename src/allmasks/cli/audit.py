@@ -21,6 +21,7 @@ from allmasks.cli.common import (
     check_language,
     check_outputs,
     check_seed,
+    chosen_loss,
     console,
     output_of_models,
     say,
@@ -109,7 +110,7 @@ def audit(
         if ranks.size > 1:
             _use_weights_of_first(ranks, net, _)
         with output_of_models():
-            chosen = named_loss(loss, _) if loss else ranks.run(lambda: _choose_loss(net, *parts[0]))
+            chosen = named_loss(loss, _) if loss else ranks.run(lambda: chosen_loss(net, *parts[0]))
         first, group = ranks.rank == 0, None
         if first and loss is None:
             say(_("loss: {loss} (chosen from the labels; --loss gives another)").format(loss=chosen))
@@ -225,15 +226,3 @@ def _model_and_data(
             say(told.format(option=option, file=files[option]))
         parts.append((x, y))
     return net, parts
-
-
-def _choose_loss(net: nn.Module, x: Inputs, y: torch.Tensor) -> str:
-    import torch
-
-    from allmasks.inputs import default_loss, first_rows, in_eval_mode
-
-    output = in_eval_mode(net, first_rows(x, 2))
-    output = getattr(output, "logits", output)
-    if not isinstance(output, torch.Tensor):
-        raise TypeError(f"the model must return a tensor to choose a loss for, it returned {type(output).__name__}")
-    return default_loss(output, y)

@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    import torch
     from rich.console import Console
+    from torch import nn
+
+    from allmasks.inputs.data_files import Inputs
 
 __all__ = [
     "JsonOption",
@@ -21,6 +25,7 @@ __all__ = [
     "check_language",
     "check_outputs",
     "check_seed",
+    "chosen_loss",
     "clean",
     "console",
     "output_of_models",
@@ -150,3 +155,16 @@ def _flush_c() -> None:
     # On Windows a library may have a C runtime, and buffers, of its own.
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).fflush(None)
+
+
+def chosen_loss(net: nn.Module, x: Inputs, y: torch.Tensor) -> str:
+    """What fits the labels and the output."""
+    import torch
+
+    from allmasks.inputs import default_loss, first_rows, in_eval_mode
+
+    output = in_eval_mode(net, first_rows(x, 2))
+    output = getattr(output, "logits", output)
+    if not isinstance(output, torch.Tensor):
+        raise TypeError(f"the model must return a tensor to choose a loss for, it returned {type(output).__name__}")
+    return default_loss(output, y)

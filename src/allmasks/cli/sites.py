@@ -31,6 +31,10 @@ def sites(
     data: Annotated[str | None, typer.Option(metavar="FILE", help="Its first rows are the example input.")] = None,
     shape: Annotated[str | None, typer.Option(help="Or the shape of one example, such as 3,32,32.")] = None,
     leave_off: LeaveOffOption = None,
+    write: Annotated[str | None, typer.Option(metavar="FILE.toml", help="Write down the sites as those meant.")] = None,
+    expect: Annotated[
+        str | None, typer.Option(metavar="FILE.toml", help="Compare with what is meant: exit code 1 if it differs.")
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
     """List every dropout site of a model.
@@ -39,6 +43,19 @@ def sites(
     check_outputs(None, json_file)
     if data is not None and shape is not None:
         raise ValueError("--data and --shape exclude each other: give one")
+    if write is not None and expect is not None:
+        raise ValueError(
+            "--write and --expect exclude each other: write the file once, and compare with it from then on"
+        )
+    meant: Any = None
+    if write is not None:
+        from allmasks.files import check_writable
+
+        check_writable(write, "--write")
+    if expect is not None:
+        from allmasks.verification.meant import read_meant
+
+        meant = read_meant(expect)
     from allmasks.inputs import load_model
 
     with output_of_models():
@@ -56,7 +73,39 @@ def sites(
         for note in seen.notes:
             say(note)
     rows = [plain_numbers(site) | dict(zip(_MODES, _modes(site), strict=True)) for site in found]
-    write_json({"sites": rows, "notes": list(seen.notes)}, json_file)
+    wrong = [] if meant is None else _against(net, found, meant)
+    told = {} if meant is None else {"ok": not wrong, "findings": wrong}
+    write_json({"sites": rows, "notes": list(seen.notes)} | told, json_file)
+    if write is not None:
+        from allmasks.files import write_text
+        from allmasks.verification.meant import written
+
+        write_text(write, written(found))
+        say(f"wrote {write}")
+    for finding in wrong:
+        say(f"{finding['fault']}: {finding['sentence']}")
+    if wrong:
+        raise typer.Exit(1)
+    if meant is not None:
+        say(f"the dropout sites are those of {expect}")
+
+
+def _against(net: nn.Module, found: Sequence[Any], meant: Any) -> list[dict[str, Any]]:
+    """What differs from the expectation."""
+    from allmasks.verification.meant import against_meant
+
+    return [
+        {
+            "site": trial.site,
+            "property": trial.property,
+            "expected": trial.expected,
+            "seen": trial.seen,
+            "fault": trial.fault,
+            "sentence": str(trial.sentence),
+        }
+        for trial in against_meant(net, found, meant)
+        if trial.p_value == 0
+    ]
 
 
 def _example_input(net: nn.Module, data: str | None, shape: str | None) -> Inputs:
