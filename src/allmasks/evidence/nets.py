@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Arm", "as_module", "member_masks", "pack", "train", "unpack"]
+__all__ = ["Arm", "as_module", "descend", "member_masks", "pack", "train", "unpack"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def train(
             yb = y.gather(1, rows).repeat(1, arm.n_masks)
             noise = _masks(arm.p, s, xb.shape[1], width, masks) if arm.p > 0 and fixed is None else fixed
             each = _loss(_forward(parameters, xb, noise), yb)
-            _descend(optimizer, each, parameters[0::2], arm, learning_rate)
+            descend(optimizer, each, parameters[0::2], arm, learning_rate)
             step_losses.append(each.detach())
         seconds += time.perf_counter() - began
         if epoch == tenth:
@@ -158,7 +158,7 @@ class _Curves:
         self.seen["expected"].append(torch.stack(expected).mean(0))
 
 
-def _descend(
+def descend(
     optimizer: torch.optim.Optimizer, each: Tensor, weights: Sequence[Tensor], arm: Arm, learning_rate: float
 ) -> None:
     """One step of Adam on (seeds,) losses with λ‖w‖², and of the proximal map of λ‖w‖₁."""

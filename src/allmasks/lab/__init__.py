@@ -19,6 +19,11 @@ _MODULES = (
     "l04_three_errors",
     "l05_monte_carlo",
     "l06_ensemble",
+    "l07_training",
+    "l08_units",
+    "l09_against_l2",
+    "l10_uncertainty",
+    "l11_claims",
 )
 
 
