@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 __all__ = ["DropoutWrong", "MethodNotApplicable", "RankFailed", "UncontrolledRandomness"]
 
 WAY_ON = "docs/how-to/my-model-was-refused.md"
@@ -14,7 +16,7 @@ def with_way_on(refusal: str) -> str:
     >>> with_way_on("its masks cannot be keyed")
     'its masks cannot be keyed (how to go on: docs/how-to/my-model-was-refused.md)'
     """
-    return refusal if WAY_ON in refusal else f"{refusal} (how to go on: {WAY_ON})"
+    return refusal if Path(WAY_ON).stem in refusal else f"{refusal} (how to go on: {WAY_ON})"
 
 
 class MethodNotApplicable(ValueError):

@@ -15,7 +15,16 @@ from allmasks.errors import UncontrolledRandomness
 from allmasks.removal import check_same, without_dropped
 from allmasks.samplers import LatinHypercube, Sampler
 from allmasks.sampling import blocks_of
-from allmasks.sites import DropoutSite, by_reason, hold_masks, inspect_model, leaves_no_trace
+from allmasks.sites import (
+    WHOLE,
+    BatchDim,
+    DropoutSite,
+    by_reason,
+    hold_masks,
+    inspect_model,
+    leaves_no_trace,
+    narrowed,
+)
 
 __all__ = ["Thinned", "ThinnedEnsemble", "thinned"]
 
@@ -30,7 +39,7 @@ def thinned(
     example_index: int = 0,
     sampler: Sampler | None = None,
     n_masks: int | None = None,
-    batch_dim: int | None = None,
+    batch_dim: BatchDim = None,
     leave_off: str | Sequence[str] = (),
 ) -> Thinned | ThinnedEnsemble:
     """The model with one dropout mask fixed for all inputs: one thinned network (Srivastava et al. 2014).
@@ -45,7 +54,8 @@ def thinned(
     seed, mask, example_index : the key of the mask; several mask numbers give an ensemble of as many networks.
     sampler : how masks are drawn; `LatinHypercube()`, as everywhere.
     n_masks : the number of masks of the run that is replayed, where it drew fewer than 256: those come in other blocks.
-    batch_dim : axis of the examples in the inputs; 0 by default.
+    batch_dim : axis of the examples in the inputs; 0 by default. "whole": the mask covers all of these inputs, and
+        `example_index` is the number of the input in a loader.
     leave_off : as in `expected_loss`: what stays as in eval mode.
 
     Returns
@@ -90,10 +100,11 @@ def thinned(
     for number in numbers:
         kept = {}
         for site in sites:
-            example = 0 if site.batch_dim is None else example_index
+            example = 0 if site.batch_dim is None and not site.joint else example_index
             bits = drawn.draw(seed, site.id, [number], [example], site.law.keep_prob)
             kept[site.name] = torch.from_numpy(bits[0, 0])
-        members.append(Thinned(base, sites, kept, batch_dim or 0, given, seen.rest))
+        axis = 0 if batch_dim is None or batch_dim == WHOLE else batch_dim
+        members.append(Thinned(base, sites, kept, axis, given, seen.rest))
     return members[0] if isinstance(mask, int | np.integer) else ThinnedEnsemble(members)
 
 
@@ -152,7 +163,13 @@ class Thinned(nn.Module):
         wake = frozenset(site.wakes for site in self._sites.values() if site.wakes is not None)
         # What a forward pass writes in its input, by dropout in place say, is not for the next call or member to see.
         args, kwargs = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, (args, kwargs))
-        with hold_masks(self.model, lambda call: placed.get(call.name), rates, wake=wake, rest=self._rest):
+
+        def provide(call: Any) -> Tensor | None:
+            bits = placed.get(call.name)
+            joint = bits is not None and self._sites[call.name].joint
+            return narrowed(call.name, bits, call.mask_shape) if joint and bits is not None else bits
+
+        with hold_masks(self.model, provide, rates, wake=wake, rest=self._rest):
             return self.model(*args, **kwargs)
 
     def smaller(self) -> nn.Sequential:

@@ -23,7 +23,7 @@ from allmasks.ranks.groups import join
 from allmasks.replicates import mean_and_error
 from allmasks.results import ExpectedLoss, Guarantee, Note, Reported, weakest, with_error
 from allmasks.samplers import Independent
-from allmasks.sites import DropoutSite, class_name, leaves_no_trace
+from allmasks.sites import BatchDim, DropoutSite, class_name, leaves_no_trace
 
 __all__ = ["Audit", "ConvergencePoint", "SitePenalty", "all_and_alone", "audit", "combine", "explain"]
 
@@ -105,6 +105,7 @@ def audit(
     n_masks: int | None = None,
     atol: float | None = None,
     seed: int = 0,
+    batch_dim: BatchDim = None,
     batch_size: int | None = None,
     leave_off: str | Sequence[str] = (),
     instruments: bool = True,
@@ -117,8 +118,8 @@ def audit(
     ----------
     model : any module, in any mode; it is only borrowed.
     data, y : a pair (x, y) as one argument or as two, or a DataLoader.
-    loss, method, n_masks, atol, seed, batch_size, leave_off : as in `expected_loss`. Comparisons between sites use
-        the same masks, so their errors are those of paired differences.
+    loss, method, n_masks, atol, seed, batch_dim, batch_size, leave_off : as in `expected_loss`. Comparisons between
+        sites use the same masks, so their errors are those of paired differences.
     validation : a pair (x, y) or a DataLoader of other examples. `data` are then the training examples, and `.gap` says
         how much of what lies between training and validation loss is dropout, and how much generalization.
     instruments : look at each site unit by unit too: penalty, co-adaptation, concentration, robustness, on the
@@ -148,12 +149,14 @@ def audit(
         model,
         the_loss,
         **asked,
+        batch_dim=batch_dim,
         leave_off=leave_off,
         instruments=instruments,
         validation=validation is not None,
     )
     request = Request(**asked)
-    how: dict[str, Any] = {"batch_size": batch_size, "leave_off": leave_off, "group": ranks, "paired": True}
+    how: dict[str, Any] = {"batch_dim": batch_dim, "batch_size": batch_size, "leave_off": leave_off}
+    how |= {"group": ranks, "paired": True}
     problem = prepare(model, data, y, loss, **how)
     other = None if validation is None else held_out(model, validation, the_loss, **how)
     names = [site.name for site in problem.look.random_sites]

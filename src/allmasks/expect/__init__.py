@@ -21,7 +21,7 @@ from allmasks.over_masks.request import Request
 from allmasks.ranks.agreement import agree_on_call
 from allmasks.ranks.groups import join
 from allmasks.results import ExpectedLoss
-from allmasks.sites import leaves_no_trace
+from allmasks.sites import BatchDim, leaves_no_trace
 
 __all__ = ["Expectation", "Plan", "Request", "expected_loss", "plan_expected_loss", "prepare"]
 
@@ -38,7 +38,7 @@ def plan_expected_loss(
     atol: float | None = None,
     rtol: float | None = None,
     budget: int | None = None,
-    batch_dim: int | None = None,
+    batch_dim: BatchDim = None,
     batch_size: int | None = None,
     leave_off: str | Sequence[str] = (),
 ) -> Plan:
@@ -70,7 +70,7 @@ def expected_loss(
     seed: int = 0,
     sample_weight: Any = None,
     example_index: Any = None,
-    batch_dim: int | None = None,
+    batch_dim: BatchDim = None,
     batch_size: int | None = None,
     leave_off: str | Sequence[str] = (),
     progress: bool = False,
@@ -98,7 +98,10 @@ def expected_loss(
     seed : masks are a pure function of (seed, site, mask, example_index, element).
     sample_weight : (n,) weights of the examples in the mean and its error.
     example_index : (n,) integers that key each example's masks; default: position in the data.
-    batch_dim : axis of the examples, where it is not 0.
+    batch_dim : axis of the examples, where it is not 0. "whole": rows depend on one another (nodes of a graph, a
+        contrastive loss), and masks are drawn for the whole input at once; so with graphs of PyTorch Geometric. y and
+        `per_example` then have one row a node, or a graph where the model pools, whose errors are not independent;
+        `error` is that of their mean, from replicates of the joint draw. A loader gives one joint draw a batch.
     batch_size : examples in one pass; changes memory and speed, not the answer.
     leave_off : names of sites or modules, or what a refusal names, with `*` and `?`: randomness of training that is
         deliberately not averaged over. It stays as in eval mode, and `notes` say so.

@@ -8,6 +8,8 @@ from typing import Any
 from allmasks.expect.loss import ModelLoss
 from allmasks.expect.model_losses import is_loss, model_loss
 from allmasks.over_masks.loaders import is_loader
+from allmasks.over_masks.wholes import graph_targets
+from allmasks.sites import is_graph, one_graph
 
 __all__ = ["data_and_loss", "given_loss", "settled"]
 
@@ -34,7 +36,9 @@ def settled(x: Any, y: Any, loss: Any, *, paired: bool = False) -> tuple[Any, An
     if loss is None:
         raise TypeError(_no_loss(x))
     the_loss = model_loss(loss)
-    if is_loader(x):
+    if is_graph(one_graph(x)):
+        x, y, paired = one_graph(x), graph_targets(x, y), False
+    elif is_loader(x):
         if y is not None:
             raise ValueError("a DataLoader carries its own targets: pass y=None")
         return x, None, the_loss
@@ -57,7 +61,7 @@ def settled(x: Any, y: Any, loss: Any, *, paired: bool = False) -> tuple[Any, An
 def data_and_loss(data: Any, y: Any, loss: Any) -> tuple[Any, Any]:
     """The same as a pair (x, y) or a loader, and the loss."""
     x, targets, _ = settled(data, y, loss, paired=True)
-    return (x if is_loader(x) else (x, targets)), given_loss(y, loss)
+    return (x if is_loader(x) and not is_graph(x) else (x, targets)), given_loss(y, loss)
 
 
 def _no_loss(x: Any) -> str:

@@ -63,7 +63,7 @@ class Controlled:
         for where, hidden in self.forward(batch, chunk):
             if not self.forward.sites:
                 where = slice(0, len(chunk))
-            kept = chunk.kept[self.site.name][where].to(hidden.dtype)
+            kept = self.site.by_row(chunk.kept[self.site.name][where]).to(hidden.dtype)
             dropped = F.linear(hidden * kept / (1 - self.site.p), self.weight, self.bias)
             center = F.linear(hidden, self.weight, self.bias)
             target = self.loss.check(center[0], batch.target)

@@ -97,7 +97,7 @@ class Expectation:
 
     def integrates(self, sites: Sites) -> bool:
         _, last = self.look.split(sites)
-        return last is not None and last.mean_preserving and last.batch_dim == 0 and self.splits
+        return last is not None and last.mean_preserving and (last.batch_dim == 0 or last.joint) and self.splits
 
     @cached_property
     def _last_loss(self) -> str:

@@ -96,6 +96,8 @@ class CallableLoss(ModelLoss):
     whole_output: ClassVar[bool] = True
     needs_target: ClassVar[bool] = False
     function: Callable[[Any, Any], Tensor] = lambda output, target: output
+    one_will_do: bool = False
+    """Whether a single number is one row: the loss of an input that is one whole."""
 
     @property
     def name(self) -> str:
@@ -108,6 +110,8 @@ class CallableLoss(ModelLoss):
         losses = self.function(output, target)
         if not isinstance(losses, Tensor):
             raise TypeError(f"the loss must return a tensor, one loss per example; {self.name} returned {losses!r}")
+        if losses.ndim == 0 and self.one_will_do:
+            return losses.double()[None]
         if losses.ndim != 1:
             raise ValueError(
                 f"the loss must return one loss per example, shape (n,); {self.name} returned shape "

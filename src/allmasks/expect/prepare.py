@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,11 +14,15 @@ from torch import Tensor, nn
 from allmasks.expect.arguments import settled
 from allmasks.expect.expectation import Expectation
 from allmasks.expect.loss import ModelLoss
+from allmasks.expect.model_losses import CallableLoss
 from allmasks.expect.under_masks import plain, softmax_of, terms_of
+from allmasks.over_masks.data import Batch
 from allmasks.over_masks.look import Look, Purpose, look
-from allmasks.over_masks.output import as_it_is, extract_output, extract_several
+from allmasks.over_masks.output import as_it_is, extract_output, extract_several, rows_of_first
 from allmasks.over_masks.sources import no_masks
+from allmasks.over_masks.wholes import is_whole
 from allmasks.ranks.groups import join
+from allmasks.sites import BatchDim
 
 __all__ = ["prepare"]
 
@@ -30,7 +35,7 @@ def prepare(
     *,
     sample_weight: Any = None,
     example_index: Any = None,
-    batch_dim: int | None = None,
+    batch_dim: BatchDim = None,
     batch_size: int | None = None,
     leave_off: str | Sequence[str] = (),
     group: Any = None,
@@ -45,7 +50,9 @@ def prepare(
     """
     ranks = join(group)
     x, y, the_loss = ranks.run(lambda: settled(x, y, loss, paired=paired))
-    rows = {"example_index": example_index, "batch_dim": batch_dim, "batch_size": batch_size}
+    if isinstance(the_loss, CallableLoss) and ranks.run(lambda: is_whole(x, batch_dim)):
+        the_loss = replace(the_loss, one_will_do=True)
+    rows: dict[str, Any] = {"example_index": example_index, "batch_dim": batch_dim, "batch_size": batch_size}
     seen = look(model, x, y, _purpose(the_loss), ranks, **rows, leave_off=leave_off)
     found = ranks.run(lambda: _at_mean_mask(seen, the_loss, sample_weight))
     splits, classed = all(ranks.gather(found.splits)), all(ranks.gather(found.classed))
@@ -69,7 +76,12 @@ def _purpose(loss: ModelLoss) -> Purpose:
         beyond="Its loss is not one number",
         targets=loss.needs_target,
         check=lambda batch: loss.check_inputs(batch.kwargs, batch.target),
+        rows=_rows_of_loss(loss) if loss.whole_output else rows_of_first,
     )
+
+
+def _rows_of_loss(loss: ModelLoss) -> Callable[[Any, Batch], int]:
+    return lambda output, batch: len(loss.per_example(output, batch.target))
 
 
 def _tensor_output(output: Any) -> Tensor | None:

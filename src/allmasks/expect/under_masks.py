@@ -74,7 +74,7 @@ class Plain:
         held = next((site for site in self.forward.sites if site.name == self.last.site), None)
         size = hidden.abs()
         if held is not None:
-            size = size * chunk.kept[held.name][where].to(size) / (1.0 - held.p)
+            size = size * held.by_row(chunk.kept[held.name][where]).to(size) / (1.0 - held.p)
         bias = 0.0 if self.last.bias is None else self.last.bias.detach().double().abs()
         return size @ self.last.weight.detach().double().abs().T + bias
 

@@ -13,8 +13,9 @@ from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.data.distributed import DistributedSampler
 
 from allmasks.over_masks.loaders import Reader, is_loader
+from allmasks.sites import is_graph
 
-__all__ = ["Batch", "Data"]
+__all__ = ["Batch", "Data", "as_call", "as_targets", "as_tensors", "split_item"]
 
 DEFAULT_BATCH_SIZE = 256
 
@@ -63,7 +64,7 @@ class Data:
     ) -> None:
         if batch_size is not None and (int(batch_size) != batch_size or batch_size < 1):
             raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size}")
-        self.batch_dim = 0 if batch_dim is None else int(batch_dim)
+        self.batch_dim: Any = 0 if batch_dim is None else int(batch_dim)
         self.batch_size = batch_size
         self.device = device
         self._targets_needed = targets
@@ -76,7 +77,7 @@ class Data:
             self._read(x)
         else:
             self._x = tree_map(_tensor, dict(x) if isinstance(x, Mapping) else x)
-            self._y = _targets(y)
+            self._y = as_targets(y)
             self.n_examples = self._check_lengths()
         shared_out = isinstance(getattr(x, "sampler", None), DistributedSampler)
         self.has_own_keys = example_index is not None or shared_out
@@ -86,6 +87,11 @@ class Data:
         """Key the examples by their positions from `start` on, unless they were given keys of their own."""
         if not self.has_own_keys:
             self.example_index = self.example_index + start
+
+    @property
+    def n_keys(self) -> int:
+        """How many keys its examples have, of those that are positions in the data."""
+        return self.n_examples
 
     @property
     def given(self) -> Any:
@@ -101,7 +107,7 @@ class Data:
 
     def _read(self, loader: Any) -> None:
         """Find out how many examples the loader gives, and what each is known by."""
-        self._reader = reader = Reader(loader, lambda item: _split_item(item, self._targets_needed))
+        self._reader = reader = Reader(loader, lambda item: split_item(item, self._targets_needed))
         first = self._checked(*reader.first())
         if reader.sizes is not None and first != reader.sizes[0]:
             reader.forget_places()  # collate_fn makes other examples of them
@@ -137,12 +143,14 @@ class Data:
         if n not in lengths:
             raise ValueError(
                 f"x has {', '.join(map(str, sorted(lengths)))} examples along axis {self.batch_dim} but y has {n}; "
-                "pass batch_dim= if the examples lie along another axis"
+                'pass batch_dim= if the examples lie along another axis, or batch_dim="whole" if they depend on one '
+                "another (pooled graphs, say)"
             )
         if len(lengths) > 1:
             raise ValueError(
                 f"the inputs disagree on the number of examples along axis {self.batch_dim}: "
-                f"{', '.join(map(str, sorted(lengths)))}"
+                f"{', '.join(map(str, sorted(lengths)))}; if they are no examples but one whole, such as the nodes and "
+                'edges of a graph, pass batch_dim="whole"'
             )
         for leaf in y_leaves:
             if len(leaf) != n:
@@ -215,14 +223,7 @@ class Data:
                 raise ValueError(
                     f"the inputs contain NaN (examples {start} … {start + n - 1}); remove or impute those examples"
                 )
-        args: tuple[Any, ...] = ()
-        kwargs: dict[str, Any] = {}
-        if isinstance(x, Mapping):
-            kwargs = dict(x)
-        elif isinstance(x, Sequence) and not isinstance(x, str | bytes):
-            args = tuple(x)
-        else:
-            args = (x,)
+        args, kwargs = as_call(x)
         return Batch(args, kwargs, y, start, self.example_index[start : start + n], self._form(x))
 
     def _form(self, x: Any) -> tuple[tuple[int, ...], ...]:
@@ -243,7 +244,17 @@ class Data:
         return leaf
 
 
-def _split_item(item: Any, needed: bool) -> tuple[Any, Any]:
+def as_call(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword inputs of what was given as a mapping, a sequence or one thing."""
+    if isinstance(x, Mapping):
+        return (), dict(x)
+    if isinstance(x, Sequence) and not isinstance(x, str | bytes):
+        return tuple(x), {}
+    return (x,), {}
+
+
+def split_item(item: Any, needed: bool) -> tuple[Any, Any]:
+    """Inputs and targets of what a loader gives; no targets where none are needed and none are there."""
     if not needed and isinstance(item, Tensor):
         return item, None
     if not needed and isinstance(item, Sequence) and len(item) == 1:
@@ -259,7 +270,13 @@ def _split_item(item: Any, needed: bool) -> tuple[Any, Any]:
     if isinstance(item, Sequence) and len(item) >= 2:
         x, y = (item[0], item[1]) if len(item) == 2 else (tuple(item[:-1]), item[-1])
         return tree_map(_tensor, x), tree_map(_tensor, y)
-    raise ValueError(f"a data loader must yield (inputs, targets) pairs or mappings, got {type(item).__name__}")
+    whole = 'graphs: pass batch_dim="whole"' if is_graph(item) else type(item).__name__
+    raise ValueError(f"a data loader must yield (inputs, targets) pairs or mappings, got {whole}")
+
+
+def as_tensors(x: Any) -> Any:
+    """The same, arrays as tensors."""
+    return tree_map(_tensor, x)
 
 
 def _tensor(leaf: Any) -> Any:
@@ -268,7 +285,7 @@ def _tensor(leaf: Any) -> Any:
     return leaf
 
 
-def _targets(y: Any) -> Any:
+def as_targets(y: Any) -> Any:
     """Targets as tensors; a plain list of numbers is one tensor, as people write it."""
     if isinstance(y, list | tuple) and y and all(isinstance(v, int | float | list) for v in y):
         return torch.as_tensor(y)

@@ -14,7 +14,7 @@ from allmasks.over_masks.data import Batch
 from allmasks.over_masks.output import extract_output
 from allmasks.over_masks.sources import MaskChunk
 from allmasks.ranks.groups import ALONE, Group
-from allmasks.sites import DropoutSite, begin_pass, borrowed, hold_masks
+from allmasks.sites import DropoutSite, begin_pass, borrowed, hold_masks, narrowed
 
 __all__ = ["Forward"]
 
@@ -46,6 +46,7 @@ class Forward:
         masked = {site.name for site in self.sites}
         self._rest = {name: number for name, number in self.rest.items() if name not in masked}
         self._rates = {site.name: site.call_rate for site in self.sites}
+        self._joint = frozenset(site.name for site in self.sites if site.joint)
         self._wake = frozenset(site.wakes for site in self.sites if site.wakes is not None)
 
     def __call__(self, batch: Batch, chunk: MaskChunk) -> Iterator[tuple[slice, Any]]:
@@ -88,7 +89,8 @@ class Forward:
         def provide(call: Any) -> Tensor | None:
             if call.name in (self.observe, self.along):
                 seen.append(call.input)
-            return masks.get(call.name)
+            mask = masks.get(call.name)
+            return narrowed(call.name, mask, call.mask_shape) if mask is not None and call.name in self._joint else mask
 
         # Dropout, an activation or x -= 1 in place may write in the inputs, which every pass is to find as given.
         args, kwargs = tree_map_only(Tensor, torch.clone, (batch.args, batch.kwargs))

@@ -14,18 +14,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 from allmasks.errors import UncontrolledRandomness
 from allmasks.over_masks.data import Batch, Data
 from allmasks.over_masks.forms import Form, SitesByName, sites_of_form
 from allmasks.over_masks.forward import Forward
+from allmasks.over_masks.output import rows_of_first
+from allmasks.over_masks.sources import no_masks
+from allmasks.over_masks.wholes import Wholes, is_whole
 from allmasks.ranks.agreement import agree_on_data, agree_on_sites
 from allmasks.ranks.groups import Group, unwrapped
 from allmasks.ranks.sharded import keep_in_step, same_batch
 from allmasks.sampling import chunk_masks
 from allmasks.sites import (
     WAY_ON_IN_EVAL_MODE,
+    WHOLE,
+    BatchDim,
     DropoutSite,
     Inspection,
     LastLayer,
@@ -34,6 +39,7 @@ from allmasks.sites import (
     inspect_model,
     is_sharded,
     patterns_of,
+    sites_again,
 )
 
 __all__ = ["INSPECTED_EXAMPLES", "Look", "Purpose", "look"]
@@ -53,6 +59,7 @@ class Purpose:
     beyond : the rest of the refusal of a model that is random beyond its dropout.
     targets : whether a loader must yield targets.
     check : raises where the first examples cannot be meant.
+    rows : (what `extract` makes of a whole input's output, the batch) -> how many rows it has.
     """
 
     output: Callable[[Any], Any]
@@ -60,6 +67,7 @@ class Purpose:
     beyond: str
     targets: bool = True
     check: Callable[[Batch], None] = lambda batch: None
+    rows: Callable[[Any, Batch], int] = rows_of_first
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ class Look:
     extract: Callable[[Any], Any]
     batched: bool
     n_examples: int
-    batch_dim: int | None
+    batch_dim: BatchDim
     buffers: tuple[Tensor, ...]
     group: Group
     leave_off: tuple[str, ...] = ()
@@ -130,8 +138,13 @@ class Look:
         known = self.random_sites
         if batch.form not in self._forms and known:
             few = self.data.part(batch, INSPECTED_EXAMPLES)
-            how = {"batch_dim": self.batch_dim, "extract": self.purpose.output, "leave_off": self.leave_off}
-            sites = sites_of_form(self.model, few, known, **how)
+            if self.batch_dim == WHOLE:
+                call = (few.args, few.kwargs)
+                found = sites_again(self.model, call, self.sites, self.seen.rest, self.leave_off)
+                sites: SitesByName = {site.name: site for site in found}
+            else:
+                how = {"batch_dim": self.batch_dim, "extract": self.purpose.output, "leave_off": self.leave_off}
+                sites = sites_of_form(self.model, few, known, **how)
             self._forms[batch.form] = sites if any(sites[site.name] != site for site in known) else None
         return self._forms.get(batch.form)
 
@@ -147,8 +160,14 @@ class Look:
     @property
     def chunk_masks(self) -> int:
         """Most masks of one batch held at once, whatever the batch's form."""
-        units = (sum(s.units for s in sites) for sites in (self.sites, *(form.values() for form in self.forms)))
-        return chunk_masks(min(self.data.n_examples, self.data.largest_batch), max(units))
+        forms = (self.sites, *(tuple(form.values()) for form in self.forms))
+        return min(self.at_once(self.data.largest_batch, sites) for sites in forms)
+
+    def at_once(self, examples: int, sites: tuple[DropoutSite, ...]) -> int:
+        """Most masks that so many examples are to go through at once."""
+        examples = min(self.data.n_examples, examples)
+        units = sum(site.units for site in sites)
+        return chunk_masks(examples, -(-units // examples) if self.batch_dim == WHOLE else units)
 
     def leaves(self) -> tuple[Tensor, ...]:
         """Tensors that gradients flow to: the model's parameters and any inputs that ask for it; none if sharded."""
@@ -175,15 +194,16 @@ def look(
     ranks: Group,
     *,
     example_index: Any = None,
-    batch_dim: int | None = None,
+    batch_dim: BatchDim = None,
     batch_size: int | None = None,
     leave_off: str | Sequence[str] = (),
 ) -> Look:
     """Look at a model and its data once; all ranks look at what must be alike, and settle who makes which pass."""
     model = ranks.run(lambda: _module(model, ranks))
     patterns = ranks.run(lambda: patterns_of(leave_off))
+    batch_dim = WHOLE if ranks.run(lambda: is_whole(x, batch_dim)) else batch_dim
     buffers = tuple(ranks.buffers_of_first(model))
-    keywords = {"example_index": example_index, "batch_dim": batch_dim, "batch_size": batch_size}
+    keywords: dict[str, Any] = {"example_index": example_index, "batch_dim": batch_dim, "batch_size": batch_size}
     with torch.no_grad(), borrowed(model, buffers):
         data, own = ranks.run(lambda: _read(model, x, y, purpose, **keywords))
         agree_on_data(ranks, own.args, own.kwargs, own.target)
@@ -193,8 +213,10 @@ def look(
         random = tuple(site for site in seen.sites if site.p != 0)
         forward = Forward(model, random, extract, batched=not seen.convolves_after_site, group=ranks, rest=seen.rest)
         batched = keep_in_step(ranks, forward, first)
+        if isinstance(data, Wholes):
+            _count_rows(data, Forward(model, (), extract, group=ranks, rest=seen.rest), purpose)
     sizes = ranks.gather(data.n_examples)
-    data.number_from(sum(sizes[: ranks.rank]))
+    data.number_from(sum(ranks.gather(data.n_keys)[: ranks.rank]))
     agree_on_sites(ranks, seen.sites)
     known: dict[Form, SitesByName | None] = {first.form: None}
     return Look(model, data, seen, purpose, extract, batched, sum(sizes), batch_dim, buffers, ranks, patterns, known)
@@ -209,14 +231,26 @@ def _module(model: Any, ranks: Group) -> nn.Module:
 def _read(model: nn.Module, x: Any, y: Any, purpose: Purpose, **keywords: Any) -> tuple[Data, Batch]:
     """The data, checked, and the examples to look at the model with."""
     device = next((t.device for t in itertools.chain(model.parameters(), model.buffers())), None)
-    data = Data(x, y, device=device, targets=purpose.targets, **keywords)
+    whole = keywords["batch_dim"] == WHOLE
+    keywords |= {"device": device, "targets": purpose.targets}
+    data = Wholes(model, x, y, **keywords) if whole else Data(x, y, **keywords)
     first = data.first(INSPECTED_EXAMPLES)
     purpose.check(first)
     return data, first
 
 
+def _count_rows(data: Wholes, forward: Forward, purpose: Purpose) -> None:
+    """How many rows each input gives is what the model makes of it."""
+
+    def rows(batch: Batch) -> int:
+        ((_, outputs),) = forward(batch, no_masks(batch.examples))
+        return purpose.rows(tree_map_only(Tensor, lambda t: t[0], outputs), batch)
+
+    data.count(rows)
+
+
 def _inspected(
-    model: nn.Module, batch: Batch, purpose: Purpose, batch_dim: int | None, leave_off: tuple[str, ...]
+    model: nn.Module, batch: Batch, purpose: Purpose, batch_dim: BatchDim, leave_off: tuple[str, ...]
 ) -> Inspection:
     how: dict[str, Any] = {"batch_dim": batch_dim, "extract": purpose.output, "leave_off": leave_off}
     seen = inspect_model(model, batch.args, batch.kwargs, **how)

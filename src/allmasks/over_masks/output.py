@@ -9,7 +9,7 @@ from torch import Tensor
 
 from allmasks.sites.trace import output_tensors
 
-__all__ = ["as_it_is", "extract_output", "extract_several", "main_output"]
+__all__ = ["as_it_is", "extract_output", "extract_several", "main_output", "rows_of_first"]
 
 
 def main_output(output: Any) -> Any:
@@ -53,3 +53,19 @@ def extract_several(output: Any, n: int, loss: str) -> tuple[Tensor, ...]:
 def as_it_is(output: Any) -> Any:
     """The output itself."""
     return output
+
+
+def rows_of_first(output: Any, batch: Any) -> int:
+    """How many rows an output of a whole input has.
+
+    Raises
+    ------
+    ValueError : if it has none.
+    """
+    first = next(iter(output_tensors(output)), None)
+    if first is None or not first.ndim:
+        raise ValueError(
+            'with batch_dim="whole" the model must return a row for each node, graph or pair it speaks of, along the '
+            "first axis; this one returns a single number"
+        )
+    return len(first)

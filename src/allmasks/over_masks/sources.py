@@ -175,8 +175,8 @@ def drawn_bits(
     sampler: Sampler, seed: int, site: DropoutSite, numbers: np.ndarray, examples: np.ndarray, device: torch.device
 ) -> Tensor:
     """(masks, examples, units) which units the masks with these numbers keep, for the examples with these keys."""
-    # A site without an example axis shares one mask among all; it is keyed as example 0.
-    keys = np.zeros(1, np.int64) if site.batch_dim is None else examples
+    # A site without an example axis shares one mask among all; it is keyed as example 0, or by the input's number.
+    keys = examples[:1] if site.joint else np.zeros(1, np.int64) if site.batch_dim is None else examples
     # Examples that share one key share its bits: drawn once.
     shared = len(keys) > 1 and bool((keys == keys[0]).all())
     bits = sampler.draw(seed, site.id, numbers, keys[:1] if shared else keys, site.law.keep_prob)

@@ -28,7 +28,7 @@ from allmasks.prediction.result import Prediction
 from allmasks.ranks.agreement import agree_on_call
 from allmasks.ranks.groups import ALONE, Group, join
 from allmasks.replicates import grouped_sizes
-from allmasks.sites import leaves_no_trace
+from allmasks.sites import BatchDim, leaves_no_trace
 
 __all__ = ["Prediction", "plan_prediction", "predict", "predicted"]
 
@@ -42,7 +42,7 @@ def plan_prediction(
     n_masks: int | None = None,
     atol: float | None = None,
     rtol: float | None = None,
-    batch_dim: int | None = None,
+    batch_dim: BatchDim = None,
     batch_size: int | None = None,
     leave_off: str | Sequence[str] = (),
     keep_samples: bool = False,
@@ -84,7 +84,7 @@ def predict(
     rtol: float | None = None,
     seed: int = 0,
     example_index: Any = None,
-    batch_dim: int | None = None,
+    batch_dim: BatchDim = None,
     batch_size: int | None = None,
     leave_off: str | Sequence[str] = (),
     keep_samples: bool = False,
@@ -116,7 +116,10 @@ def predict(
         number of masks once; there is no peeking.
     seed : masks are a pure function of (seed, site, mask, example_index, element).
     example_index : (n,) integers that key each example's masks; default: position in the data.
-    batch_dim : axis of the examples, where it is not 0.
+    batch_dim : axis of the examples, where it is not 0. "whole": rows depend on one another (nodes of a graph, a
+        contrastive loss), and masks are drawn for the whole input at once; so with graphs of PyTorch Geometric. y and
+        `per_example` then have one row a node, or a graph where the model pools, whose errors are not independent;
+        `error` is that of their mean, from replicates of the joint draw. A loader gives one joint draw a batch.
     batch_size : examples in one pass; with it memory is bounded, whatever the number of masks.
     leave_off : names of sites or modules, or what a refusal names, with `*` and `?`: randomness of training that is
         deliberately not averaged over. It stays as in eval mode, and `notes` say so.

@@ -22,7 +22,6 @@ from allmasks.prediction.outputs import Outputs
 from allmasks.prediction.round_off import ULPS, Fit, carried, fit
 from allmasks.prediction.task import Task
 from allmasks.samplers import Sampler
-from allmasks.sampling import chunk_masks
 from allmasks.sites import LastLayer
 
 __all__ = ["Evaluator", "Integrated", "LastOnly", "Nested", "Piece", "Whole"]
@@ -71,7 +70,7 @@ def _passes(
 ) -> Iterator[tuple[MaskChunk, Any]]:
     """(which masks, without their bits; what a pass under them gives) of a batch."""
     forward = outputs.forward(source.sites, observe)
-    at_once = chunk_masks(len(batch), sum(site.units for site in outputs.sites))
+    at_once = outputs.look.at_once(len(batch), outputs.sites)
     for chunk in source.chunks(batch.examples, at_once, device):
         for where, found in forward(batch, chunk):
             yield MaskChunk({}, chunk.weight[where], chunk.start + where.start), found
@@ -138,8 +137,9 @@ class LastOnly:
     def __call__(self, batch: Batch, source: MaskSource, center: list[Tensor], wanted: Wanted) -> Iterator[Piece]:
         site, last = self.outputs.last_site
         ((_, hidden),) = self.outputs.forward((), observe=site.name)(batch, no_masks(batch.examples))
-        for chunk in source.chunks(batch.examples, chunk_masks(len(batch), site.units), center[0].device):
-            z = _last_linear(last, hidden, chunk.kept[site.name][None], site.p)[0]
+        at_once = self.outputs.look.at_once(len(batch), (site,))
+        for chunk in source.chunks(batch.examples, at_once, center[0].device):
+            z = _last_linear(last, hidden, site.by_row(chunk.kept[site.name])[None], site.p)[0]
             outputs = [z.reshape(len(z), 1, *center[0].shape)]
             yield _finished(self.outputs.task, outputs, center, wanted, chunk, batch)
 
@@ -173,12 +173,12 @@ class Nested:
 
     def __call__(self, batch: Batch, source: MaskSource, center: list[Tensor], wanted: Wanted) -> Iterator[Piece]:
         site, last = self.outputs.last_site
-        step = chunk_masks(self.inner * len(batch), site.units)
+        step = max(1, self.outputs.look.at_once(len(batch), (site,)) // self.inner)
         for chunk, hidden in _passes(self.outputs, batch, source, center[0].device, site.name):
             for lo in range(0, len(hidden), step):
                 part = MaskChunk({}, chunk.weight[lo : lo + step], chunk.start + lo)
                 numbers = np.arange(self.inner * part.start, self.inner * (part.start + len(part)))
-                bits = drawn_bits(self.sampler, self.seed, site, numbers, batch.examples, center[0].device)
+                bits = site.by_row(drawn_bits(self.sampler, self.seed, site, numbers, batch.examples, center[0].device))
                 kept = bits.reshape(len(part), self.inner, *bits.shape[1:])
                 z = _last_linear(last, hidden[lo : lo + step], kept, site.p)
                 outputs = [z.reshape(len(part), self.inner, *center[0].shape)]

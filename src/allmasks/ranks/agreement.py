@@ -50,7 +50,12 @@ def agree_on_data(ranks: Group, args: Any, kwargs: Mapping[str, Any], target: An
 def agree_on_sites(ranks: Group, sites: Iterable[Any]) -> None:
     """The same, of the dropout sites that were met: names, rates and shapes."""
     if ranks.size > 1:
-        ranks.agree({f"the site {site.name}": f"p={site.p}, shape {site.shape}" for site in sites})
+        ranks.agree({f"the site {site.name}": _law(site) for site in sites})
+
+
+def _law(site: Any) -> str:
+    # Of a joint draw each input has as many units as it needs.
+    return f"p={site.p}" if site.joint else f"p={site.p}, shape {site.shape}"
 
 
 def weights_of_first(ranks: Group, model: nn.Module) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from allmasks.errors import with_way_on
 from allmasks.sites.calls import Call
 from allmasks.sites.draws import DRAWN
 from allmasks.sites.probe import Axis, Inputs, find_axis, poison_lookup
@@ -138,8 +139,10 @@ def _poisoned_probe(model: nn.Module, base: Inputs, example: int, awake: Awake) 
         except Exception as caught:  # a model may check its inputs for NaN, or index with what it computes
             error = caught
     raise ValueError(
-        "could not find out which axis is the example's: the model fails when one example is changed "
-        f"({type(error).__name__}: {error})"
+        with_way_on(
+            "could not find out which axis is the example's: the model fails when one example is changed "
+            f'({type(error).__name__}: {error}); if examples depend on one another, pass batch_dim="whole"'
+        )
     ) from error
 
 
@@ -182,8 +185,10 @@ def _output_axis(
     if not needed:
         return None
     why = found if isinstance(found, str) else "it has no axis of that length"
-    raise ValueError(
+    refusal = (
         f"could not find the example axis of the output, of shape {tuple(output.shape)} for {n} examples: {why}. "
         "E_m[L] is a mean over examples, so the model must treat each on its own; pass batch_dim= if the examples "
-        "lie along another axis of the inputs"
+        'lie along another axis of the inputs, or batch_dim="whole" if they depend on one another (nodes of a graph, a '
+        "contrastive loss, statistics of the batch): then masks are drawn for the whole input at once"
     )
+    raise ValueError(with_way_on(refusal))

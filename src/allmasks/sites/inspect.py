@@ -17,6 +17,8 @@ from allmasks.results import Note
 from allmasks.sites.axes import find_axes
 from allmasks.sites.borrow import borrowed, written_by_pass
 from allmasks.sites.calls import Call
+from allmasks.sites.graphs import call_with, holds_graphs, is_graph
+from allmasks.sites.joint import WHOLE, BatchDim, joint_axes, the_rows
 from allmasks.sites.left_off import LeftOff, patterns_of
 from allmasks.sites.naming import precedes
 from allmasks.sites.probe import Axis, Inputs
@@ -76,7 +78,7 @@ class Inspection:
 def find_dropout(
     model: nn.Module,
     *args: Any,
-    batch_dim: int | None = None,
+    batch_dim: BatchDim = None,
     leave_off: str | Sequence[str] = (),
     **kwargs: Any,
 ) -> list[DropoutSite]:
@@ -86,8 +88,10 @@ def find_dropout(
     ----------
     model : in train or eval mode, which makes no difference.
     args, kwargs : what the model is called with; a few examples are enough. `batch_dim` and `leave_off` are never the
-        model's.
-    batch_dim : axis of the examples in the inputs; 0 by default.
+        model's. A graph of PyTorch Geometric alone is given to it as its attributes, where forward's arguments are
+        named so.
+    batch_dim : axis of the examples in the inputs; 0 by default. "whole": examples depend on one another (nodes of a
+        graph), and one mask covers the whole input; so with graphs.
     leave_off : names of sites, of what a refusal names, or of modules, with `*` and `?` as in `fnmatch`: randomness
         that is deliberately not averaged over. It stays as in eval mode and is not listed; results say so in `notes`.
 
@@ -107,6 +111,9 @@ def find_dropout(
     >>> am.find_dropout(net, torch.ones(4, 3))
     [DropoutSite(name='1', kind='dropout', p=0.2, shape=(8,), units=8)]
     """
+    if len(args) == 1 and not kwargs and is_graph(args[0]) and isinstance(model, nn.Module):
+        args, kwargs = call_with(model, args[0])
+        batch_dim = WHOLE if batch_dim is None else batch_dim
     return list(inspect_model(model, args, kwargs, batch_dim=batch_dim, leave_off=leave_off).sites)
 
 
@@ -114,7 +121,7 @@ def inspect_model(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    batch_dim: int | None = None,
+    batch_dim: BatchDim = None,
     extract: Callable[[Any], Any] | None = None,
     leave_off: str | Sequence[str] = (),
     strict: bool = True,
@@ -128,6 +135,7 @@ def inspect_model(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    batch_dim = WHOLE if holds_graphs((args, kwargs)) and batch_dim is None else batch_dim
     given = _inputs(args, kwargs, batch_dim)
     extract = extract or (lambda output: next(iter(output_tensors(output)), None))
     notes: list[str] = []
@@ -145,8 +153,15 @@ def inspect_model(
                 look_in_training(model, given, plain, in_train, training, left)
         awake: dict[str, Any] = {"wake": training.awake, "constants": training.nothing_dropped}
         in_eval = trace(model, given, train=False, **awake) if training.awake else plain
-        axes, out_dims = find_axes(model, given, in_eval, extract, batch_dim, awake)
+        if batch_dim == WHOLE:
+            axes, out_dims = joint_axes(in_eval, extract)
+            given = replace(given, n=the_rows(output_tensors(extract(plain.output))))
+        else:
+            assert not isinstance(batch_dim, str)
+            axes, out_dims = find_axes(model, given, in_eval, extract, batch_dim, awake)
         sites = tuple(_site(name, in_eval, in_train, axes, plain, training) for name in in_eval.seen)
+        if batch_dim == WHOLE:
+            sites = tuple(replace(site, joint=True) for site in sites)
         if in_train is not None and not (training.refused or plain.draws or plain.moved):
             tipping = {name: found.at for name, found in training.thresholds.items()}
             beside = random_beyond(model, given, sites, tipping, training.awake, notes, left)
@@ -183,7 +198,11 @@ def inspect_model(
     )
 
 
-def _inputs(args: tuple[Any, ...], kwargs: dict[str, Any], batch_dim: int | None) -> Inputs:
+def _inputs(args: tuple[Any, ...], kwargs: dict[str, Any], batch_dim: BatchDim) -> Inputs:
+    if isinstance(batch_dim, str):
+        if batch_dim != WHOLE:
+            raise ValueError(f'batch_dim must be an axis or "whole", got {batch_dim!r}')
+        return Inputs(args, kwargs, 0, 0)
     tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor) and leaf.ndim]
     if not tensors:
         raise ValueError("the model's inputs hold no tensor with an example axis; pass what the model is called with")
@@ -307,8 +326,12 @@ def _last_linear(
         for site in sites:
             past = seen.seen[site.name]
             if past.result is use.input and past.version == use.input_version:
-                whole = site.kind == "dropout" and site.batch_dim == 0 and not site.merged and site.wakes is None
-                if not (whole and site.shape == (use.weight.shape[1],) and site.controllable):
+                plain = site.kind == "dropout" and not site.merged and site.wakes is None and site.controllable
+                # Each row has bits of its own, whether rows are examples or one mask covers them all.
+                by_row = site.shape == tuple(use.input.shape) and len(output) == len(use.input)
+                if site.batch_dim == 0:
+                    by_row = site.shape == (use.weight.shape[1],)
+                if not (plain and by_row and (site.joint or site.batch_dim == 0)):
                     return None
                 weight, bias = _gathered(model, given, awake, k) if sharded else (use.weight, use.bias)
                 return LastLayer(site.name, weight, bias)

@@ -158,7 +158,7 @@ def find_axis(
                 whole = all(bool(hit[owner == e].all()) for e, hit in reached)
                 fits.append((whole, Axis(dim, length // n // inner, inner)))
     if not fits:
-        return "each of its elements depends on several examples"
+        return 'each of its elements depends on several examples; if that is meant, pass batch_dim="whole"'
     best = [axis for whole, axis in fits if whole] or [axis for _, axis in fits]
     if len(best) > 1 and prefer is not None:
         best = [axis for axis in best if axis.dim == prefer and axis.inner == axis.outer == 1] or best

@@ -38,6 +38,7 @@ class DropoutSite:
         even called in eval mode; None for all others.
     after : class of the module that precedes it in its Sequential; "" where it is the model's first; None where that
         cannot be told.
+    joint : whether one mask covers the whole input (batch_dim="whole"); `shape` is then that of the whole mask.
     low_keeps : for uniform numbers compared with a threshold, whether those below it keep the unit.
     """
 
@@ -58,6 +59,7 @@ class DropoutSite:
     wakes: str | None = None
     low_keeps: bool = False
     after: str | None = field(default=None, compare=False)
+    joint: bool = False
 
     def __repr__(self) -> str:
         # What is as usual is left out: a list of forty sites should fit a screen.
@@ -84,6 +86,12 @@ class DropoutSite:
     def merged(self) -> bool:
         """Whether the example axis also counts something else, such as tokens or heads."""
         return self.outer * self.inner > 1
+
+    def by_row(self, kept: Tensor) -> Tensor:
+        """Bits (…, n or 1, units) as (…, rows or 1, units of a row), for a site that masks each row of a matrix."""
+        if not self.joint:
+            return kept
+        return kept.reshape(*kept.shape[:-2], *self.shape)
 
     def place(self, kept: Tensor, n: int) -> Tensor:
         """Bits (…, n or 1, units) in the layout of the site's input, (…, *mask shape), for n examples.

@@ -122,7 +122,8 @@ def _tipping_point(
         if here is None:
             return None  # not two outcomes but many
         a, b = (middle, b) if here else (a, middle)
-    return _shortest_between(a, b)
+    # In float32 the number compared with is the one nearest to what somebody wrote, up to 2^-25 off on either side.
+    return _shortest_between(a - 2.0**-24, b + 2.0**-24)
 
 
 def _shortest_between(a: float, b: float) -> float:

@@ -179,7 +179,7 @@ def trace(
     keep: Callable[[Call], None] | None = None,
     watch: Any = None,
     wake: frozenset[str] = frozenset(),
-    constants: Mapping[str, float] | None = None,
+    constants: Mapping[str, float | None] | None = None,
     still: Still | None = None,
 ) -> Trace:
     """Run the model once, by default with no unit dropped, and write down what happens. Call it inside `borrowed`.
