@@ -16,7 +16,7 @@ import numpy as np
 
 from allmasks.results import Result
 
-__all__ = ["Check", "Doctor", "doctor"]
+__all__ = ["Check", "Doctor", "doctor", "show_versions"]
 
 _PACKAGES = ("allmasks", "torch", "numpy", "scipy", "numba", "scikit-learn", "rich", "typer", "jinja2")
 _NEVER_EXTRAS = ("test", "docs", "dev")
@@ -90,6 +90,19 @@ class Doctor(Result):
             *((check.name, ("ok: " if check.passed else "FAILED: ") + check.detail) for check in self.checks),
             ("self checks took", f"{self.seconds:.1f} s"),
         ]
+
+
+def show_versions() -> None:
+    """Print what a bug report needs: Python, packages, extras, processor, GPU. `allmasks doctor` also checks them."""
+    rows = [
+        ("python", f"{platform.python_version()} on {platform.platform()}"),
+        *((package, _version(package)) for package in _PACKAGES),
+        *((f"extra {name}", _told(found)) for name, found in _extras().items()),
+        ("cpu", _cpu()),
+        ("gpu", _gpu()),
+    ]
+    width = max(len(label) for label, _ in rows)
+    print("\n".join(f"{label:<{width}}  {text}" for label, text in rows))
 
 
 _MISSING = "not installed"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -26,6 +26,7 @@ __all__ = [
     "Reported",
     "Result",
     "ScoreMoments",
+    "data_frame",
     "how_computed",
     "plain_numbers",
     "weakest",
@@ -126,6 +127,30 @@ def how_computed(guarantee: Guarantee, method: Method, n_masks: int) -> list[tup
     """Two rows: what the error means, and what computed it."""
     masks = f", {n_masks} masks" if n_masks else ""
     return [("guarantee", f"{guarantee} ({GUARANTEES[guarantee]})"), ("method", f"{method!r}{masks}")]
+
+
+def data_frame(columns: Mapping[str, Any]) -> Any:
+    """A pandas DataFrame of one row an example; several outputs (n, k) become columns name[0], name[1], ….
+
+    Raises
+    ------
+    ImportError : pandas is not installed.
+    """
+    try:
+        import pandas as pd
+    except ImportError:
+        raise ImportError("to_frame needs pandas: pip install 'allmasks[data]'") from None
+    held: dict[str, Any] = {}
+    for name, value in columns.items():
+        if value is None:
+            continue
+        array = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+        if array.ndim == 1:
+            held[name] = array
+            continue
+        for at in np.ndindex(array.shape[1:]):
+            held[f"{name}[{', '.join(map(str, at))}]"] = array[(slice(None), *at)]
+    return pd.DataFrame(held)
 
 
 def plain_numbers(value: Any) -> Any:
@@ -273,6 +298,10 @@ class ExpectedLoss(Result):
         if self.guarantee == "statistical":
             half = half_width(half - _number(self.bound), level, self.n_replicates) + _number(self.bound)
         return _number(self.value) - half, _number(self.value) + half
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame, one row an example: expected_loss and error; needs pandas."""
+        return data_frame({"expected_loss": self.per_example, "error": self.per_example_error})
 
     def _rows(self) -> list[tuple[str, str]]:
         guarantee, method = how_computed(self.guarantee, self.method, self.n_masks)

@@ -20,6 +20,7 @@ from allmasks.sites import (
     BatchDim,
     DropoutSite,
     by_reason,
+    check_module,
     hold_masks,
     inspect_model,
     leaves_no_trace,
@@ -79,8 +80,7 @@ def thinned(
     >>> torch.allclose(small(torch.ones(4, 3)), one(torch.ones(4, 3)))
     True
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_module(model)
     numbers = [mask] if isinstance(mask, int | np.integer) else list(mask)
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 0 <= number < 2**62:

@@ -44,6 +44,11 @@ def settled(x: Any, y: Any, loss: Any, *, paired: bool = False) -> tuple[Any, An
         return x, None, the_loss
     if isinstance(x, Mapping) and y is None and "labels" in x:
         return {name: value for name, value in x.items() if name != "labels"}, x["labels"], the_loss
+    if y is None and the_loss.needs_target and _is_a_list_of_examples(x):
+        raise TypeError(
+            f"the data are a list of {len(x)} examples or batches, each a {type(x[0]).__name__} of {len(x[0])}: pass a "
+            "DataLoader of pairs (DataLoader(examples, batch_size=…) stacks them), or the stacked pair (x, y)"
+        )
     if y is None and paired and isinstance(x, Sequence) and not isinstance(x, str | bytes):
         if len(x) != 2:
             raise TypeError(f"data must be a pair (x, y) or a DataLoader, got {type(x).__name__} of {len(x)}")
@@ -62,6 +67,13 @@ def data_and_loss(data: Any, y: Any, loss: Any) -> tuple[Any, Any]:
     """The same as a pair (x, y) or a loader, and the loss."""
     x, targets, _ = settled(data, y, loss, paired=True)
     return (x if is_loader(x) and not is_graph(x) else (x, targets)), given_loss(y, loss)
+
+
+def _is_a_list_of_examples(x: Any) -> bool:
+    """Whether it is a list of tuples, and no pair of two such (inputs, targets)."""
+    if not isinstance(x, list) or len(x) in (0, 2):  # two may be the inputs and the targets
+        return False
+    return all(isinstance(one, tuple | list) and len(one) > 1 and len(one) == len(x[0]) for one in x)
 
 
 def _no_loss(x: Any) -> str:

@@ -21,7 +21,7 @@ from allmasks.over_masks.shards import shard
 from allmasks.ranks.agreement import agree_on_call
 from allmasks.ranks.groups import ALONE, Group, join
 from allmasks.results import ExpectedLoss, Guarantee, Result
-from allmasks.sites import borrowed, leaves_no_trace, patterns_of
+from allmasks.sites import borrowed, check_module, leaves_no_trace, patterns_of
 
 __all__ = ["LOG", "PREFIX", "Question", "Reading", "SiteShare", "all_ranks", "check_every", "read", "unstopped"]
 
@@ -122,6 +122,7 @@ class Question:
     def problem(self, model: nn.Module) -> Iterator[Expectation]:
         """The model looked at; when the block ends it, its generators and the loader's are as they were."""
         group = all_ranks()
+        check_module(model)
         with borrowed(model), torch.no_grad():
             asked: dict[str, Any] = {
                 "method": self.method,

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from allmasks.nn import layers
+from allmasks.sites import check_module
 
 __all__ = ["convert"]
 
@@ -50,8 +51,7 @@ def convert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     >>> type(am.convert(net)[1]).__module__, type(net[1]).__module__
     ('allmasks.nn.layers', 'torch.nn.modules.dropout')
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"convert takes a torch.nn.Module, got {type(model).__name__}")
+    check_module(model)
     result = model if inplace else copy.deepcopy(model)
     replaced = 0
     for name, module in result.named_modules():

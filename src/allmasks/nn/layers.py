@@ -17,6 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from allmasks.nn import functional
 from allmasks.nn.keys import check_seed
+from allmasks.nn.noise import check_rate
 
 __all__ = [
     "AlphaDropout",
@@ -49,6 +50,7 @@ class Keyed(_DropoutNd):
             # A plain attribute: not trained, not in the state dict, and not made coarse by .half().
             self.p = _own_rates(p)
         else:
+            check_rate(p)
             super().__init__(p, inplace)
             if p != p:
                 raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
@@ -306,8 +308,7 @@ class DropConnect(nn.Linear):
         **factory: Any,
     ) -> None:
         super().__init__(in_features, out_features, bias, **factory)
-        if not 0.0 <= p <= 1.0:
-            raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
+        check_rate(p)
         self.p = p
         self.seed = check_seed(seed)
 

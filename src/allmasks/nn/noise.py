@@ -57,6 +57,8 @@ def overridable(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
 def check_rate(p: Any) -> None:
     """ValueError unless 0 ≤ p ≤ 1, with torch's text; a tensor of rates is checked where it is used."""
+    if isinstance(p, str | bytes | list | tuple | dict) or p is None:
+        raise TypeError(f"p must be a number in [0, 1] or a tensor of rates, got {p!r}")
     if not isinstance(p, Tensor) and not 0.0 <= p <= 1.0:
         raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
 

@@ -36,6 +36,7 @@ from allmasks.sites import (
     LastLayer,
     borrowed,
     by_reason,
+    check_module,
     inspect_model,
     is_sharded,
     patterns_of,
@@ -223,8 +224,7 @@ def look(
 
 
 def _module(model: Any, ranks: Group) -> nn.Module:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_module(model)
     return unwrapped(model, ranks)
 
 

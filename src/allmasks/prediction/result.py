@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 from scipy.special import ndtri
+from torch import Tensor
 
 from allmasks.methods import Method
 from allmasks.prediction.held import Held
 from allmasks.replicates import check_level, half_width
-from allmasks.results import Guarantee, Result, how_computed, with_error
+from allmasks.results import Guarantee, Result, data_frame, how_computed, with_error
 
 __all__ = ["Prediction"]
 
@@ -165,6 +166,20 @@ class Prediction(Result):
         ValueError : more examples than there are, or a score that does not apply.
         """
         return importlib.import_module(f"{_EVALUATION}.acquisition").acquire(self, n, by, seed=seed)
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame, one row an example: each quantity and its error; needs pandas.
+
+        Several outputs become columns mean[0], mean[1], ….
+
+        Raises
+        ------
+        ValueError : a model that returns several tensors. ImportError : pandas is not installed.
+        """
+        if not isinstance(self.mean, Tensor):
+            raise ValueError("a model with several outputs has no one table: take the tensors of .mean, .std … apart")
+        names = [name for quantity in QUANTITIES for name in (quantity, f"{quantity}_error")]
+        return data_frame({name: getattr(self, name) for name in [*names, "weight_scaling"]})
 
     @property
     def total_std(self) -> Any:

@@ -132,7 +132,7 @@ def site_label(site: DropoutSite, _: Translate, *, units: bool = True) -> str:
         return name
     told = [_("{n} units").format(n=f"{site.units:,}")] if units else []
     if after is not None:
-        told.insert(0, _("after {module}").format(module=clean(after)) if after else _("of the input"))
+        told.insert(0, _("after {module}").format(module=clean(after)) if after else _("input"))
     elif not told:
         told = [clean(site.kind)]
     return f"{name} ({', '.join(told)})"

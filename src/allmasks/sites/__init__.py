@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from allmasks.sites.borrow import begin_pass, borrowed
+from allmasks.sites.callable_with import check_module
 from allmasks.sites.graphs import call_with, holds_graphs, is_graph, one_graph
 from allmasks.sites.hold import hold_masks
 from allmasks.sites.inspect import Inspection, LastLayer, find_dropout, inspect_model
@@ -24,6 +25,7 @@ __all__ = [
     "borrowed",
     "by_reason",
     "call_with",
+    "check_module",
     "class_name",
     "find_dropout",
     "hold_masks",

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten
 from allmasks.results import Note
 from allmasks.sites.axes import find_axes
 from allmasks.sites.borrow import borrowed, written_by_pass
+from allmasks.sites.callable_with import check_module, refusal_of
 from allmasks.sites.calls import Call
 from allmasks.sites.graphs import call_with, holds_graphs, is_graph
 from allmasks.sites.joint import WHOLE, BatchDim, joint_axes, the_rows
@@ -133,15 +134,20 @@ def inspect_model(
     extract : output -> what matters of it, a tensor or anything that holds some; its first tensor by default.
     strict : whether each name in `leave_off` must match something.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_module(model)
     batch_dim = WHOLE if holds_graphs((args, kwargs)) and batch_dim is None else batch_dim
     given = _inputs(args, kwargs, batch_dim)
     extract = extract or (lambda output: next(iter(output_tensors(output)), None))
     notes: list[str] = []
     left = LeftOff(patterns_of(leave_off))
     with torch.no_grad(), borrowed(model):
-        plain = trace(model, given, train=False)
+        try:
+            plain = trace(model, given, train=False)
+        except (TypeError, RuntimeError) as problem:
+            told = refusal_of(model, given.args, given.kwargs)
+            if told is None:
+                raise
+            raise TypeError(told) from problem
         written = written_by_pass(model)
         in_train = _train_pass(model, given, notes)
         training = TrainingOnly()
