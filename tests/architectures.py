@@ -1,4 +1,11 @@
-"""Architectures whose dropout sites are counted: builders of (model, args, kwargs), random weights, tiny sizes."""
+"""Architectures whose dropout sites are counted: builders of (model, args, kwargs), random weights, tiny sizes.
+
+A row of `ARCHITECTURES` is one of our own; other packages' are rows of `tests/rows`, one line each. `TABLE` is all of them.
+
+    python tests/architectures.py                    every row: sites, draws, verdict
+    python tests/architectures.py --only swin        rows whose name holds this
+    python tests/architectures.py --write docs/architectures.md
+"""
 
 from __future__ import annotations
 
@@ -10,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rows import let_torchvision_load
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -17,11 +26,13 @@ class Architecture:
 
     name: str
     build: Callable[[], tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]
-    batch_dim: int | None = None
+    batch_dim: int | str | None = None
     kinds: frozenset[str] = field(default_factory=frozenset)
     needs: str | None = None
 
     def __call__(self) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
+        if self.needs in ("torchvision", "timm", "transformers", "peft"):
+            let_torchvision_load()
         with torch.random.fork_rng():
             torch.manual_seed(0)
             return self.build()
@@ -469,3 +480,47 @@ ARCHITECTURES = [
     ),
 ]
 """One row an architecture; every test of tests/sites/test_architectures.py meets each."""
+
+
+def _rows() -> list[Architecture]:
+    """Other packages' models, one line each."""
+    from rows import adapters, language, vision
+
+    sixty = [
+        (f"{kind}, {attention}", language.of_type(kind, attention))
+        for kind in language.SIXTY
+        for attention in ("eager", "sdpa")
+        if attention == "eager" or kind not in language.EAGER_ALONE
+    ]
+    packages = {
+        "torchvision": vision.TORCHVISION,
+        "timm": vision.TIMM,
+        "transformers": [*language.SPECIAL, *sixty],
+        "peft": adapters.PEFT,
+    }
+    return [
+        Architecture(f"{package}: {name}", build, needs=package)
+        for package, rows in packages.items()
+        for name, build in rows
+    ]
+
+
+TABLE = [*ARCHITECTURES, *_rows()]
+
+REFUSED = {
+    "torchvision: GoogLeNet, heads for training": "heads that only training mode has",
+    "timm: ViT, PatchDropout": "a fixed number of patches is dropped",
+    "transformers: wav2vec2": "SpecAugment masks spans",
+    "transformers: Mixtral, router jitter": "noise that is no mask",
+    "transformers: Switch Transformers": "experts that see a varying number of tokens",
+    "transformers: informer, ProbSparse": "keys are sampled, in eval mode too",
+    "transformers: reformer, LSH": "hashes are drawn, in eval mode too",
+    "transformers: ViT MAE": "patches are left out at random, in eval mode too",
+}
+"""Rows that are refused with nothing left off by hand, and why: named in advance."""
+
+
+if __name__ == "__main__":
+    from rows.run import main
+
+    main(TABLE, REFUSED)

@@ -6,28 +6,13 @@ anything loads torch, numba or a BLAS.
 """
 
 import os
-from importlib.util import find_spec
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from rows import let_torchvision_load
 
-def _torchvision_beside_torch():
-    """torchvision's compiled operators do not load beside a CPU-only torch, and its import, and transformers' with it,
-    then fails at two operators that it registers shapes for. No model of the tests uses them: their schemas do."""
-    if find_spec("torchvision") is None:
-        return
-    import torch
-
-    for schema in (
-        "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-        "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    ):
-        if not hasattr(torch.ops.torchvision, schema.partition("(")[0]):
-            torch.library.define(f"torchvision::{schema.partition('(')[0]}", "(" + schema.partition("(")[2])
-
-
-_torchvision_beside_torch()
+let_torchvision_load()
 
 
 def pytest_configure(config):

@@ -20,7 +20,7 @@ from allmasks.sites.callable_with import check_module, refusal_of
 from allmasks.sites.calls import Call
 from allmasks.sites.graphs import call_with, holds_graphs, is_graph
 from allmasks.sites.joint import WHOLE, BatchDim, joint_axes, the_rows
-from allmasks.sites.left_off import LeftOff, patterns_of
+from allmasks.sites.left_off import LeftOff, patterns_of, with_way_on
 from allmasks.sites.naming import precedes
 from allmasks.sites.probe import Axis, Inputs
 from allmasks.sites.settings import leaves_no_trace
@@ -178,7 +178,7 @@ def inspect_model(
         replace(site, after=precedes(model, site.name)) for site in sites if site.kind != "attention" or site.p > 0
     )
     if strict:
-        draws = (f"{draw.path}:{draw.op}" for draw in (() if in_train is None else (*in_train.draws, *in_train.hosts)))
+        draws = (draw.name for draw in (() if in_train is None else (*in_train.draws, *in_train.hosts)))
         left.check(model, (*(site.name for site in sites), *draws))
     notes += left.notes()
     notes += [
@@ -190,7 +190,7 @@ def inspect_model(
         if site.always_on
     ]
     return Inspection(
-        sites=(*sites, *training.refused),
+        sites=tuple(map(with_way_on, (*sites, *training.refused))),
         n_examples=given.n,
         output=plain.output,
         unaccounted=tuple(dict.fromkeys(map(str, plain.draws))) + tuple(f"it draws from {m}" for m in plain.moved),

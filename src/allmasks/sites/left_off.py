@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from torch import nn
 
@@ -11,7 +12,7 @@ from allmasks.results import Note
 from allmasks.sites.naming import ROOT, parent_of, path_of
 from allmasks.sites.site import DropoutSite
 
-__all__ = ["WAY_ON", "WAY_ON_IN_EVAL_MODE", "LeftOff", "by_reason", "patterns_of"]
+__all__ = ["WAY_ON", "WAY_ON_IN_EVAL_MODE", "LeftOff", "by_reason", "patterns_of", "with_way_on"]
 
 WAY_ON = (
     "register the function or module that draws with am.register_dropout, or leave it off by its name, "
@@ -24,6 +25,13 @@ WAY_ON_IN_EVAL_MODE = (
     "the documentation"
 )
 """The same where it is eval mode that draws."""
+
+
+def with_way_on(site: DropoutSite) -> DropoutSite:
+    """The site, whose refusal says how to go on."""
+    if site.controllable or WAY_ON in str(site.reason):
+        return site
+    return replace(site, reason=f"{site.reason}; {WAY_ON}")
 
 
 def by_reason(refused: Iterable[DropoutSite]) -> str:
@@ -77,10 +85,10 @@ class LeftOff:
         self._met: dict[str, set[str]] = {pattern: set() for pattern in patterns}
         self.names: dict[str, None] = {}
 
-    def takes(self, name: str, *, random: bool = True) -> bool:
-        """Whether this is left off; `random`: whether it would draw anything, and so is worth a word."""
+    def takes(self, name: str, *others: str, random: bool = True) -> bool:
+        """Whether this is left off, by its name or another; `random`: whether it draws, and so is worth a word."""
         path, _, op = name.partition(":") if ":" in name else (path_of(name), "", "")
-        forms = {name, path, f"{path}:{op.rpartition('.')[2]}" if op else name}
+        forms = {name, path, f"{path}:{op.rpartition('.')[2]}" if op else name, *others}
         around: str | None = path
         while around is not None and (around != ROOT or path == ROOT):
             forms.add(around)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import linecache
+import re
 import sys
 from collections import Counter
 from types import FrameType
@@ -17,6 +19,8 @@ ROOT = "(root)"
 
 _CALL = nn.Module._call_impl.__code__
 _CHECKPOINT_FILE = "torch/utils/checkpoint.py"
+
+_ASSIGNED = re.compile(r"^\s*(?:self\.)?([A-Za-z_]\w*)\s*(?::[^=]+)?=(?!=)")
 
 _OWN_OP = (
     nn.modules.dropout._DropoutNd,
@@ -99,6 +103,17 @@ class Namer:
                 self.in_checkpoint = True
             frame = frame.f_back
         return found or (ROOT, None)
+
+    def values(self) -> tuple[str, ...]:
+        """What the call being made goes to, in the functions on its way from its module: "mask", in `mask = draw()`."""
+        frame: FrameType | None = sys._getframe(1)
+        found: list[str] = []
+        while frame is not None and not (frame.f_code is _CALL and id(frame.f_locals.get("self")) in self._paths):
+            if not frame.f_globals.get("__name__", "").startswith(("torch.", "allmasks.", "numpy.")):
+                line = linecache.getline(frame.f_code.co_filename, frame.f_lineno, frame.f_globals)
+                found += _ASSIGNED.findall(line)
+            frame = frame.f_back
+        return tuple(found) if frame is not None else ()
 
     def name(self, op: str) -> str:
         """The name of the call being made: path, ":op" where the module is more than that, "#k" from the second on.

@@ -26,14 +26,25 @@ __all__ = ["Draw", "LinearUse", "Seen", "Trace", "linear_arguments", "trace"]
 
 @dataclass(frozen=True)
 class Draw:
-    """A random operation outside the known dropout calls."""
+    """A random operation outside the known dropout calls; `values`: what it goes to, by the names of variables."""
 
     path: str
     op: str
     scripted: bool = False
+    values: tuple[str, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
         return f"{self.path} calls {self.op}"
+
+    @property
+    def name(self) -> str:
+        """What it is called where it is refused."""
+        return f"{self.path}:{self.op}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that it may be called to be left off."""
+        return (self.name, *(f"{self.path}.{value}" for value in self.values))
 
 
 @dataclass
@@ -123,7 +134,7 @@ def _draws_nothing(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     return any(values.get(flag, True) is False for flag in ("train", "training"))
 
 
-Still = Callable[[str, str], bool]
+Still = Callable[[Draw], bool]
 
 
 def _seed(path: str, op: str, k: int) -> int:
@@ -143,9 +154,10 @@ class _Draws(TorchDispatchMode):
             return func(*args, **kwargs)
         path, module = self.namer.path()
         op = func._schema.name.removeprefix("aten::").strip("_")
-        if self.still is not None and self.still(path, op):
+        draw = Draw(path, op, isinstance(module, torch.jit.ScriptModule), self.namer.values())
+        if self.still is not None and self.still(draw):
             seed = _seed(path, op, len(self.seen.left))
-            self.seen.left.append(Draw(path, op))
+            self.seen.left.append(draw)
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
                 own = kwargs.get("generator")
@@ -154,7 +166,7 @@ class _Draws(TorchDispatchMode):
                     **(kwargs | ({} if own is None else {"generator": torch.Generator(own.device).manual_seed(seed)})),
                 )
         result = func(*args, **kwargs)
-        self.seen.draws.append(Draw(path, op, isinstance(module, torch.jit.ScriptModule)))
+        self.seen.draws.append(draw)
         if self.fill is not None:
             for leaf in output_tensors(result):
                 if leaf.is_floating_point():
@@ -193,7 +205,7 @@ def trace(
     wake : modules whose own training flag is set, see `hold_masks`.
     constants : by name of a uniform draw, the number it gives.
     keep : is shown each dropout call while its input is still what it was.
-    still : path and operation -> whether what is drawn there is to be the same in every pass.
+    still : draw -> whether what is drawn there is to be the same in every pass.
     """
     result = Trace()
 
@@ -219,12 +231,13 @@ def trace(
         return value if watch is None else watch(func, args, kwargs, value)
 
     def drawn(path: str, name: str, draw: Callable[[], Any]) -> Any:
-        if still is None or not still(path, name):
-            result.hosts.append(Draw(path, name))
+        seen = Draw(path, name, values=namer.values())
+        if still is None or not still(seen):
+            result.hosts.append(seen)
             return draw()
         before = generator_states()
         seed_hosts(_seed(path, name, len(result.left)))
-        result.left.append(Draw(path, name))
+        result.left.append(seen)
         try:
             return draw()
         finally:

@@ -93,10 +93,10 @@ def look_in_training(
             harmless = without_effect(model, given, in_train) if harmless is None else harmless
             if harmless:
                 continue
-        named = [(name, in_train.seen[name].call.kind, in_train.seen[name].call.p) for name in calls.get(path, [])]
-        named += [(f"{draw.path}:{draw.op}", draw.op, math.nan) for draw in dict.fromkeys(draws.get(path, []))]
-        for name, kind, p in named:
-            if left.takes(name):
+        named = [((name,), in_train.seen[name].call.kind, in_train.seen[name].call.p) for name in calls.get(path, [])]
+        named += [(draw.names, draw.op, math.nan) for draw in dict.fromkeys(draws.get(path, []))]
+        for (name, *others), kind, p in named:
+            if left.takes(name, *others):
                 continue
             result.refused.append(DropoutSite(name, kind, p, (), 0, controllable=False, reason=reason))
 
@@ -106,10 +106,10 @@ def _all_left(draws: list[Draw], left: LeftOff) -> bool:
     made: Counter[str] = Counter()
     names = []
     for draw in draws:
-        base = f"{draw.path}:{draw.op}"
-        made[base] += 1
-        names.append(base if made[base] == 1 else f"{base}#{made[base]}")
-    return all(left.takes(name) for name in names)
+        made[draw.name] += 1
+        number = "" if made[draw.name] == 1 else f"#{made[draw.name]}"
+        names.append((draw.name + number, *draw.names[1:]))
+    return all(left.takes(*each) for each in names)
 
 
 def _try_path(
@@ -173,4 +173,5 @@ def _who_decides(model: nn.Module, given: Inputs, path: str, calls: list[str]) -
 
 
 def _unknown_draw(draw: Draw) -> str:
-    return f"it calls {draw.op} in training mode, which is not known as dropout; {WAY_ON}"
+    of = f" for {draw.values[0]}" if draw.values else ""
+    return f"it calls {draw.op}{of} in training mode, which is not known as dropout; {WAY_ON}"

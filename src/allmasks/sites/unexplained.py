@@ -24,7 +24,7 @@ from allmasks.sites.calls import Call
 from allmasks.sites.left_off import WAY_ON, LeftOff
 from allmasks.sites.probe import Inputs
 from allmasks.sites.site import DropoutSite
-from allmasks.sites.trace import Trace, trace
+from allmasks.sites.trace import Draw, Trace, trace
 
 __all__ = ["random_beyond", "without_effect"]
 
@@ -57,8 +57,8 @@ def random_beyond(
     """
     rates = {site.name: site.call_rate for site in sites if site.p > 0}
 
-    def still(path: str, op: str) -> bool:
-        return left.takes(f"{path}:{op}")
+    def still(draw: Draw) -> bool:
+        return left.takes(*draw.names)
 
     def run(*, train: bool = True, **how: Any) -> Trace:
         answer = functools.partial(_planted, rates, thresholds, train)
