@@ -1,6 +1,6 @@
 """Architectures whose dropout sites are counted: builders of (model, args, kwargs), random weights, tiny sizes.
 
-A row of `ARCHITECTURES` is one of our own; other packages' are rows of `tests/rows`, one line each. `TABLE` is all of them.
+A row of `ARCHITECTURES` is one of our own; other packages' lie in `tests/rows`, one line each. `TABLE` is all.
 
     python tests/architectures.py                    every row: sites, draws, verdict
     python tests/architectures.py --only swin        rows whose name holds this
@@ -508,7 +508,6 @@ def _rows() -> list[Architecture]:
 TABLE = [*ARCHITECTURES, *_rows()]
 
 REFUSED = {
-    "torchvision: GoogLeNet, heads for training": "heads that only training mode has",
     "timm: ViT, PatchDropout": "a fixed number of patches is dropped",
     "transformers: wav2vec2": "SpecAugment masks spans",
     "transformers: Mixtral, router jitter": "noise that is no mask",

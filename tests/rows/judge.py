@@ -146,6 +146,8 @@ def judged(name: str, built: Any, batch_dim: int | str | None = None) -> Verdict
     else:
         return Verdict(name, len(sites), drawn, "left off and still refused", tuple(left), first)
     found = sum(masks_of(site, model) for site in sites if site.p > 0)
+    heads = [note for note in eval_mode.notes if "parts that only training mode has" in note]
+    found += sum(note.partition(" acts ")[0].count(",") + 1 for note in heads)
     if left:
         return Verdict(name, len(sites), drawn, "refused, with a way on", tuple(left), first)
     why = f"{found} sites found, {drawn} drawn"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from allmasks.results import Note
+from allmasks.sites.alike import identical
 from allmasks.sites.axes import find_axes
 from allmasks.sites.borrow import borrowed, written_by_pass
 from allmasks.sites.callable_with import check_module, refusal_of
@@ -172,6 +173,7 @@ def inspect_model(
             tipping = {name: found.at for name, found in training.thresholds.items()}
             beside = random_beyond(model, given, sites, tipping, training.awake, notes, left)
             training.refused += [] if beside is None or left.takes(beside.name) else [beside]
+        _drop_heads(model, given, extract, plain, in_train, training, notes)
         sites = tuple(site for site in sites if not left.takes(site.name, random=site.p != 0))
         last_linear = _last_linear(model, given, in_eval, sites, extract, training.awake, written)
     sites = tuple(
@@ -236,6 +238,41 @@ def _train_pass(model: nn.Module, given: Inputs, notes: list[str]) -> Trace | No
             )
         )
         return None
+
+
+def _drop_heads(
+    model: nn.Module,
+    given: Inputs,
+    extract: Callable[[Any], Any],
+    plain: Trace,
+    in_train: Trace | None,
+    training: TrainingOnly,
+    notes: list[str],
+) -> None:
+    """Take dropout off the refused that reaches nothing but heads which training mode adds, and say so."""
+    names = [site.name for site in training.refused if in_train is not None and site.name in in_train.seen]
+    if not names or in_train is None:
+        return
+
+    def dropped(call: Call) -> Tensor | None:
+        return torch.zeros(call.mask_shape, dtype=torch.bool) if call.name in names else None
+
+    try:
+        rates = {name: in_train.seen[name].call.p for name in names}
+        other = trace(model, given, train=True, wake=training.awake, answer=dropped, rates=rates)
+        wanted = len(output_tensors(extract(plain.output)))
+        before, after = (output_tensors(extract(seen.output))[:wanted] for seen in (in_train, other))
+    except Exception:  # what is refused stays so
+        return
+    if in_train.draws or in_train.hosts or not identical(before, after):
+        return
+    training.refused = [site for site in training.refused if site.name not in names]
+    notes.append(
+        Note(
+            "{sites} acts in parts that only training mode has, which the output in eval mode does not hang on.",
+            sites=", ".join(names),
+        )
+    )
 
 
 # -- putting it together ---------------------------------------------------------------------------------------

@@ -93,10 +93,13 @@ def look_in_training(
             harmless = without_effect(model, given, in_train) if harmless is None else harmless
             if harmless:
                 continue
-        named = [((name,), in_train.seen[name].call.kind, in_train.seen[name].call.p) for name in calls.get(path, [])]
+        named: list[tuple[tuple[str, ...], str, float]] = [
+            ((name,), in_train.seen[name].call.kind, in_train.seen[name].call.p) for name in calls.get(path, [])
+        ]
         named += [(draw.names, draw.op, math.nan) for draw in dict.fromkeys(draws.get(path, []))]
-        for (name, *others), kind, p in named:
-            if left.takes(name, *others):
+        for names, kind, p in named:
+            name = names[0]
+            if left.takes(*names):
                 continue
             result.refused.append(DropoutSite(name, kind, p, (), 0, controllable=False, reason=reason))
 
