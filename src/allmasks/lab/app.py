@@ -14,13 +14,13 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from allmasks.lab import chapter
+from allmasks.lab import chapter, chapters
 from allmasks.lab.document import live_page
 from allmasks.lab.payload import payload
 from allmasks.lab.protocol import Answer, Chapter, Progress, Settings
 from allmasks.language import LANGUAGES
 
-__all__ = ["make_app"]
+__all__ = ["make_app", "warm"]
 
 
 def make_app(lang: str = "en", start: int | str = 1) -> Starlette:
@@ -61,6 +61,15 @@ def make_app(lang: str = "en", start: int | str = 1) -> Starlette:
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])],
         exception_handlers={ValueError: refused},
     )
+
+
+def warm() -> None:
+    """Answers that the first reader would have to wait for: code that is compiled or loaded when first used."""
+    for found in chapters():
+        if not found.long:
+            for control in found.controls:
+                for value in control.values if control.kind == "choice" else ():
+                    found.compute({control.key: value})
 
 
 def _asked(request: Request, default: str) -> tuple[Chapter, str, Settings]:

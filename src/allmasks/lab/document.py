@@ -109,4 +109,5 @@ def _page(
             (tongue, NAMES[tongue][lang], address(chapter, tongue)) for tongue in LANGUAGES if tongue != lang
         ],
         source=SOURCE,
+        module=chapter.work.__module__,
     )

@@ -134,6 +134,7 @@ def _figure(
             height=620,
             legend=True,
             bargap=0,
+            margin={"l": 64, "r": 16, "t": 36, "b": 48},
             xaxis={
                 "visible": False,
                 "range": [-0.7, wide - 0.3],

@@ -71,6 +71,7 @@ def picture(net: nn.Sequential, seen: Seen, recipe: Recipe) -> Answer:
             "layout": layout(
                 height=640,
                 legend=True,
+                margin={"l": 64, "r": 16, "t": 36, "b": 48},
                 xaxis={"visible": False, "range": [-2.6, 2.6], "anchor": "y", "domain": [0.15, 0.85]},
                 yaxis={"visible": False, "range": [-2.6, 2.6], "domain": [0.42, 1]},
                 xaxis2=below | {"anchor": "y2"},
