@@ -13,7 +13,6 @@ from graph_nets import EDGES, PAIRS, every_outcome, graph_nets, x
 from truth import Biased
 
 pytest.importorskip("torch_geometric", reason="pip install 'allmasks[test]'")
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 NETS = {net.name: net for net in graph_nets()}
 SLOW = {"edges, features", "jumping lstm"}
 each = pytest.mark.parametrize(

@@ -30,7 +30,8 @@ class RateScheduler:
 
     Parameters
     ----------
-    model : its torch and allmasks dropout layers are set, shared ones once.
+    model : its torch and allmasks dropout layers are set, shared ones once, and so are drop path and DropBlock as timm,
+        transformers and torchvision have them: `drop_prob`, or the `p` of a `StochasticDepth`.
     mode : "early", "late" or "linear".
     steps : how many calls of `step()` the first part lasts, at least 1. Call it once an iteration or once an epoch; a
         compiled model is compiled anew for each new rate, so once an epoch there.
@@ -60,9 +61,7 @@ class RateScheduler:
         if mode not in ("early", "late", "linear"):
             raise ValueError(f'mode must be "early", "late" or "linear", got {mode!r}')
         self.mode, self.steps, self.t = mode, _whole("steps", steps, 1), 0
-        self._layers = {
-            name: module for name, module in model.named_modules() if isinstance(module, _DropoutNd | DropConnect)
-        }
+        self._layers = {name: module for name, module in model.named_modules() if _rate_name(module) is not None}
         if not self._layers:
             raise ValueError(f"{type(model).__name__} has no dropout layer whose rate could be scheduled")
         self.rates = {name: _full_rate(name, layer) for name, layer in self._layers.items()}
@@ -87,8 +86,9 @@ class RateScheduler:
         for name, layer in self._layers.items():
             full = self.rates[name]
             # At full rate the very object comes back, bit for bit.
-            layer.p = full if factor == 1.0 else full * factor
-            layer.__dict__[_MARK] = full, layer.p  # and stays with copies of the layer
+            rate = full if factor == 1.0 else full * factor
+            setattr(layer, _rate_name(layer) or "p", rate)
+            layer.__dict__[_MARK] = full, rate  # and stays with copies of the layer
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs: mode, steps, the step reached, and each layer's full rate."""
@@ -122,7 +122,24 @@ class RateScheduler:
 def _full_rate(name: str, layer: Any) -> Any:
     """The layer's rate, or what the scheduler that set it took it from: 0 before "late" began is no full rate."""
     full, last = layer.__dict__.get(_MARK, (None, None))
-    return full if last is not None and np.array_equal(last, layer.p) else _checked(name, layer.p)
+    now = getattr(layer, _rate_name(layer) or "p")
+    return full if last is not None and np.array_equal(last, now) else _checked(name, now)
+
+
+_STOCHASTIC = ("StochasticDepth", "DropBlock2d", "DropBlock3d")
+"""torchvision's, which is not a requirement."""
+
+
+def _rate_name(layer: nn.Module) -> str | None:
+    """The attribute that holds a layer's rate, or None for whatever is no dropout layer."""
+    if isinstance(layer, _DropoutNd | DropConnect):
+        return "p"
+    bare = not (layer._parameters or layer._modules)
+    held = {name: vars(layer).get(name) for name in ("drop_prob", "p")}
+    rated = {name for name, rate in held.items() if isinstance(rate, int | float) and not isinstance(rate, bool)}
+    if bare and "drop_prob" in rated:
+        return "drop_prob"
+    return "p" if bare and "p" in rated and type(layer).__name__ in _STOCHASTIC else None
 
 
 def _whole(name: str, value: Any, least: int) -> int:

@@ -48,6 +48,10 @@ class Data:
     batch_size : examples in one forward pass.
     example_index : (n,) integers that key each example's masks; default: the position, in a loader's data set if it has
         one.
+
+    Attributes
+    ----------
+    uncut : whether a few examples are not to be had, because the model takes whole batches only.
     targets : whether a loader must yield targets; if not, it may yield inputs alone.
     """
 
@@ -68,6 +72,7 @@ class Data:
         self.batch_size = batch_size
         self.device = device
         self._targets_needed = targets
+        self.uncut = False
         self.notes: tuple[str, ...] = ()
         self._reader: Reader | None = None
         self._sizes: list[int] = []
@@ -191,7 +196,8 @@ class Data:
     def first(self, at_most: int) -> Batch:
         """The first few examples, for looking at the model."""
         x, y = next(iter(self._whole_batches())) if self._reader is None else self._reader.first()
-        n = min(self._length(x), at_most)
+        whole = min(self._length(x), self.largest_batch)
+        n = whole if self.uncut else min(whole, at_most)
         return self._batch(self._slice(x, 0, n), _rows(y, 0, n), 0, n)
 
     def _whole_batches(self) -> Iterator[tuple[Any, Any]]:
@@ -234,7 +240,7 @@ class Data:
 
     def part(self, batch: Batch, at_most: int) -> Batch:
         """The first few examples of a batch."""
-        n = min(len(batch), at_most)
+        n = len(batch) if self.uncut else min(len(batch), at_most)
         args, kwargs = self._slice((batch.args, batch.kwargs), 0, n)
         return replace(batch, args=args, kwargs=kwargs, target=_rows(batch.target, 0, n), examples=batch.examples[:n])
 

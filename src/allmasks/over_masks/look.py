@@ -42,6 +42,8 @@ from allmasks.sites import (
     patterns_of,
     sites_again,
 )
+from allmasks.sites.probe import Inputs
+from allmasks.sites.trace import trace
 
 __all__ = ["INSPECTED_EXAMPLES", "Look", "Purpose", "look"]
 
@@ -209,7 +211,7 @@ def look(
         data, own = ranks.run(lambda: _read(model, x, y, purpose, **keywords))
         agree_on_data(ranks, own.args, own.kwargs, own.target)
         first = same_batch(model, ranks, own, data)
-        seen = ranks.run(lambda: _inspected(model, first, purpose, batch_dim, patterns))
+        first, seen = ranks.run(lambda: _seen(model, data, first, purpose, batch_dim, patterns))
         extract = purpose.extract(seen)
         random = tuple(site for site in seen.sites if site.p != 0)
         forward = Forward(model, random, extract, batched=not seen.convolves_after_site, group=ranks, rest=seen.rest)
@@ -237,6 +239,31 @@ def _read(model: nn.Module, x: Any, y: Any, purpose: Purpose, **keywords: Any) -
     first = data.first(INSPECTED_EXAMPLES)
     purpose.check(first)
     return data, first
+
+
+def _seen(
+    model: nn.Module, data: Data, first: Batch, purpose: Purpose, batch_dim: BatchDim, leave_off: tuple[str, ...]
+) -> tuple[Batch, Inspection]:
+    """The examples that the model was looked at with, and what was seen: a whole batch where it takes nothing less."""
+    try:
+        return first, _inspected(model, first, purpose, batch_dim, leave_off)
+    except Exception:
+        more = min(data.n_examples, data.largest_batch) > len(first) and not is_sharded(model)
+        if isinstance(data, Wholes) or not more or _runs(model, first):
+            raise
+    data.uncut = True
+    first = data.first(INSPECTED_EXAMPLES)
+    return first, _inspected(model, first, purpose, batch_dim, leave_off)
+
+
+def _runs(model: nn.Module, batch: Batch) -> bool:
+    """Whether a few examples will do: some models have their batch size built in."""
+    try:
+        with borrowed(model):
+            trace(model, Inputs(batch.args, batch.kwargs, 0, len(batch)), train=False)
+    except Exception:
+        return False
+    return True
 
 
 def _count_rows(data: Wholes, forward: Forward, purpose: Purpose) -> None:

@@ -23,22 +23,28 @@ def main_output(output: Any) -> Any:
 
 
 def extract_output(output: Any) -> Tensor:
-    """The tensor the loss is about: the output itself, its `.logits`, "logits" of a mapping, or the first entry."""
+    """The tensor meant by a loss: the output, its `.logits`, "logits" of a mapping, or the first entry with rows."""
     output = main_output(output)
     if isinstance(output, Tensor):
         return output
     if isinstance(output, Mapping):
         if "logits" in output:
             return extract_output(output["logits"])
-        if len(output) == 1:
-            return extract_output(next(iter(output.values())))
+        parts = [part for part in output.values() if not _is_number(part)] or list(output.values())
+        if len(parts) == 1:
+            return extract_output(parts[0])
         raise TypeError(
             f'the model returns a mapping with keys {sorted(map(str, output))} and no "logits"; wrap it so that it '
             "returns one tensor, or pass a callable loss"
         )
     if isinstance(output, tuple | list) and output:
-        return extract_output(output[0])
+        # Before its scores a model that was given labels returns its own loss, one number.
+        return extract_output(next((part for part in output if not _is_number(part)), output[0]))
     raise TypeError(f"the model must return a tensor, or something with .logits; got {type(output).__name__}")
+
+
+def _is_number(part: Any) -> bool:
+    return isinstance(part, Tensor) and not part.ndim
 
 
 def extract_several(output: Any, n: int, loss: str) -> tuple[Tensor, ...]:

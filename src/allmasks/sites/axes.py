@@ -55,7 +55,10 @@ def find_axes(
     axes: dict[str, Axis | str] = {}
     drawn = [name for name, seen in in_eval.seen.items() if seen.call.kind in DRAWN]
     if drawn:
-        axes |= _axes_of_draws(model, given, drawn, awake)
+        try:
+            axes |= _axes_of_draws(model, given, drawn, awake)
+        except Exception:  # a model that insists on its batch size
+            axes |= _axes_of_that_length(in_eval, given.n, drawn)
     for name in in_eval.seen:
         if name in axes:
             continue
@@ -64,8 +67,9 @@ def find_axes(
             continue
         axes[name] = _axis_of_call(kept[name], n, patterns[name], given.dim if batch_dim is not None else None)
     axes |= _axes_of_constants(model, given, [name for name, axis in axes.items() if axis == Axis(None)], awake)
+    first = next((i for i, output in enumerate(clean_outputs) if output.ndim), 0)
     return axes, tuple(
-        _output_axis(output, n, found, batch_dim, needed=i == 0)
+        _output_axis(output, n, found, batch_dim, needed=i == first)
         for i, (output, found) in enumerate(zip(clean_outputs, outputs, strict=True))
     )
 
@@ -101,6 +105,17 @@ def _axes_of_draws(model: nn.Module, given: Inputs, names: list[str], awake: Awa
             axes[name] = Axis(grows[0])
         else:
             axes[name] = "no one axis of what it draws counts the examples"
+    return axes
+
+
+def _axes_of_that_length(in_eval: Trace, n: int, names: list[str]) -> dict[str, Axis | str]:
+    """The axis of what is drawn, where only one number of examples can be tried: the one of that length."""
+    axes: dict[str, Axis | str] = {}
+    for name in names:
+        fits = [d for d, length in enumerate(in_eval.seen[name].call.mask_shape) if length == n]
+        axes[name] = Axis(fits[0]) if len(fits) == 1 else Axis(None)
+        if len(fits) > 1 and n > 1:
+            axes[name] = f"axes {', '.join(map(str, fits))} of what it draws all look like it"
     return axes
 
 
