@@ -93,9 +93,9 @@ def _channels(shape: torch.Size, unbatched_ndim: int | None = None) -> tuple[int
 
 
 def _functional(kind: str, *, channels: bool = False, unbatched_ndim: int | None = None, on: bool = True) -> Any:
-    """torch.nn.functional style: (input, p, training, inplace)."""
+    """torch.nn.functional style: (input, p, training, inplace), and a generator where torch will have one."""
 
-    def parse(input: Tensor, p: float = 0.5, training: bool = on, inplace: bool = False) -> Call:
+    def parse(input: Tensor, p: float = 0.5, training: bool = on, inplace: bool = False, generator: Any = None) -> Call:
         shape = _channels(input.shape, unbatched_ndim) if channels else tuple(input.shape)
         return elementwise(kind, kind, shape, input, p, training, inplace)
 
@@ -105,14 +105,14 @@ def _functional(kind: str, *, channels: bool = False, unbatched_ndim: int | None
 def _native(kind: str, *, channels: bool = False, inplace: bool = False) -> Any:
     """torch.dropout style: (input, p, train)."""
 
-    def parse(input: Tensor, p: float, train: bool) -> Call:
+    def parse(input: Tensor, p: float, train: bool, generator: Any = None) -> Call:
         shape = _channels(input.shape) if channels else tuple(input.shape)
         return elementwise(kind, kind, shape, input, p, train, inplace)
 
     return parse
 
 
-def _native_dropout(input: Tensor, p: float, train: bool | None) -> Call:
+def _native_dropout(input: Tensor, p: float, train: bool | None, generator: Any = None) -> Call:
     """torch.native_dropout returns its mask beside the result."""
     call = elementwise("native_dropout", "dropout", tuple(input.shape), input, p, train is not False, False)
     plain = call.apply
@@ -131,6 +131,7 @@ def _attention(
     *,
     scale: float | None = None,
     enable_gqa: bool = False,
+    generator: Any = None,
 ) -> Call:
     lead = query.shape[:-2] if enable_gqa else torch.broadcast_shapes(query.shape[:-2], key.shape[:-2])
 

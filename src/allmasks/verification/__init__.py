@@ -92,6 +92,9 @@ def verify(
     """
     began = time.perf_counter()
     _check_arguments(model, step, passes, level, seed)
+    same_masks = (same_masks,) if isinstance(same_masks, str) else tuple(same_masks)
+    if same_masks and group is None:
+        raise ValueError("same_masks is about ranks: pass group= beside it")
     ranks = join(group)
     meant = read_meant(expect)
     x, y, the_loss = settled(x, y, loss)
@@ -101,22 +104,19 @@ def verify(
     with progress_bar(progress, "verify") as (start, tick), all_kept(model, step) as modules:
         if start is not None:
             start(passes or 200)
-        asked = Asked(
-            model,
-            x,
-            y,
-            the_loss,
-            step,
-            meant,
-            passes,
-            level,
-            seed,
-            leave_off,
-            ranks.size == 1,
-            tick or (lambda n: None),
-        )
+        tick = tick or (lambda done: None)
+        options: dict[str, Any] = {
+            "leave_off": leave_off,
+            "ranks": ranks,
+            "same_masks": tuple(same_masks),
+            "tick": tick,
+        }
+        asked = Asked(model, x, y, the_loss, step, meant, passes, level, seed, **options)
         run = check(asked, modules)
-    findings, checks = diagnose(run.evidence, level)
+    findings, checks = diagnose(run.evidence, level / ranks.size)
+    if ranks.size > 1:
+        everywhere = [finding for one in ranks.gather(findings) for finding in one]
+        findings = tuple({(f.site, f.property, f.fault): f for f in reversed(everywhere)}.values())[::-1]
     law = run.evidence.law
     return Verification(
         model_name=class_name(model),

@@ -20,9 +20,11 @@ from allmasks.expect.loss import ModelLoss
 from allmasks.over_masks.data import Batch
 from allmasks.over_masks.output import extract_output
 from allmasks.over_masks.sources import no_masks
+from allmasks.ranks.groups import ALONE, Group
 from allmasks.results import Note
 from allmasks.sites import DropoutSite, find_dropout
 from allmasks.sites.naming import path_of
+from allmasks.verification.across_ranks import averaged_over_ranks, rank_trials
 from allmasks.verification.detectable import Slope, bits_needed, enough_passes, slopes_of, spread_factor
 from allmasks.verification.diagnosis import Evidence
 from allmasks.verification.law_trials import LawTrials, eval_trials, law_trials
@@ -54,8 +56,14 @@ class Asked:
     level: float
     seed: int
     leave_off: str | Sequence[str] = ()
-    alone: bool = True
+    ranks: Group = ALONE
+    same_masks: tuple[str, ...] = ()
     tick: Callable[[int], None] = lambda done: None
+
+    @property
+    def alone(self) -> bool:
+        """Whether this process is the only one: then its generators may be seeded."""
+        return self.ranks.size == 1
 
 
 @dataclass
@@ -149,6 +157,15 @@ def check(asked: Asked, modules: list[nn.Module]) -> Run:
     step = Step(asked.model, asked.step or (lambda: _bare_loss(asked)), own, modules)
     if asked.alone:
         _seed(asked.seed)
+    try:
+        return _checked(asked, step, modules, notes)
+    finally:
+        for generator, state in step.generators.values():
+            generator.set_state(state)
+
+
+def _checked(asked: Asked, step: Step, modules: list[nn.Module], notes: list[Note]) -> Run:
+    own = step.own
     step.in_train_mode()
     first = _witness(step, frozenset(), True)
     step.look_for_traces()
@@ -179,11 +196,12 @@ def check(asked: Asked, modules: list[nn.Module]) -> Run:
         )
     apart = bool(statistics) or left_off
     law = Law(problem, asked.seed, first.autocast) if problem is not None and not apart else None
-    plan = _planned(asked, law, random_sites, notes)
+    plan = asked.ranks.of_first(_planned(asked, law, random_sites))
     parameters = list(step.parameters) if law is not None and problem is not None and problem.look.leaves() else []
     directions: list[list[Tensor | None]] = []
     if law is not None and random_sites and parameters and first.backward and step.has_gradient:
         directions = directions_of(law, parameters, asked.seed, _at_mean(step, asked, problem))
+    directions = asked.ranks.of_first(directions)
     # From here on nothing of the core runs between two passes: whatever the step keeps from one to the next stays.
     if asked.alone:
         _seed(asked.seed)
@@ -199,6 +217,7 @@ def check(asked: Asked, modules: list[nn.Module]) -> Run:
     if law is not None and random_sites:
         blocks = gradients // plan.each if directions and passes.along else 0
         lawful = law.draws(plan.draws, blocks, plan.each, directions, parameters)
+        lawful = replace(lawful, along=averaged_over_ranks(asked.ranks, passes.along, lawful.along))
     elif law is not None:
         lawful = _constant(problem, len(passes.losses))
     return _compared(asked, problem, law, lawful, sites, passes_seen, passes, losses, plan, step, notes)
@@ -219,7 +238,7 @@ class _Plan:
     slopes: dict[str, Slope]
 
 
-def _planned(asked: Asked, law: Law | None, sites: tuple[DropoutSite, ...], notes: list[Note]) -> _Plan:
+def _planned(asked: Asked, law: Law | None, sites: tuple[DropoutSite, ...]) -> _Plan:
     """How many passes, how many of them with gradients, and how many draws of the law."""
     if law is None or not sites:
         passes = asked.passes or 128
@@ -269,8 +288,7 @@ def _witness(step: Step, owners: frozenset[str], back: bool) -> Seen:
             seen.backward = reaches
     for generator, state in seen.generators.values():
         if generator is not torch.default_generator:
-            generators = step.__dict__.setdefault("generators", {})
-            generators.setdefault(id(generator), (generator, state))
+            step.generators.setdefault(id(generator), (generator, state))
     return seen
 
 
@@ -286,7 +304,7 @@ def _look_inside(asked: Asked, step: Step, first: Seen, sites: tuple[DropoutSite
         if mask.bits is not None and 0 < p < 1:
             needs.append(math.ceil(bits_needed(p, factor) / max(mask.bits.size, 1)))
     wanted = max([_WITNESSED, *needs]) if n else _WITNESSED
-    times = min(wanted, passes, max(4, _BITS // max(sum(sizes), 1)))
+    times = asked.ranks.of_first(min(wanted, passes, max(4, _BITS // max(sum(sizes), 1))))
     owners = frozenset(path_of(site.name) for site in sites) | {mask.path for mask in first.masks}
     seen = []
     for _ in range(max(times, 2)):
@@ -319,6 +337,7 @@ def _compared(
     inside = again_in_backward(seen)
     inside += [trial for one in found for trial in mask_trials(one)]
     inside += across_sites(found)
+    inside += rank_trials(asked.ranks, found, passes.losses, asked.same_masks)
     inside += called_twice(sites, found, seen)
     at_mean = None if problem is None else float((problem.weight * problem.weight_scaling).sum())
     reference = at_mean if at_mean is not None else eval_losses[0]

@@ -126,6 +126,8 @@ class Step:
         self.flags = [module.training for module in modules]
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.has_gradient = bool(self.parameters)
+        self.generators: dict[int, tuple[torch.Generator, Tensor]] = {}
+        """Generators that were passed to a draw, with their states before."""
         self.looked = False
         self.moved_buffers: list[str] = []
 
