@@ -249,6 +249,30 @@ def test_many_classes_by_those_that_matter():
     assert abs(ours.value - drawn.value) < 5 * drawn.error + ours.error
 
 
+def test_two_classes_are_the_logistic_row():
+    two, rows = np.random.default_rng(2).standard_normal((2, 12)), X * 3
+    classes = np.arange(7) % 2
+    ours = am.expected_score_loss(
+        two,
+        rows,
+        classes,
+        0.4,
+        loss="cross_entropy",
+        intercept=[0.2, -1.0],
+        method=SoftmaxBounds(1e-9),
+        return_grad=True,
+    )
+    row = am.expected_score_loss(two[1] - two[0], rows, classes, 0.4, intercept=-1.2, return_grad=True)
+    assert np.abs(ours.per_example - row.per_example).max() <= 1e-13
+    assert ours.error < 1e-11
+    assert np.allclose(ours.grad["weights"], np.stack([-row.grad["weights"], row.grad["weights"]]), atol=1e-14)
+    assert np.allclose(ours.grad["X"], row.grad["X"], atol=1e-14)
+    share = am.expected_score(two, rows, 0.4, link="softmax", intercept=[0.2, -1.0], method=SoftmaxBounds())
+    sigma = am.expected_score(two[1] - two[0], rows, 0.4, intercept=-1.2)
+    assert np.abs(share.mean[:, 1] - sigma.mean).max() < 1e-13
+    assert np.abs(share.variance - sigma.variance[:, None]).max() < 1e-12
+
+
 def test_extremes():
     assert am.expected_score_loss([[1.0, -2.0]], [[3.0, 1.0]], [0], 0.5, loss="cross_entropy").value == 0.0
     one = am.expected_score([[1.0, -2.0]], [[3.0, 1.0]], 0.5, link="softmax", method=SoftmaxBounds())

@@ -87,6 +87,7 @@ class Expectation:
 
     keeps_samples = False
     integrates_below = True
+    bounds_by_themselves = True
 
     @property
     def title(self) -> Mapping[str, Any]:

@@ -93,6 +93,10 @@ class Averaged(Protocol):
     def integrates_below(self) -> bool:
         """Whether the last layer's masks are also integrated where those of other sites are listed."""
 
+    @property
+    def bounds_by_themselves(self) -> bool:
+        """Whether bounds of the last layer's masks are chosen without being asked for."""
+
     def unvaried(self, method: Method | None) -> Option:
         """The only option where no mask varies."""
 

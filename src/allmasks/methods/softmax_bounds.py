@@ -83,10 +83,11 @@ class SoftmaxBounds(Method):
         own = self if asked or request.atol is None else replace(self, tol=min(self.tol, request.atol))
         if not others or last is None:
             how = "the only random site feeds the last Linear: its softmax over all masks between proven bounds"
-            few = len(sites) < len(averaged.look.random_sites) and not asked
-            beside = (
-                "losses of other sites are compared with it mask by mask; used only when asked for" if few else None
-            )
+            beside = None
+            if len(sites) < len(averaged.look.random_sites) and not asked:
+                beside = "losses of other sites are compared with it mask by mask; used only when asked for"
+            if not averaged.bounds_by_themselves and not asked:
+                beside = "its width is known afterwards only; used only when asked for"
             return (Option(own, how, "bounded", 1, refusal, integrates_last=True, reluctance=beside),)
         sampling = request.sampling
         drawn = 0 if sampling.atol or sampling.rtol else masks_drawn(sampling)

@@ -125,7 +125,8 @@ def predict(
         deliberately not averaged over. It stays as in eval mode, and `notes` say so.
     keep_samples : keep the prediction under each mask, for `quantile`; memory then grows with the masks.
     progress : show a progress bar.
-    method : `MonteCarlo`, `Enumeration`, `ClosedForm` or `Fourier` of `am.methods`; None picks.
+    method : `MonteCarlo`, `Enumeration`, `ClosedForm` or `Fourier` of `am.methods`; None picks. `SoftmaxBounds`, where
+        the only site feeds a last Linear of three or more classes: everything between proven bounds.
     budget : evaluations (masks times examples) that listing every mask may cost; default 2**20.
     y : targets; then also log p(y), the log of the mean likelihood. True takes those of a data loader.
     noise_precision : τ; a regression's y has variance 1/τ about the prediction (Gal & Ghahramani 2016).

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from allmasks.methods import SoftmaxBounds
 from allmasks.methods.options import Option
 from allmasks.over_masks.data import Batch
 from allmasks.over_masks.forms import in_form
 from allmasks.over_masks.sources import EveryMask, MaskSource, SampledMasks
+from allmasks.prediction.bounded import Bounded
 from allmasks.prediction.features import DENSITIES, QUANTITIES, likelihood_features, quantities, within_bounds
 from allmasks.prediction.foreseen import Foreseen, RareMasks, foresee
 from allmasks.prediction.held import batch_held
@@ -46,6 +48,8 @@ class Route:
 def route_of(outputs: Outputs, chosen: Option, seed: int) -> Route:
     """What makes features of the masks of the option that was chosen."""
     last = outputs.last
+    if isinstance(chosen.method, SoftmaxBounds):
+        return Route(chosen, Bounded(outputs, chosen.method))
     if chosen.integrates_last:
         return Route(chosen, Integrated(outputs))
     if chosen.sampler is not None and chosen.inner > 1:

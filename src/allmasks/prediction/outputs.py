@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from allmasks.methods import ClosedForm, Enumeration, Fourier, Method, MonteCarlo
-from allmasks.methods.options import DEFAULT_BUDGET, Option, Sites, Treatment, over_budget
+from allmasks.methods.options import DEFAULT_BUDGET, Option, Sites, Treatment, dependent, over_budget
 from allmasks.over_masks.data import Batch
 from allmasks.over_masks.forward import Forward
 from allmasks.over_masks.look import Look, Purpose, look
@@ -196,8 +196,23 @@ class Outputs:
             refusal = f"a {self.task.name} prediction is integrated by {own!r}"
         return "exact", refusal
 
+    bounds_by_themselves = False
+
     def unbounded(self, sites: Sites) -> str | None:
-        return "it is for losses"
+        others, last = self.look.split(sites)
+        if self.each_mask:
+            return "what is asked of the predictions needs each mask's"
+        if self.last is None or last is None:
+            return "no random site feeds a Linear whose output is the model's output"
+        if others:
+            return f"other sites are random too: {', '.join(site.name for site in others)}"
+        if self.task.name != "multiclass" or len(self.last.weight) < 3 or self.task.already:
+            return "it is for the softmax of three or more outputs of a Linear"
+        if self.asked.likelihood:
+            return "the likelihood of y has no bounds"
+        if not last.mean_preserving or last.batch_dim != 0:
+            return f"{last.name} does not drop each example's units by themselves"
+        return dependent((last,))
 
     def unlisted(self, sites: Sites) -> str | None:
         return "keep_samples=False: its masks are no sample" if self.asked.samples else None

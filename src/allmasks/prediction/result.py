@@ -82,6 +82,32 @@ class Prediction(Result):
 
     _left_out = ("held",)
 
+    @property
+    def certain(self) -> Any:
+        """(n, …) whether the class of the largest mean probability is proven: no other's interval reaches its own.
+
+        Masks that were drawn prove nothing: without a guarantee "exact" or "bounded" it is False throughout.
+        """
+        if self.task != "multiclass":
+            raise ValueError(f"certain is about the largest of several classes, and the task is {self.task}")
+        proven = self.guarantee in ("exact", "bounded")
+
+        def of(mean: Any, error: Any) -> Any:
+            dim = self._class_dim(mean)
+            best = mean.argmax(dim=dim, keepdim=True)
+            below = (mean - error).gather(dim, best).squeeze(dim)
+            above = (mean + error).scatter(dim, best, -math.inf).amax(dim=dim)
+            return (below > above) & proven
+
+        return _map(of, self.mean, self.mean_error)
+
+    def _class_dim(self, mean: Any) -> int:
+        """The axis that the entropy does not have."""
+        rest = _leaves(self.entropy)
+        shapes = [tuple(leaf.shape) for leaf in rest]
+        dims = [d for d in range(1, mean.ndim) if (*mean.shape[:d], *mean.shape[d + 1 :]) in shapes]
+        return dims[-1] if dims else mean.ndim - 1
+
     def interval(self, level: float = 0.95, quantity: str = "mean") -> tuple[Any, Any]:
         """Where the mean over all masks lies, by its Monte Carlo error; for observations see `predictive_interval`.
 

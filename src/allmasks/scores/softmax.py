@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from allmasks.errors import MethodNotApplicable
+from allmasks.scores.characteristic import fourier_logistic, sigmoid_moments
 from allmasks.scores.class_scores import ClassProblem
-from allmasks.scores.score import EPS, Gradient, Moments, RowResults
+from allmasks.scores.score import EPS, Gradient, Moments, RowResults, ScoreProblem
 
 __all__ = ["Bounds", "Rule", "bounded_losses", "bounded_probabilities", "middle_moments", "share_moments"]
 
@@ -59,6 +61,10 @@ def bounded_losses(problem: ClassProblem, targets: Array, rule: Rule, want_grad:
     """Σ t E log Σ e^{S_k} − t · E S of each row, t being its targets (n, K)."""
     from allmasks.scores.every_class import loss_rows
 
+    if problem.classes == 1 and not want_grad:
+        return Bounds(np.zeros(problem.n), np.zeros(problem.n))  # the score less itself
+    if problem.classes == 2 and (found := _two_classes(problem, targets, want_grad)) is not None:
+        return found
     n, classes, d = problem.n, problem.classes, problem.d
     mass = targets.sum(axis=1)
     out = np.empty((n, 3))
@@ -100,6 +106,8 @@ def bounded_probabilities(problem: ClassProblem, rule: Rule) -> tuple[Array, Arr
     """(low, high) of E π, then of E π², (n, K) each."""
     from allmasks.scores.every_class import probability_rows
 
+    if problem.classes == 2 and (found := _two_shares(problem)) is not None:
+        return found
     out = np.empty((problem.n, problem.classes, 4))
     most = 4 if rule.moments is None else rule.moments
     for rows in problem.blocks():
@@ -121,3 +129,51 @@ def middle_moments(low: Array, high: Array, low_square: Array, high_square: Arra
     rounding = 8 * EPS
     mean, variance = 0.5 * (low + high), 0.5 * (least + most)
     return Moments(mean, 0.5 * (high - low) + rounding, variance, 0.5 * (most - least) + rounding)
+
+
+@dataclass(frozen=True)
+class _Finest:
+    """Fourier's own default."""
+
+    tol: float = 1e-12
+    max_nodes: int = 4096
+
+
+def _difference(problem: ClassProblem) -> tuple[ScoreProblem, Array]:
+    """S_1 − S_0, and what the mean of a function of slope 1 may be off by since its weights are rounded, (n,)."""
+    size = np.abs(problem.weights).sum(axis=0), float(np.abs(problem.intercept).sum())
+    one = problem.of(problem.weights[1] - problem.weights[0], problem.intercept[1] - problem.intercept[0])
+    return one, 4 * EPS * (np.asarray(abs(problem.X) @ size[0]) + size[1])
+
+
+def _two_classes(problem: ClassProblem, targets: Array, want_grad: bool) -> Bounds | None:
+    """Of two classes the loss is the logistic one of the scores' difference; None where Fourier does not reach."""
+    mass = targets.sum(axis=1)
+    y = np.where(mass > 0, targets[:, 1] / np.where(mass > 0, mass, 1.0), 0.0)
+    one, moved = _difference(problem)
+    try:
+        found = fourier_logistic(replace(one, share=problem.share * mass), y, _Finest(), want_grad)
+    except MethodNotApplicable:
+        return None
+    gradient = None
+    if want_grad:
+        (own,) = found.gradients
+        gradient = Gradient(np.stack([-own.weights, own.weights]), np.array([-own.intercept, own.intercept]), own.X)
+    value, error = mass * found.value, mass * (found.error + 2 * moved + 8 * EPS * (1 + np.abs(found.value)))
+    return Bounds(value - error, value + error, gradient)
+
+
+def _two_shares(problem: ClassProblem) -> tuple[Array, Array, Array, Array] | None:
+    """Bounds of E π and E π² of two classes, by the sigmoid of their difference; None where that does not reach."""
+    one, moved = _difference(problem)
+    try:
+        found = sigmoid_moments(one, _Finest())
+    except MethodNotApplicable:
+        return None
+    mean, error = found.mean, found.mean_error + moved + 8 * EPS
+    square = found.variance + mean**2
+    off = found.variance_error + 2 * found.mean_error + 2 * moved + 16 * EPS
+    both, both_square = np.stack([1 - mean, mean], axis=1), np.stack([1 - 2 * mean + square, square], axis=1)
+    wide = np.stack([off + 2 * error, off], axis=1)
+    low, high = both - error[:, None], both + error[:, None]
+    return np.maximum(low, 0.0), np.minimum(high, 1.0), np.maximum(both_square - wide, 0.0), both_square + wide
