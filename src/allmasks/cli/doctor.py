@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from allmasks.cli.common import JsonOption, check_outputs, say, write_json
@@ -9,9 +11,23 @@ from allmasks.cli.common import JsonOption, check_outputs, say, write_json
 __all__ = ["doctor"]
 
 
-def doctor(json_file: JsonOption = None) -> None:
+def doctor(
+    vectors: Annotated[
+        bool, typer.Option("--vectors", help="Print the first mask bits of fixed keys instead, to hold others against.")
+    ] = False,
+    json_file: JsonOption = None,
+) -> None:
     """Show versions and run a self check."""
     check_outputs(None, json_file)
+    if vectors:
+        from allmasks.kernels.known import known_vectors
+
+        rows = known_vectors()
+        if json_file != "-":
+            for row in rows:
+                typer.echo("  ".join(f"{name}={value}" for name, value in row.items()))
+        write_json({"vectors": rows}, json_file)
+        return
     from allmasks.doctor import doctor as examine
 
     found = examine(say)
