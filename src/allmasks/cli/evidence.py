@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -21,9 +22,18 @@ def evidence(
         str | None, typer.Option(metavar="LIST", help="Numbers or names, separated by commas. Default: all.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer seeds, epochs and data sets: a first look.")] = False,
+    scale: Annotated[
+        str, typer.Option(help="small: minutes, bundled data. full: MNIST by size, 3 x 1024 units, text; needs --data.")
+    ] = "small",
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="For --scale full, e.g. 5m or 2h: what fits, then the verdicts.")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(help="Seeds of each experiment. Default: 10, or 6 with --quick.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Processes. Default: one a core.")] = None,
-    data: Annotated[str | None, typer.Option(metavar="DIR", help="More data sets: .npz files with X and y.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="More data sets: .npz with X and y; for full, MNIST's files …"),
+    ] = None,
     out: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="Where the page, its numbers, raw readings and the finished trials go."),
@@ -44,20 +54,27 @@ def evidence(
     if jobs is not None and (jobs < 1 and jobs != -1):
         raise ValueError(_("--jobs must be at least 1, or -1 for every core, got {given}").format(given=jobs))
     check_outputs(None, json_file, lang)
+    seconds = _checked_scale(scale, budget, (claims, quick, null, seeds), _)
     folder = _folder(out, _)
-    from allmasks.evidence import run, to_lines
+    n_jobs = jobs if jobs is not None else len(os.sched_getaffinity(0)) if sys.platform == "linux" else -1
+    from allmasks.evidence import run, run_full, to_lines
+    from allmasks.evidence.full.campaign import held
 
-    found = run(
-        None if claims is None else [name.strip() for name in claims.split(",") if name.strip()],
-        seeds=seeds,
-        quick=quick,
-        null=null,
-        data=data,
-        trials=folder / "trials",
-        n_jobs=jobs if jobs is not None else len(os.sched_getaffinity(0)) if sys.platform == "linux" else -1,
-        progress=True,
-        lang=lang,
-    )
+    with held(folder):
+        if scale == "full":
+            found = run_full(data, budget=seconds, trials=folder / "trials", n_jobs=n_jobs, progress=True)
+        else:
+            found = run(
+                None if claims is None else [name.strip() for name in claims.split(",") if name.strip()],
+                seeds=seeds,
+                quick=quick,
+                null=null,
+                data=data,
+                trials=folder / "trials",
+                n_jobs=n_jobs,
+                progress=True,
+                lang=lang,
+            )
     if json_file != "-":
         from allmasks.report import show
 
@@ -76,6 +93,23 @@ def evidence(
         write_json(found.to_dict(), json_file, lang)
     if out is not None:
         say(_("wrote {path}").format(path=folder / "evidence.html"))
+
+
+def _checked_scale(scale: str, budget: str | None, small: tuple[object, ...], _: Callable[[str], str]) -> float | None:
+    """Seconds of the budget; options that say nothing at a scale are refused."""
+    if scale not in ("small", "full"):
+        raise ValueError(_("--scale must be small or full, got {given}").format(given=scale))
+    if scale == "full" and any(one not in (None, False) for one in small):
+        raise ValueError(_("--claims, --quick, --null and --seeds are for --scale small; full goes by --budget"))
+    if budget is None:
+        return None
+    if scale != "full":
+        raise ValueError(_("--budget is for --scale full; a small run takes minutes"))
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)([smh])", budget.strip())
+    seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
+    if seconds <= 0:
+        raise ValueError(_("--budget must be a time such as 90s, 5m or 2h, got {given}").format(given=budget))
+    return seconds
 
 
 def _folder(out: str | None, _: Callable[[str], str]) -> Path:

@@ -33,7 +33,10 @@ class Finding:
 
 @dataclass(frozen=True, repr=False)
 class Evidence(Reported):
-    """The notes' claims, each measured. Equal settings give equal findings, bit for bit; only `seconds` differ."""
+    """The notes' claims, each measured. Equal settings give equal findings, bit for bit; only `seconds` differ.
+
+    `scale` is "small" or "full"; `more`, what a larger budget would add to a full run.
+    """
 
     findings: tuple[Finding, ...]
     datasets: tuple[str, ...]
@@ -44,6 +47,8 @@ class Evidence(Reported):
     n_tests: int
     seconds: float
     step_seconds: dict[str, dict[str, float]]
+    scale: str = "small"
+    more: tuple[str, ...] = ()
 
     def __getitem__(self, key: str) -> Finding:
         return next(finding for finding in self.findings if finding.key == key)

@@ -38,11 +38,11 @@ def to_lines(found: Evidence) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-_RUN = ("datasets", "linear_datasets", "seeds", "quick", "null", "seconds", "step_seconds")
+_RUN = ("datasets", "linear_datasets", "seeds", "quick", "null", "seconds", "step_seconds", "scale", "more")
 
 
 def from_lines(text: str, claims: Sequence[Claim] = CLAIMS) -> Evidence:
-    """The run, judged again by its raw readings.
+    """The run, judged again by its raw readings. `claims` : of a full run, `FULL_CLAIMS`.
 
     Raises
     ------
@@ -81,6 +81,8 @@ def from_lines(text: str, claims: Sequence[Claim] = CLAIMS) -> Evidence:
         null=head["null"],
         seconds=head["seconds"],
         step_seconds=head["step_seconds"],
+        scale=head["scale"],
+        more=tuple(head["more"]),
     )
 
 

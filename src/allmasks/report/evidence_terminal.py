@@ -78,6 +78,10 @@ def facts(found: Evidence, _: Translate) -> list[str]:
             "Data: {datasets}. {seeds} seeds, each with its own split and net; {tests} tests, corrected together."
         ).format(datasets=", ".join([*found.datasets, *linear]), seeds=len(found.seeds), tests=found.n_tests)
     ]
+    if found.scale == "full":
+        told.append(_("Full scale: nets of 3 × 1,024 units, 0.2 of the inputs and 0.5 of the hidden units dropped."))
+    if found.more:
+        told.append(_("A larger budget would add: {what}").format(what="; ".join(found.more)))
     if found.quick:
         told.append(_("A quick run: fewer seeds, epochs and data sets. Its verdicts are a first look."))
     if found.null:
