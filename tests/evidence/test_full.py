@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from allmasks.evidence import FULL_CLAIMS, from_lines, run_full, to_lines
-from allmasks.evidence.full import campaign, training
+from allmasks.evidence.full import campaign, large_nets
 from allmasks.evidence.full.claims_at_scale import CONTRASTS, pictures, readings
-from allmasks.evidence.full.sources import find_sources, mnist, sentences, table
-from allmasks.evidence.full.training import ARMS, Work, experiments, train_one
+from allmasks.evidence.full.large_nets import ARMS, Work, experiments, train_one
+from allmasks.evidence.full.public_data import find_sources, mnist, sentences, table
 from allmasks.report import render_html, render_text
 
 
@@ -47,10 +47,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def short(monkeypatch):
-    monkeypatch.setattr(training, "_STEPS", dict.fromkeys(training.SIZES, 2))
-    monkeypatch.setattr(training, "_WIDTH", 8)
-    steps_of = training.steps_of
-    for module in (training, campaign):
+    monkeypatch.setattr(large_nets, "_STEPS", dict.fromkeys(large_nets.SIZES, 2))
+    monkeypatch.setattr(large_nets, "_WIDTH", 8)
+    steps_of = large_nets.steps_of
+    for module in (large_nets, campaign):
         monkeypatch.setattr(module, "steps_of", lambda e: min(steps_of(e), 3))
 
 
@@ -186,9 +186,9 @@ def test_two_runs_on_one_folder(tmp_path):
 def test_killed_ten_times_nothing_is_lost_or_repeated(folder, tmp_path):
     code = (
         "import sys\n"
-        "from allmasks.evidence.full import campaign, training\n"
-        "training._STEPS = dict.fromkeys(training.SIZES, 2); training._WIDTH = 8\n"
-        "training.steps_of = campaign.steps_of = lambda e: 3\n"
+        "from allmasks.evidence.full import campaign, large_nets\n"
+        "large_nets._STEPS = dict.fromkeys(large_nets.SIZES, 2); large_nets._WIDTH = 8\n"
+        "large_nets.steps_of = campaign.steps_of = lambda e: 3\n"
         "campaign.run_full(sys.argv[1], trials=sys.argv[2])\n"
     )
     command = [sys.executable, "-c", code, str(folder), str(tmp_path)]

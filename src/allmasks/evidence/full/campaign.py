@@ -22,8 +22,8 @@ import numpy as np
 from allmasks.evidence.claim import Effect
 from allmasks.evidence.findings import Evidence, conclude
 from allmasks.evidence.full.claims_at_scale import CONTRASTS, FULL_CLAIMS, Contrast, pictures, readings
-from allmasks.evidence.full.sources import Sources, find_sources
-from allmasks.evidence.full.training import ARMS, Work, experiments, steps_of, train_one
+from allmasks.evidence.full.large_nets import ARMS, Work, experiments, steps_of, train_one
+from allmasks.evidence.full.public_data import Sources, find_sources
 from allmasks.evidence.power import seeds_for, upper_spread
 from allmasks.trials import Trials, run_trials
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from allmasks.evidence.full.sources import Rows, Sources, mnist, sentences, table
+from allmasks.evidence.full.public_data import Rows, Sources, mnist, sentences, table
 from allmasks.nn import Dropout
 
 __all__ = ["ARMS", "Treatment", "Work", "experiments", "steps_of", "train_one"]
