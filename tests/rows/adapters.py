@@ -38,12 +38,6 @@ PEFT: list[tuple[str, Callable[[], Built]]] = [
     ("LoRA on BERT, classes", adapter("LoraConfig", heads="ForSequenceClassification", target_modules=["query"], r=2, lora_dropout=0.1, task_type="SEQ_CLS")),
     ("DoRA on BERT", adapter("LoraConfig", target_modules=["query"], r=2, lora_dropout=0.1, use_dora=True)),
     ("LoRA on Llama", adapter("LoraConfig", "Llama", "ForCausalLM", target_modules=_LLAMA_PARTS, r=2, lora_dropout=0.1)),
-    ("rsLoRA on Llama, all linear", adapter("LoraConfig", "Llama", "ForCausalLM", target_modules="all-linear", r=2, lora_dropout=0.05, use_rslora=True)),
-    ("AdaLoRA on Llama", adapter("AdaLoraConfig", "Llama", "ForCausalLM", target_modules=_LLAMA_PARTS, init_r=2, target_r=1, lora_dropout=0.1, total_step=10)),
-    ("LoHa on BERT", adapter("LoHaConfig", target_modules=["query"], r=2, module_dropout=0.2, rank_dropout=0.1)),
-    ("LoKr on BERT", adapter("LoKrConfig", target_modules=["query"], r=2, module_dropout=0.2)),
-    ("OFT on BERT", adapter("OFTConfig", target_modules=["query"], oft_block_size=4, module_dropout=0.2)),
     ("VeRA on Llama", adapter("VeraConfig", "Llama", "ForCausalLM", target_modules=["q_proj"], r=2, vera_dropout=0.1)),
     ("IA³ on BERT", adapter("IA3Config", target_modules=["query"], feedforward_modules=[])),
-    ("prefix tuning on Llama", adapter("PrefixTuningConfig", "Llama", "ForCausalLM", num_virtual_tokens=2, task_type="CAUSAL_LM")),
 ]  # fmt: skip

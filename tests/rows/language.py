@@ -160,7 +160,6 @@ SPECIAL: list[tuple[str, Callable[[], Built]]] = [
     ("xlm-roberta", of_type("xlm-roberta")),
     ("xlm-roberta-xl", of_type("xlm-roberta-xl")),
     ("yoso", of_type("yoso")),
-    ("phimoe", of_type("phimoe")),
     ("seed_oss", of_type("seed_oss")),
     ("ViT", of_type("vit", hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)),
     ("llama", of_type("llama", attention_dropout=0.1)),

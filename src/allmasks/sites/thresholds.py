@@ -123,7 +123,8 @@ def _tipping_point(
             return None  # not two outcomes but many
         a, b = (middle, b) if here else (a, middle)
     # In float32 the number compared with is the one nearest to what somebody wrote, up to 2^-25 off on either side.
-    return _shortest_between(a - 2.0**-24, b + 2.0**-24)
+    near = _shortest_between(a - 2.0**-24, b + 2.0**-24)
+    return near if near == round(near, 6) else _shortest_between(a, b)
 
 
 def _shortest_between(a: float, b: float) -> float:
