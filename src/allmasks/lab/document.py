@@ -13,14 +13,16 @@ from typing import Any
 from allmasks.files import write_text
 from allmasks.lab import chapters
 from allmasks.lab.payload import about, payload
-from allmasks.lab.protocol import Answer, Chapter
+from allmasks.lab.protocol import Answer, Chapter, Settings
 from allmasks.language import LANGUAGES, Text, translator
 from allmasks.report.html import fill
 
-__all__ = ["LARGEST", "file_name", "live_page", "static_page", "write_pages"]
+__all__ = ["LARGEST", "answers", "computed", "file_name", "live_page", "static_page", "write_pages"]
 
 LARGEST = 3_000_000
 """Bytes of a static page: what an e-mail carries."""
+
+Computed = tuple[Settings, list[Answer]]
 
 SOURCE = "https://pypi.org/project/allmasks/"
 NAMES = {"en": Text("English", "English"), "ko": Text("한국어", "한국어")}
@@ -36,21 +38,29 @@ def live_page(chapter: Chapter, lang: str) -> str:
     return _page(chapter, lang, lambda other, tongue: f"/{other.key}?lang={tongue}", {}, server=True)
 
 
-def static_page(chapter: Chapter, lang: str) -> str:
-    """The page with an answer for each stop of its controls inside, compressed."""
-    return _page(chapter, lang, file_name, {"answers": packed(answers(chapter, lang))}, server=False)
+def static_page(chapter: Chapter, lang: str, found: list[Computed] | None = None) -> str:
+    """The page with an answer for each stop of its controls inside, compressed; `found`, if they are at hand."""
+    told = answers(chapter, lang, found)
+    return _page(chapter, lang, file_name, {"answers": packed(told)}, server=False)
 
 
-def answers(chapter: Chapter, lang: str) -> list[Any]:
-    """For each combination of stops, the last control's changing fastest: the answer, or all pictures on the way."""
-    found: list[Any] = []
+def computed(chapter: Chapter) -> list[Computed]:
+    """For each combination of stops, the last control's changing fastest: the values, and the answer or, of a training,
+    all pictures on the way."""
+    found = []
     for values in product(*(control.stops for control in chapter.controls)):
-        given = dict(zip((control.key for control in chapter.controls), values, strict=True))
-        settings = chapter.settle(given)
-        steps = [step for step in chapter.steps(given) if isinstance(step, Answer)]
-        told = [payload(chapter, step, settings, lang) for step in (steps if chapter.live else steps[-1:])]
-        found.append(told if chapter.live else told[0])
+        settings = chapter.settle(dict(zip((control.key for control in chapter.controls), values, strict=True)))
+        steps = [step for step in chapter.steps(settings) if isinstance(step, Answer)]
+        found.append((settings, steps if chapter.live else steps[-1:]))
     return found
+
+
+def answers(chapter: Chapter, lang: str, found: list[Computed] | None = None) -> list[Any]:
+    """What the page holds of each: an answer, or a list of pictures where training is watched."""
+    told = [
+        [payload(chapter, step, settings, lang) for step in steps] for settings, steps in found or computed(chapter)
+    ]
+    return told if chapter.live else [one[0] for one in told]
 
 
 def packed(value: Any) -> str:
@@ -67,8 +77,9 @@ def write_pages(folder: Path, langs: tuple[str, ...] = LANGUAGES, tell: Callable
     ValueError : a page grew beyond `LARGEST` bytes.
     """
     for chapter in chapters():
+        found = computed(chapter)
         for lang in langs:
-            text = static_page(chapter, lang)
+            text = static_page(chapter, lang, found)
             if len(text.encode()) > LARGEST:
                 raise ValueError(f"chapter {chapter.key} takes {len(text.encode())} bytes, more than {LARGEST}")
             path = write_text(folder / file_name(chapter, lang), text)
