@@ -13,6 +13,7 @@ import typer
 from allmasks.cli.audit import audit
 from allmasks.cli.common import say, translator
 from allmasks.cli.doctor import doctor
+from allmasks.cli.evaluate import evaluate
 from allmasks.cli.evidence import evidence
 from allmasks.cli.explain import explain_app, gather_numbers
 from allmasks.cli.lab import lab
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (audit, evidence, lab, sites, verify, doctor):
+for command in (audit, evaluate, evidence, lab, sites, verify, doctor):
     app.command()(command)
 app.add_typer(explain_app, name="explain")
 

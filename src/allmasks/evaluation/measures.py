@@ -56,6 +56,8 @@ def averaged(
 
     def influence(scored: Any) -> Floats:
         each = of(scored)
+        if np.ptp(each) <= 1e-14 * np.abs(each).max():
+            return np.zeros_like(each)
         mean = each.mean()
         slope = 1.0 if not root else 0.5 / max(np.sqrt(mean), 1e-300)
         return slope * (each - mean) / len(each)

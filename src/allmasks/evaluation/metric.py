@@ -26,7 +26,8 @@ class Metric(Result):
         means over masks. Of eval mode, or the difference, in those readings.
     masks_error : standard error over masks, this test set given; a round-off bound where all masks were listed or
         integrated, nan from one mask.
-    data_error : standard error over test sets of this size, for all masks.
+    data_error : standard error over test sets of this size, for all masks; nan where this one cannot show any (not one
+        wrong answer).
     error : of both together.
     n : units of the data that errors stand on: examples, or groups.
     plug_in : the metric of the mean over the masks that were drawn, as any other library has it.

@@ -201,7 +201,8 @@ def _over_data(
         if m.influence is not None:
             own = m.influence(whole)
             other = m.influence(at_mean) if m.eval_mode else np.zeros_like(own)
-            found[m.name] = (units.error(own), units.error(other), units.error(own - other))
+            spreads = (units.error(own), units.error(other), units.error(own - other))
+            found[m.name] = spreads if m.smooth else tuple(map(_seen, spreads))  # type: ignore[assignment]
     draws: dict[str, list[Floats]] = {m.name: [] for m in resampled}
     for weights in units.bootstraps(seed) if resampled else ():
         for m in resampled:
@@ -219,7 +220,12 @@ def _over_data(
 def _deviation(values: Floats) -> float:
     """Of bootstrap values; a sample without any positive has none, and says nothing."""
     known = values[np.isfinite(values)]
-    return float(known.std(ddof=1)) if 2 * len(known) > len(values) else math.nan
+    return _seen(float(known.std(ddof=1))) if 2 * len(known) > len(values) else math.nan
+
+
+def _seen(error: float) -> float:
+    """Units that are all alike where others need not be (not one wrong answer) show no error: it is not known."""
+    return error if error > 0 else math.nan
 
 
 def by_masks(

@@ -37,6 +37,7 @@ class Renderer:
 
 RENDERERS: dict[str, Renderer] = {
     "Audit": Renderer("audit_page", "audit_terminal", 100),
+    "Evaluation": Renderer("evaluation_page", "evaluation_terminal", 140),
     "Evidence": Renderer("evidence_page", "evidence_terminal", 110),
     "Verification": Renderer("verification_page", "verification_terminal", 110),
 }
