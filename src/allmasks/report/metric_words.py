@@ -66,7 +66,7 @@ def metric_rows(found: Evaluation, _: Translate, most: int = 6) -> list[tuple[st
     """Each metric: its name, all masks, the two errors, eval mode, the difference and whether it is more than noise."""
     from allmasks.report.text import number, plus_minus
 
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, metric in found.items():
         at_mean, apart = metric.weight_scaling, metric.difference
         rows.append(
