@@ -138,7 +138,10 @@ def _parted(spread: float, masks: float, shared: bool) -> tuple[float, float]:
         return spread, math.hypot(spread, masks)
     if math.isnan(spread):
         return math.nan, math.nan
-    return math.sqrt(max(spread**2 - masks**2, 0.0)), max(spread, masks)
+    if spread <= masks:
+        # Nothing is left of the spread: what test sets add is no more than all of it, and not 0.
+        return spread, masks
+    return math.sqrt(spread**2 - masks**2), spread
 
 
 def _over_masks(
