@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import hadamard
 
 from allmasks.evaluation.measures import Floats, Measure
 from allmasks.evaluation.metric import AtMasks, Metric
@@ -185,7 +186,14 @@ def _over_masks(
 
 
 def _halves(n: int) -> Iterator[NDArray[np.bool_]]:
-    """Half-samples of replicates and what they leave out: always the same ones."""
+    """Half-samples of replicates: always the same ones.
+
+    Of 2ᵏ replicates the rows of a Hadamard matrix, which give a linear metric the jackknife's variance exactly; random
+    halves, with what they leave out, know it with half as many degrees of freedom.
+    """
+    if n >= 8 and n & (n - 1) == 0:
+        yield from (hadamard(n)[1:] > 0)
+        return
     rng = np.random.default_rng(0xA1F)
     for _ in range(_HALVES):
         kept = np.zeros(n, bool)
