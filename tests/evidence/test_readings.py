@@ -1,11 +1,13 @@
 """Raw readings and back: the same run, judged again."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from allmasks.evidence import from_lines, to_lines
 from allmasks.report import render_html, render_text
+from allmasks.report.evidence_terminal import verdict_table
 from report.evidence_cases import make_evidence
 
 
@@ -37,3 +39,11 @@ def test_there_and_back():
 def test_other_lines_are_refused(spoil, said):
     with pytest.raises(ValueError, match=said):
         from_lines(spoil(to_lines(make_evidence())))
+
+
+def test_the_page_in_the_docs_is_made_from_the_raw_readings():
+    docs = Path(__file__).parents[2] / "docs"
+    found = from_lines((docs / "evidence/small.jsonl").read_text(encoding="utf-8"))
+    assert verdict_table(found) in (docs / "evidence.md").read_text(encoding="utf-8")
+    assert len(found.findings) == 28
+    assert all(0 <= reading.power <= 1 for finding in found.findings for reading in finding.readings)
