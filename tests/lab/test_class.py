@@ -63,7 +63,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch, capsys, missing)
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
     assert main(["lab", "--no-browser", "--port", "0"]) == 2
-    assert "pip install 'allmasks[lab]'" in capsys.readouterr().err
+    assert f"needs {missing}: pip install 'allmasks[lab]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [1, 3, 11])

@@ -109,11 +109,14 @@ def _serve(chapter: str, lang: str, port: int, *, browser: bool) -> None:
         if (missing.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
             raise
         told = _("the lab's server needs {name}: pip install 'allmasks[lab]'; or write static pages with --out DIR")
-        raise ValueError(told.format(name=missing.name)) from None
+        raise ValueError(told.format(name=(missing.name or "").partition(".")[0])) from None
     import socket
     import threading
 
-    threading.Thread(target=warm, daemon=True).start()
+    # Once the first page is there: what is loaded for the others must not keep it waiting.
+    later = threading.Timer(3.0, warm)
+    later.daemon = True
+    later.start()
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
