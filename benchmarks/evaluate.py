@@ -1,6 +1,6 @@
 """What `am.evaluate` claims, shown: errors that hold, conformal coverage, whether masks pay, memory, cost, UCI bands.
 
-    python benchmarks/evaluate.py coverage [--rough]          # intervals over masks, over data, both, against the truth
+    python benchmarks/evaluate.py coverage [--rough] [--task] # intervals over masks, over data, both, against the truth
     python benchmarks/evaluate.py conformal [--splits 200]    # sets at 90 % over random splits
     python benchmarks/evaluate.py pays [--data DIR]           # masks against eval mode: digits, MNIST in DIR/mnist
     python benchmarks/evaluate.py cost [--masks 1000]         # memory, and processor time beside am.predict's
@@ -147,8 +147,8 @@ def truth(world: World, names: tuple[str, ...]) -> dict[str, float]:
     return named | {f"{name} difference": m.difference.value for name, m in found.items() if m.difference}
 
 
-def coverage(console: Console, seeds: int, rough: bool) -> None:
-    for task in SMOOTH:
+def coverage(console: Console, seeds: int, rough: bool, tasks: list[str]) -> None:
+    for task in tasks:
         title = f"Coverage of 95 % intervals, {seeds} seeds, %"
         table = Table("metric", "over masks", "over data", "both", title=title)
         world = World(task)
@@ -323,6 +323,7 @@ def main() -> None:
     parser.add_argument("what", choices=("coverage", "conformal", "pays", "cost", "uci"))
     parser.add_argument("--data", type=Path)
     parser.add_argument("--seeds", type=int, default=500)
+    parser.add_argument("--task", choices=tuple(SMOOTH), help="of these coverages only")
     parser.add_argument("--rough", action="store_true", help="the metrics that are not smooth")
     parser.add_argument("--splits", type=int)
     parser.add_argument("--masks", type=int, default=1000)
@@ -331,7 +332,7 @@ def main() -> None:
     console = Console(width=120)
     console.print(machine())
     if given.what == "coverage":
-        coverage(console, given.seeds, given.rough)
+        coverage(console, given.seeds, given.rough, [given.task] if given.task else list(SMOOTH))
     elif given.what == "conformal":
         conformal(console, given.splits or 200)
     elif given.what == "pays":

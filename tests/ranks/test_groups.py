@@ -16,7 +16,7 @@ TESTS = Path(__file__).parents[1]
 
 
 def torchrun(n, *arguments, script="plain_ranks.py"):
-    script = Path(__file__).with_name(script)
+    script = Path(__file__).parent / script
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), script]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=240, env=environment)

@@ -28,7 +28,7 @@ from allmasks.prediction.outputs import Asked
 from allmasks.ranks.agreement import agree_on_call
 from allmasks.ranks.groups import Group, join
 from allmasks.replicates import check_level
-from allmasks.sites import leaves_no_trace
+from allmasks.sites import BatchDim, leaves_no_trace
 
 __all__ = ["AtMasks", "Evaluation", "Metric", "evaluate", "evaluate_prediction"]
 
@@ -57,7 +57,7 @@ def evaluate(
     n_bins: int = 15,
     coverage: float = 0.8,
     risk: float = 0.05,
-    batch_dim: int | None = None,
+    batch_dim: BatchDim = None,
     batch_size: int | None = None,
     method: Method | None = None,
     budget: int | None = None,
