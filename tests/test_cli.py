@@ -82,6 +82,20 @@ def test_the_notes_second_example(capsys):
     assert [numbers[k] for k in ("data_term", "penalty", "expected_loss", "enumerated")] == [9, 9, 18, 18]
 
 
+def test_explain_in_korean_and_as_a_page(capsys, tmp_path):
+    file = tmp_path / "ridge.html"
+    code, out, err = run(capsys, f"explain ridge --w 1 -1 2 --html {file} --lang ko")
+    assert code == 0
+    assert "기대 손실 = 9 + 9" in out
+    assert err == f"{file}에 썼습니다\n"
+    assert '<html lang="ko">' in file.read_text(encoding="utf-8")
+    code, out, err = run(capsys, f"explain ridge --out {file} --json {file}")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: --out and --json name the same file")
+    code, out, err = run(capsys, "explain moments --lang fr")
+    assert (code, err) == (2, "error: --lang must be en or ko, got 'fr'\n")
+
+
 @pytest.mark.parametrize("topic", ["moments", "ridge", "montecarlo", "ensemble", "scaling"])
 def test_every_topic_runs_and_writes_json(capsys, tmp_path, topic):
     file = tmp_path / "numbers.json"

@@ -4,23 +4,25 @@ import importlib
 import io
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markupsafe import escape
 from rich.console import Console
 
-from allmasks.explain import TOPICS, ensemble, moments, montecarlo, ridge, scaling
+from allmasks.explain import TOPICS, Picture, Table, ensemble, moments, montecarlo, ridge, scaling
 from allmasks.samplers import Independent
 
 REALS = st.floats(-100, 100)
 RATES = st.floats(0, 0.99)
 
 
-def text(result):
+def text(result, lang="en"):
     console = Console(file=io.StringIO(), width=120)
-    result.page().show(console)
+    result.page(lang).show(console)
     return console.file.getvalue()
 
 
@@ -174,3 +176,44 @@ def test_every_topic_reads_and_dumps(topic):
 def test_bad_input(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+ALL = [moments, ridge, scaling, ensemble, lambda: montecarlo(12, replicates=4)]
+
+
+@pytest.mark.parametrize("topic", ALL)
+def test_every_word_of_a_topic_is_said_in_korean(topic):
+    """No sentence stays English, and every number of the English page stands in the Korean one."""
+    found = topic()
+    english, korean = text(found), text(found, "ko")
+    latin = re.findall(r"[A-Za-z]{4,}", korean)
+    assert set(latin) <= {"ReLU", "Fourier"}
+    for number in re.findall(r"\d+\.\d{3,}", english):
+        assert number in korean
+
+
+@pytest.mark.parametrize("topic", ALL)
+@pytest.mark.parametrize("lang", ["en", "ko"])
+def test_a_topic_is_a_page_with_its_picture_and_every_cell(topic, lang, tmp_path):
+    found = topic()
+    page = found.to_html(tmp_path / "topic.html", lang).read_text(encoding="utf-8")
+    assert f'<html lang="{lang}">' in page
+    assert 'id="picture-0"' in page
+    for part in found.page(lang).parts:
+        if isinstance(part, Table):
+            for row in part.rows:
+                assert all(f">{escape(cell)}<" in page for cell in row)
+    figures = json.loads(re.search(r'id="figures">(.*?)</script>', page)[1])
+    (picture,) = [part for part in found.page(lang).parts if isinstance(part, Picture)]
+    drawn = figures["picture-0"]["data"]
+    assert [one["y"] for one in drawn] == [list(series.y) for series in picture.series]
+
+
+def test_a_topic_reads_as_its_page():
+    assert "mean over 8 masks" in repr(moments())
+
+
+def test_a_topic_in_another_language_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="lang must be one of en, ko, got 'fr'"):
+        moments().to_html(tmp_path / "topic.html", "fr")
+    assert not (tmp_path / "topic.html").exists()

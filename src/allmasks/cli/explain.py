@@ -7,12 +7,26 @@ from typing import Annotated, Any
 
 import typer
 
-from allmasks.cli.common import JsonOption, check_outputs, check_seed, console, write_json
+from allmasks.cli.common import (
+    JsonOption,
+    check_language,
+    check_outputs,
+    check_seed,
+    console,
+    say,
+    translator,
+    write_json,
+)
 
 __all__ = ["explain_app", "gather_numbers"]
 
 explain_app = typer.Typer(help="Worked examples, shown beside full enumeration.", no_args_is_help=True)
 
+HtmlOption = Annotated[
+    str | None,
+    typer.Option("--out", "--html", metavar="FILE", help="Write it with its pictures here, as one HTML file."),
+]
+LangOption = Annotated[str, typer.Option("--lang", help="Language of the text: en or ko.")]
 PText = Annotated[str, typer.Option("--p", help="Drop rate, or one for each unit: 0.5 or 0.5,0.2,0.1.")]
 
 
@@ -20,24 +34,28 @@ PText = Annotated[str, typer.Option("--p", help="Drop rate, or one for each unit
 def explain_moments(
     h: Annotated[list[str] | None, typer.Argument(metavar="NUMBERS…", help="Activations h. Default: 2 -1 3.")] = None,
     p: PText = "0.5",
+    out: HtmlOption = None,
     json_file: JsonOption = None,
+    lang: LangOption = "en",
 ) -> None:
     """Mean and variance of inverted dropout.
 
     Example: allmasks explain moments --p 0.5 2 -1 3"""
-    _explain("moments", json_file, h=_vector(h, "the numbers"), p=_rates(p))
+    _explain("moments", out, json_file, lang, h=_vector(h, "the numbers"), p=_rates(p))
 
 
 @explain_app.command("scaling")
 def explain_scaling(
     h: Annotated[list[str] | None, typer.Argument(metavar="NUMBERS…", help="Activations h. Default: 2 -1 3.")] = None,
     p: PText = "0.5",
+    out: HtmlOption = None,
     json_file: JsonOption = None,
+    lang: LangOption = "en",
 ) -> None:
     """Train and inference, inverted against classic.
 
     Example: allmasks explain scaling --p 0.5 2 -1 3"""
-    _explain("scaling", json_file, h=_vector(h, "the numbers"), p=_rates(p))
+    _explain("scaling", out, json_file, lang, h=_vector(h, "the numbers"), p=_rates(p))
 
 
 @explain_app.command("ridge")
@@ -46,12 +64,14 @@ def explain_ridge(
     w: Annotated[str | None, typer.Option(metavar="NUMBERS…", help="Weights. Default: 1 -1 2.")] = None,
     x: Annotated[str | None, typer.Option(metavar="NUMBERS…", help="Inputs. Default: 1 2 -1.")] = None,
     y: Annotated[float, typer.Option(help="Target.")] = 0.0,
+    out: HtmlOption = None,
     json_file: JsonOption = None,
+    lang: LangOption = "en",
 ) -> None:
     """Dropout in linear regression is ridge.
 
     Example: allmasks explain ridge --p 0.5 --w 1 -1 2 --x 1 2 -1 --y 0"""
-    _explain("ridge", json_file, w=_vector(w, "--w"), x=_vector(x, "--x"), y=y, p=_rates(p))
+    _explain("ridge", out, json_file, lang, w=_vector(w, "--w"), x=_vector(x, "--x"), y=y, p=_rates(p))
 
 
 @explain_app.command("montecarlo")
@@ -61,13 +81,23 @@ def explain_montecarlo(
     loss: Annotated[str, typer.Option(help="logistic or squared_error.")] = "logistic",
     replicates: Annotated[int, typer.Option(help="Independent runs behind the observed error.")] = 64,
     seed: Annotated[int, typer.Option(help="The same seed draws the same masks.")] = 0,
+    out: HtmlOption = None,
     json_file: JsonOption = None,
+    lang: LangOption = "en",
 ) -> None:
     """K random masks against all 2^d of them.
 
     The mean over K = 1 … 4096 masks beside the exact mean, and the survey it is like."""
     _explain(
-        "montecarlo", json_file, n_features=d, p=_one_rate(p), loss=loss, replicates=replicates, seed=check_seed(seed)
+        "montecarlo",
+        out,
+        json_file,
+        lang,
+        n_features=d,
+        p=_one_rate(p),
+        loss=loss,
+        replicates=replicates,
+        seed=check_seed(seed, lang),
     )
 
 
@@ -76,22 +106,29 @@ def explain_ensemble(
     p: PText = "0.5",
     x: Annotated[str | None, typer.Option(metavar="3 NUMBERS", help="The input. Default: 1 2 -1.")] = None,
     y: Annotated[float, typer.Option(help="Target of the squared loss.")] = 1.0,
+    out: HtmlOption = None,
     json_file: JsonOption = None,
+    lang: LangOption = "en",
 ) -> None:
     """All thinned networks of a small net.
 
     Their average, the weight-scaling answer, and the gap between them."""
-    _explain("ensemble", json_file, x=_vector(x, "--x"), y=y, p=_one_rate(p))
+    _explain("ensemble", out, json_file, lang, x=_vector(x, "--x"), y=y, p=_one_rate(p))
 
 
-def _explain(topic: str, json_file: str | None, **arguments: Any) -> None:
-    check_outputs(None, json_file)
+def _explain(topic: str, out: str | None, json_file: str | None, lang: str, **arguments: Any) -> None:
+    check_language(lang)
+    check_outputs(out, json_file, lang)
     from allmasks.explain import TOPICS
 
     result = TOPICS[topic](**{k: v for k, v in arguments.items() if v is not None})
     if json_file != "-":
-        result.page().show(console())
-    write_json({"topic": topic} | result.to_dict(), json_file)
+        result.page(lang).show(console())
+    if out is not None:
+        result.to_html(out, lang)
+        _ = translator(lang)
+        say(_("wrote {path}").format(path=out))
+    write_json({"topic": topic} | result.to_dict(), json_file, lang)
 
 
 def _vector(texts: Sequence[str] | str | None, name: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from allmasks.explain.ensemble import Ensemble, ensemble
 from allmasks.explain.moments import Moments, moments
 from allmasks.explain.montecarlo import MonteCarloStudy, montecarlo
-from allmasks.explain.page import Page, Topic
+from allmasks.explain.page import Page, Picture, Series, Table, Topic
 from allmasks.explain.ridge import Ridge, ridge
 from allmasks.explain.scaling import Scaling, scaling
 
@@ -18,8 +18,11 @@ __all__ = [
     "Moments",
     "MonteCarloStudy",
     "Page",
+    "Picture",
     "Ridge",
     "Scaling",
+    "Series",
+    "Table",
     "Topic",
     "ensemble",
     "moments",

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from allmasks.explain.moments import check_size, mask_probabilities
-from allmasks.explain.page import Page, Topic, number, numbers
+from allmasks.explain.page import Page, Picture, Series, Topic, number, numbers
+from allmasks.language import N_, Translate
 from allmasks.masks import MaskLaw
 
 __all__ = ["Ensemble", "NetOverMasks", "ensemble"]
@@ -34,7 +35,7 @@ class NetOverMasks:
     gap: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Ensemble(Topic):
     """Every thinned network of a small net.
 
@@ -58,40 +59,75 @@ class Ensemble(Topic):
         """Every field in plain numbers, ready for json.dump."""
         return super().to_dict() | {"masks": self.masks.astype(int).tolist()}
 
-    def page(self) -> Page:
-        deep, _, linear = self.readings
-        page = Page("One network with dropout is an ensemble of thinned networks").say(
-            f"3 inputs – 4 hidden units (ReLU, dropout p = {number(self.p)}) – 2 units (ReLU) – 1 output;"
-            f"   x = {numbers(self.x)}",
-            f"The 4 hidden units can be kept or dropped in {self.n_masks} ways: {self.n_masks} thinned networks that"
-            " share their weights.",
+    def _page(self, _: Translate) -> Page:
+        deep, _direct, linear = self.readings
+        page = Page(_("One network with dropout is an ensemble of thinned networks")).say(
+            _("3 inputs – 4 hidden units (ReLU, dropout p = {p}) – 2 units (ReLU) – 1 output;   x = {x}").format(
+                p=number(self.p), x=numbers(self.x)
+            ),
+            _(
+                "The 4 hidden units can be kept or dropped in {n} ways: {n} thinned networks that share their weights."
+            ).format(n=self.n_masks),
         )
+        kept = ["".join("1" if bit else "0" for bit in mask) for mask in self.masks]
+        page.draw(self._picture(kept, _))
         page.table(
-            ["hidden units kept", "probability", "output, ReLU net", "output, linear net"],
+            [_("hidden units kept"), _("probability"), _("output, ReLU net"), _("output, linear net")],
             [
-                ["".join("1" if kept else "0" for kept in mask), number(prob), number(a), number(b)]
-                for mask, prob, a, b in zip(self.masks, self.probabilities, deep.outputs, linear.outputs, strict=True)
+                [mask, number(prob), number(a), number(b)]
+                for mask, prob, a, b in zip(kept, self.probabilities, deep.outputs, linear.outputs, strict=True)
             ],
         )
         page.table(
-            ["net", f"average of all {self.n_masks}", "weight scaling", "gap", "sd over masks"],
             [
-                [r.name, number(r.average), number(r.weight_scaling), f"{r.gap:.4g}", number(r.std)]
+                _("net"),
+                _("average of all {n}").format(n=self.n_masks),
+                _("weight scaling"),
+                _("gap"),
+                _("sd over masks"),
+            ],
+            [
+                [_(r.name), number(r.average), number(r.weight_scaling), f"{r.gap:.4g}", number(r.std)]
                 for r in self.readings
             ],
         )
         return page.say(
-            "Weight scaling runs the net once without masks. It equals the ensemble's average where the output is",
-            "linear in the mask: in a linear net, and where only a linear layer follows the dropout. With a ReLU after",
-            "the mask it is an approximation, and the gap is how far off it is.",
-        ).say(
-            f"Squared loss at y = {number(self.y)} (ReLU net):",
-            f"    mean loss of the thinned networks, what training minimizes   {number(self.expected_loss)}",
-            f"    loss of their averaged output                                {number(self.average_loss)}",
-            f"    loss of the weight-scaled net, what inference computes       {number(self.weight_scaling_loss)}",
-            f"The first two differ by the variance over masks, {number(deep.std**2)}: that is the penalty for outputs "
-            "that depend on which units are kept.",
+            _(
+                "Weight scaling runs the net once without masks. It equals the ensemble's average where the output is "
+                "linear in the mask: in a linear net, and where only a linear layer follows the dropout. With a ReLU "
+                "after the mask it is an approximation, and the gap is how far off it is."
+            )
+        ).say(*self._losses(deep.std, _))
+
+    def _picture(self, kept: list[str], _: Translate) -> Picture:
+        deep = self.readings[0]
+        level = [kept[0], kept[-1]]
+        return Picture(
+            _("Output of every thinned network, ReLU net"),
+            _("hidden units kept"),
+            _("output"),
+            [
+                Series(_("thinned network"), "bars", kept, deep.outputs.tolist()),
+                Series(_("average of all {n}").format(n=self.n_masks), "line", level, [deep.average] * 2),
+                Series(_("weight scaling"), "line", level, [deep.weight_scaling] * 2),
+            ],
         )
+
+    def _losses(self, sd: float, _: Translate) -> list[str]:
+        rows = (
+            (_("mean loss of the thinned networks, what training minimizes"), self.expected_loss),
+            (_("loss of their averaged output"), self.average_loss),
+            (_("loss of the weight-scaled net, what inference computes"), self.weight_scaling_loss),
+        )
+        told = _(
+            "The first two differ by the variance over masks, {variance}: that is the penalty for outputs that depend "
+            "on which units are kept."
+        )
+        return [
+            _("Squared loss at y = {y} (ReLU net):").format(y=number(self.y)),
+            *(f"    {name}: {number(loss)}" for name, loss in rows),
+            told.format(variance=number(sd**2)),
+        ]
 
 
 def _read(
@@ -137,9 +173,9 @@ def ensemble(x: ArrayLike = (1.0, 2.0, -1.0), y: float = 1.0, p: float = 0.5) ->
     readings = tuple(
         _read(name, out[:-1], probabilities, float(out[-1]))
         for name, out in (
-            ("ReLU after the mask", deep),
-            ("only a linear layer after the mask", direct),
-            ("linear net, no ReLU", linear),
+            (N_("ReLU after the mask"), deep),
+            (N_("only a linear layer after the mask"), direct),
+            (N_("linear net, no ReLU"), linear),
         )
     )
     return Ensemble(

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from allmasks.explain.page import Page, Topic, number, numbers, rate
+from allmasks.explain.page import Page, Picture, Series, Topic, number, numbers, rate
+from allmasks.language import Translate
 from allmasks.masks import MaskLaw, check_p, dropout_moments
 
 __all__ = ["LARGEST", "MAX_UNITS", "Moments", "check_size", "law_and_values", "mask_probabilities", "moments"]
@@ -56,7 +57,7 @@ def mask_probabilities(law: MaskLaw, masks: NDArray[np.bool_]) -> NDArray[np.flo
     return np.where(masks, law.keep_prob, law.rates).prod(axis=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Moments(Topic):
     """Mean, variance and standard deviation of m * h / (1 - p), each (d,), by formula and over all masks.
 
@@ -81,38 +82,47 @@ class Moments(Topic):
         """Every field in plain numbers, ready for json.dump."""
         return super().to_dict() | {"masks": self.masks.astype(int).tolist()}
 
-    def page(self) -> Page:
-        page = Page("Inverted dropout keeps the mean and adds variance").say(
+    def _page(self, _: Translate) -> Page:
+        page = Page(_("Inverted dropout keeps the mean and adds variance")).say(
             f"h = {numbers(self.h)}   p = {rate(self.p)}",
-            "Each unit is 0 with probability p, and otherwise h / (1 - p):",
-            "    mean = h        variance = p / (1 - p) · h²",
+            _("Each unit is 0 with probability p, and otherwise h / (1 - p):"),
+            f"    {_('mean')} = h        {_('variance')} = p / (1 - p) · h²",
         )
-        page.table(
-            ["", *(f"unit {j + 1}" for j in range(len(self.h)))],
-            [
-                [label, *(number(v) for v in row)]
-                for label, row in (
-                    ("h", self.h),
-                    ("h / (1 - p), when kept", self.h / (1 - self.p)),
-                    ("mean, formula", self.mean),
-                    (f"mean over {self.n_masks} masks", self.enumerated_mean),
-                    ("variance, formula", self.variance),
-                    (f"variance over {self.n_masks} masks", self.enumerated_variance),
-                    ("standard deviation, formula", self.std),
-                    (f"standard deviation over {self.n_masks} masks", self.enumerated_std),
-                )
-            ],
+        units = [_("unit {j}").format(j=j + 1) for j in range(len(self.h))]
+        over = _("{name} over {n} masks")
+        rows = [
+            ("h", self.h),
+            (_("h / (1 - p), when kept"), self.h / (1 - self.p)),
+            (_("mean, formula"), self.mean),
+            (over.format(name=_("mean"), n=self.n_masks), self.enumerated_mean),
+            (_("variance, formula"), self.variance),
+            (over.format(name=_("variance"), n=self.n_masks), self.enumerated_variance),
+            (_("standard deviation, formula"), self.std),
+            (over.format(name=_("standard deviation"), n=self.n_masks), self.enumerated_std),
+        ]
+        page.draw(
+            Picture(
+                _("Mean over all masks, and one standard deviation either way"),
+                "",
+                "m * h / (1 - p)",
+                [
+                    Series(_("without dropout"), "points", units, self.h.tolist()),
+                    Series(_("mean over all masks"), "bars", units, self.enumerated_mean.tolist(), self.std.tolist()),
+                ],
+            )
         )
+        page.table(["", *units], [[label, *(number(v) for v in row)] for label, row in rows])
         if self.n_masks <= 32:
             page.table(
-                ["mask (1 = kept)", "probability", "m * h / (1 - p)"],
+                [_("mask (1 = kept)"), _("probability"), "m * h / (1 - p)"],
                 [
                     ["".join("1" if kept else "0" for kept in mask), number(prob), numbers(out)]
                     for mask, prob, out in zip(self.masks, self.probabilities, self.outputs, strict=True)
                 ],
-                title=f"All {self.n_masks} masks",
+                title=_("All {n} masks").format(n=self.n_masks),
             )
-        return page.say(f"Largest difference between formula and enumeration: {self.max_difference:.2g}")
+        told = _("Largest difference between formula and enumeration: {difference}")
+        return page.say(told.format(difference=f"{self.max_difference:.2g}"))
 
 
 def moments(h: ArrayLike = (2.0, -1.0, 3.0), p: ArrayLike = 0.5) -> Moments:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allmasks.explain.moments import mask_probabilities
-from allmasks.explain.page import Page, Topic, number
+from allmasks.explain.page import Page, Picture, Series, Topic, number
+from allmasks.language import N_, Translate
 from allmasks.masks import MaskLaw, check_p
 from allmasks.samplers import Independent, Sampler
 
@@ -17,6 +18,8 @@ __all__ = ["Check", "MonteCarloStudy", "Point", "Survey", "montecarlo"]
 
 MAX_MASKS = 4096
 _SITE = 1
+
+LOSSES = {"logistic": N_("logistic"), "squared_error": N_("squared error")}
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,29 @@ class Survey:
     observed_error: float
     predicted_error: float
 
+    def told(self, _: Translate) -> list[str]:
+        """What the surveys say, in lines."""
+        return [
+            _(
+                "It is a survey. To know the mean income of a country nobody asks everyone: asking {n} at random will "
+                "do."
+            ).format(n=self.surveyed),
+            _("A made-up population of {n} log-normal incomes has mean {mean}.").format(
+                n=f"{self.population:,}", mean=f"{self.true_mean:,.0f}"
+            ),
+            _(
+                "One survey of {n} says {first}; {surveys} surveys miss by {observed} (RMS); σ/√n says {predicted}."
+            ).format(
+                n=self.surveyed,
+                first=f"{self.first_mean:,.0f}",
+                surveys=self.n_surveys,
+                observed=f"{self.observed_error:,.0f}",
+                predicted=f"{self.predicted_error:,.0f}",
+            ),
+        ]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class MonteCarloStudy(Topic):
     """E_m[L] of one example of a linear model with `n_features` dropped inputs: exact, and by K masks.
 
@@ -80,26 +104,57 @@ class MonteCarloStudy(Topic):
     check: Check
     survey: Survey
 
-    def page(self) -> Page:
-        page = Page("The mean over K random masks, against the mean over all of them").say(
-            f"One example of a linear model with {self.n_features} inputs, each dropped with p = {number(self.p)};"
-            f" {self.loss.replace('_', ' ')} loss.",
-            f"2^{self.n_features} = {2.0**self.n_features:.3g} masks: a machine that runs 10⁹ a second would list"
-            f" them in {self.years_to_list:.2g} years.",
-            f"Yet the mean over all of them is known: {self.exact:.15g} ± {self.exact_error:.1g}"
-            f" ({self.guarantee}, by {self.method}).",
-            "Listing is not the only way: the score is a sum of independent terms, so its characteristic function is",
-            f"a product of {self.n_features} factors, and the expectation needs only that (squared, Poisson and"
-            " exponential losses: a formula).",
+    def _page(self, _: Translate) -> Page:
+        page = Page(_("The mean over K random masks, against the mean over all of them")).say(
+            _("One example of a linear model with {n} inputs, each dropped with p = {p}; {loss} loss.").format(
+                n=self.n_features, p=number(self.p), loss=_(LOSSES[self.loss])
+            ),
+            _("2^{n} = {masks} masks: a machine that runs 10⁹ a second would list them in {years} years.").format(
+                n=self.n_features, masks=f"{2.0**self.n_features:.3g}", years=f"{self.years_to_list:.2g}"
+            ),
+            _("Yet the mean over all of them is known: {exact} ± {error} ({guarantee}, by {method}).").format(
+                exact=f"{self.exact:.15g}",
+                error=f"{self.exact_error:.1g}",
+                guarantee=_(self.guarantee),
+                method=self.method,
+            ),
+            _(
+                "Listing is not the only way: the score is a sum of independent terms, so its characteristic function "
+                "is a product of {n} factors, and the expectation needs only that (squared, Poisson and exponential "
+                "losses: a formula)."
+            ).format(n=self.n_features),
         )
         check = self.check
         page.say(
-            f"Cut to the first {check.n_features} inputs, all {check.n_masks} masks can be listed:",
-            f"    exact {check.exact:.15g}    listed {check.enumerated:.15g}"
-            f"    difference {abs(check.exact - check.enumerated):.1g}",
+            _("Cut to the first {n} inputs, all {masks} masks can be listed:").format(
+                n=check.n_features, masks=check.n_masks
+            ),
+            "    "
+            + _("exact {exact}    listed {listed}    difference {difference}").format(
+                exact=f"{check.exact:.15g}",
+                listed=f"{check.enumerated:.15g}",
+                difference=f"{abs(check.exact - check.enumerated):.1g}",
+            ),
+        )
+        self._errors(page, _)
+        return page.say(*self._together(_)).say(*self.survey.told(_))
+
+    def _errors(self, page: Page, _: Translate) -> None:
+        k = [point.n_masks for point in self.points]
+        page.draw(
+            Picture(
+                _("The error falls as 1/√K"),
+                _("K masks"),
+                _("RMS error"),
+                [
+                    Series("sd / √K", "line", k, [point.predicted_error for point in self.points]),
+                    Series(_("RMS error observed"), "points", k, [point.observed_error for point in self.points]),
+                ],
+                logarithmic=True,
+            )
         )
         page.table(
-            ["K masks", "their mean", "its error", "RMS error observed", "sd / √K"],
+            [_("K masks"), _("their mean"), _("its error"), _("RMS error observed"), "sd / √K"],
             [
                 [
                     str(point.n_masks),
@@ -110,23 +165,23 @@ class MonteCarloStudy(Topic):
                 ]
                 for point in self.points
             ],
-            title=f"Independent masks; RMS over {self.replicates} replicates",
+            title=_("Independent masks; RMS over {n} replicates").format(n=self.replicates),
         )
-        survey = self.survey
+
+    def _together(self, _: Translate) -> list[str]:
         away = (self.grand_mean - self.exact) / self.grand_error
-        return page.say(
-            f"All {self.replicates * MAX_MASKS} masks together: {self.grand_mean:.6f} ± {self.grand_error:.1g},"
-            f" {abs(away):.1f} standard errors from the exact value.",
-            f"The error falls as K^{self.slope:.3f} (law: K^-0.5): four times the masks halve it. Training takes K = 1",
-            "at each step, a noisy value whose mean over steps is right.",
-        ).say(
-            "It is a survey. To know the mean income of a country nobody asks everyone: asking"
-            f" {survey.surveyed} at random will do.",
-            f"A made-up population of {survey.population:,} log-normal incomes has mean {survey.true_mean:,.0f}.",
-            f"One survey of {survey.surveyed} says {survey.first_mean:,.0f};"
-            f" {survey.n_surveys} surveys miss by {survey.observed_error:,.0f} (RMS);"
-            f" σ/√n says {survey.predicted_error:,.0f}.",
-        )
+        return [
+            _("All {n} masks together: {mean} ± {error}, {away} standard errors from the exact value.").format(
+                n=self.replicates * MAX_MASKS,
+                mean=f"{self.grand_mean:.6f}",
+                error=f"{self.grand_error:.1g}",
+                away=f"{abs(away):.1f}",
+            ),
+            _(
+                "The error falls as K^{slope} (law: K^-0.5): four times the masks halve it. Training takes K = 1 at "
+                "each step, a noisy value whose mean over steps is right."
+            ).format(slope=f"{self.slope:.3f}"),
+        ]
 
 
 def _survey(seed: int, population: int = 200_000, surveyed: int = 1000, n_surveys: int = 400) -> Survey:
@@ -183,7 +238,7 @@ def montecarlo(
         raise ValueError(f"replicates must lie in 2 … 1024, got {replicates}")
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must lie in 0 … 2**64 - 1, got {seed}")
-    if loss not in ("logistic", "squared_error"):
+    if loss not in LOSSES:
         raise ValueError(f'loss must be "logistic" or "squared_error", got {loss!r}')
     rate = float(check_p(p))
     if rate == 0:

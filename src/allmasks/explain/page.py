@@ -1,20 +1,21 @@
-"""How a topic is shown: a title, short lines of text, tables. Plain data, rendered by rich only when asked for."""
+"""How a topic is shown: a title, short lines of text, tables, pictures. Plain data, rendered only when asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from allmasks.results import Result
+from allmasks.language import Translate, translator
+from allmasks.results import Reported
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Page", "Table", "Topic", "number", "numbers", "rate"]
+__all__ = ["Page", "Picture", "Series", "Table", "Topic", "number", "numbers", "rate"]
 
 
 def number(value: float, digits: int = 6) -> str:
@@ -46,12 +47,34 @@ class Table:
     title: str = ""
 
 
-@dataclass
-class Page:
-    """A title and, in reading order, paragraphs (str) and tables."""
+@dataclass(frozen=True)
+class Series:
+    """Numbers of a picture: bars beside one another, a line or points; `errors` are bars either way."""
+
+    name: str
+    kind: Literal["bars", "line", "points"]
+    x: Sequence[float | str]
+    y: Sequence[float]
+    errors: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Series over one horizontal axis; a terminal leaves it out, the numbers are in the tables."""
 
     title: str
-    parts: list[str | Table] = field(default_factory=list)
+    x: str
+    y: str
+    series: Sequence[Series]
+    logarithmic: bool = False
+
+
+@dataclass
+class Page:
+    """A title and, in reading order, paragraphs (str), tables and pictures."""
+
+    title: str
+    parts: list[str | Table | Picture] = field(default_factory=list)
 
     def say(self, *lines: str) -> Page:
         """Add a paragraph of one or more lines."""
@@ -63,6 +86,11 @@ class Page:
         self.parts.append(Table(columns, rows, title))
         return self
 
+    def draw(self, picture: Picture) -> Page:
+        """Add a picture."""
+        self.parts.append(picture)
+        return self
+
     def show(self, console: Console) -> None:
         """Print to a rich console. Nothing in the text is read as markup."""
         from rich import box
@@ -71,6 +99,8 @@ class Page:
 
         console.print(Text(self.title, style="bold"))
         for part in self.parts:
+            if isinstance(part, Picture):
+                continue
             console.print()
             if isinstance(part, str):
                 console.print(Text(part))
@@ -88,9 +118,17 @@ class Page:
             console.print(table)
 
 
-class Topic(Result):
+class Topic(Reported):
     """Base of every topic's result."""
 
-    def page(self) -> Page:
-        """The result as a page to read."""
+    def page(self, lang: str = "en") -> Page:
+        """The result as a page to read, "en" or "ko".
+
+        Raises
+        ------
+        ValueError : a language that the catalogs do not hold.
+        """
+        return self._page(translator(lang))
+
+    def _page(self, _: Translate) -> Page:
         raise NotImplementedError

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from allmasks.explain.moments import check_size, law_and_values, mask_probabilities
-from allmasks.explain.page import Page, Topic, number, numbers, rate
+from allmasks.explain.page import Page, Picture, Series, Topic, number, numbers, rate
+from allmasks.language import Translate
 
 __all__ = ["Ridge", "RidgeFit", "ridge"]
 
@@ -30,7 +31,7 @@ class RidgeFit:
     max_difference: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Ridge(Topic):
     """E_m[(w·x̃ - y)²] of one example: its two terms, the library's value, and the mean over all masks."""
 
@@ -47,47 +48,64 @@ class Ridge(Topic):
     n_masks: int
     fit: RidgeFit
 
-    def page(self) -> Page:
-        score = float(self.w @ self.x)
-        page = Page("Input dropout + squared loss + linear model = ridge").say(
+    def _page(self, _: Translate) -> Page:
+        score, features = float(self.w @ self.x), [str(j + 1) for j in range(len(self.w))]
+        page = Page(_("Input dropout + squared loss + linear model = ridge")).say(
             f"w = {numbers(self.w)}   x = {numbers(self.x)}   y = {number(self.y)}   p = {rate(self.p)}",
             "E_m[(w·x̃ - y)²] = (w·x - y)² + Σⱼ p / (1 - p) · wⱼ² xⱼ²",
         )
+        penalties = Series(_("penalty"), "bars", features, self.per_feature_penalty.tolist())
+        page.draw(Picture(_("What each feature's mask adds to the loss"), _("feature"), _("penalty"), [penalties]))
         page.table(
-            ["feature", "w", "x", "p / (1 - p) · w² x²"],
+            [_("feature"), "w", "x", "p / (1 - p) · w² x²"],
             [
-                [str(j + 1), number(w), number(x), number(part)]
-                for j, (w, x, part) in enumerate(zip(self.w, self.x, self.per_feature_penalty, strict=True))
+                [j, number(w), number(x), number(part)]
+                for j, w, x, part in zip(features, self.w, self.x, self.per_feature_penalty, strict=True)
             ],
         )
+        data, penalty = number(self.data_term), number(self.penalty)
         page.table(
-            ["", "value"],
+            ["", _("value")],
             [
-                [f"data term ({number(score)} - {number(self.y)})²", number(self.data_term)],
-                ["penalty", number(self.penalty)],
-                [f"expected loss = {number(self.data_term)} + {number(self.penalty)}", number(self.expected_loss, 10)],
-                [f"mean over all {self.n_masks} masks, one by one", number(self.enumerated, 10)],
+                [_("data term ({score} - {y})²").format(score=number(score), y=number(self.y)), data],
+                [_("penalty"), penalty],
+                [f"{_('expected loss')} = {data} + {penalty}", number(self.expected_loss, 10)],
+                [_("mean over all {n} masks, one by one").format(n=self.n_masks), number(self.enumerated, 10)],
             ],
         )
+        return self._regressions(page, _)
+
+    def _regressions(self, page: Page, _: Translate) -> Page:
         fit = self.fit
         page.say(
-            "The penalty is quadratic in w, as ridge's α‖w‖², but each weight has its own strength:",
-            "over n examples λⱼ = p / (1 - p) Σᵢ xᵢⱼ². Features of equal scale give plain ridge.",
-            f"So on {fit.n_examples} examples with all their {fit.n_masks} masked copies listed, ordinary least",
-            "squares finds the weights that one ridge solve without any mask finds:",
+            _(
+                "The penalty is quadratic in w, as ridge's α‖w‖², but each weight has its own strength: over n "
+                "examples λⱼ = p / (1 - p) Σᵢ xᵢⱼ². Features of equal scale give plain ridge."
+            ),
+            _(
+                "So on {n} examples with all their {masks} masked copies listed, ordinary least squares finds the "
+                "weights that one ridge solve without any mask finds:"
+            ).format(n=fit.n_examples, masks=fit.n_masks),
         )
         page.table(
-            ["weights", *(f"w{j + 1}" for j in range(len(fit.ridge)))],
+            [_("weights"), *(f"w{j + 1}" for j in range(len(fit.ridge)))],
             [
-                [f"least squares on all {fit.n_masks} masked copies", *(number(v) for v in fit.listed)],
-                ["ridge with λ", *(number(v) for v in fit.ridge)],
-                ["λ", *(number(v) for v in fit.penalty_weights)],
-                ["least squares without dropout", *(number(v) for v in fit.plain)],
+                [label, *(number(v) for v in row)]
+                for label, row in (
+                    (_("least squares on all {masks} masked copies").format(masks=fit.n_masks), fit.listed),
+                    (_("ridge with λ"), fit.ridge),
+                    ("λ", fit.penalty_weights),
+                    (_("least squares without dropout"), fit.plain),
+                )
             ],
         )
+        told = _("Largest difference between the first two: {difference}")
         return page.say(
-            f"Largest difference between the first two: {fit.max_difference:.2g}",
-            "Exact here only: another loss or a non-linear model has no such formula, and dropout is then not ridge.",
+            told.format(difference=f"{fit.max_difference:.2g}"),
+            _(
+                "Exact here only: another loss or a non-linear model has no such formula, and dropout is then not "
+                "ridge."
+            ),
         )
 
 

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from allmasks.explain.moments import law_and_values, mask_probabilities
-from allmasks.explain.page import Page, Topic, numbers, rate
+from allmasks.explain.page import Page, Picture, Series, Topic, numbers, rate
+from allmasks.language import N_, Translate
 
 __all__ = ["Scaling", "Scheme", "scaling"]
 
@@ -25,7 +26,7 @@ class Scheme:
     difference: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scaling(Topic):
     """The schemes compared on the same activations; `n_masks` were enumerated for each mean."""
 
@@ -34,15 +35,38 @@ class Scaling(Topic):
     n_masks: int
     schemes: tuple[Scheme, ...]
 
-    def page(self) -> Page:
-        page = Page("Where the scale goes: training or inference").say(
-            f"h = {numbers(self.h)}   p = {rate(self.p)}   means over all {self.n_masks} masks",
+    def _page(self, _: Translate) -> Page:
+        page = Page(_("Where the scale goes: training or inference")).say(
+            f"h = {numbers(self.h)}   p = {rate(self.p)}   " + _("means over all {n} masks").format(n=self.n_masks),
+        )
+        units = [_("unit {j}").format(j=j + 1) for j in range(len(self.h))]
+        page.draw(
+            Picture(
+                _("Mean over all masks in training, and what inference computes"),
+                "",
+                _("activation"),
+                [
+                    series
+                    for s in self.schemes
+                    for series in (
+                        Series(f"{_(s.name)}: {_('training')}", "bars", units, s.train_mean.tolist()),
+                        Series(f"{_(s.name)}: {_('inference')}", "points", units, s.inference.tolist()),
+                    )
+                ],
+            )
         )
         page.table(
-            ["scheme", "train: mask ×", "mean over masks", "inference: no mask ×", "output", "difference"],
+            [
+                _("scheme"),
+                _("train: mask ×"),
+                _("mean over masks"),
+                _("inference: no mask ×"),
+                _("output"),
+                _("difference"),
+            ],
             [
                 [
-                    s.name,
+                    _(s.name),
                     rate(s.train_scale),
                     numbers(s.train_mean),
                     rate(s.inference_scale),
@@ -53,9 +77,11 @@ class Scaling(Topic):
             ],
         )
         return page.say(
-            "Inverted dropout scales by 1 / (1 - p) while training, so inference is the plain network: no mask, no",
-            "scale. Classic dropout scales at inference instead. Both keep the mean; with neither, the next layer",
-            "sees activations that are on average 1 / (1 - p) times larger at inference than in training.",
+            _(
+                "Inverted dropout scales by 1 / (1 - p) while training, so inference is the plain network: no mask, no "
+                "scale. Classic dropout scales at inference instead. Both keep the mean; with neither, the next layer "
+                "sees activations that are on average 1 / (1 - p) times larger at inference than in training."
+            )
         )
 
 
@@ -85,9 +111,9 @@ def scaling(h: ArrayLike = (2.0, -1.0, 3.0), p: ArrayLike = 0.5) -> Scaling:
     one = np.ones_like(values)
     schemes = []
     for name, train, inference in (
-        ("inverted", 1 / law.keep_prob, one),
-        ("classic", one, law.keep_prob),
-        ("none", one, one),
+        (N_("inverted"), 1 / law.keep_prob, one),
+        (N_("classic"), one, law.keep_prob),
+        (N_("none"), one, one),
     ):
         train_mean, output = mean_mask * train * values, inference * values
         schemes.append(Scheme(name, train, inference, train_mean, output, float(abs(train_mean - output).max())))

@@ -41,6 +41,9 @@ RENDERERS: dict[str, Renderer] = {
     "Evidence": Renderer("evidence_page", "evidence_terminal", 110),
     "Verification": Renderer("verification_page", "verification_terminal", 110),
 }
+RENDERERS |= dict.fromkeys(
+    ("Ensemble", "Moments", "MonteCarloStudy", "Ridge", "Scaling"), Renderer("topic_page", "topic_terminal", 120)
+)
 """By the name of the result's type."""
 
 
