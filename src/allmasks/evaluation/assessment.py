@@ -25,6 +25,7 @@ from allmasks.evaluation.scored import (
     samples_digested,
 )
 from allmasks.evaluation.settle import checked_targets, kept, units_of
+from allmasks.language import N_
 from allmasks.prediction import Prediction
 from allmasks.replicates import check_level
 from allmasks.results import Note
@@ -32,7 +33,9 @@ from allmasks.results import Note
 __all__ = ["Noise", "assess_classes", "assess_regression", "evaluate_prediction", "noise_of"]
 
 _FITTED = 4096
-_NEEDS_SAMPLES = "Likelihood, CRPS and coverage need the prediction under each mask: predict(..., keep_samples=True)."
+_NEEDS_SAMPLES = N_(
+    "Likelihood, CRPS and coverage need the prediction under each mask: predict(..., keep_samples=True)."
+)
 
 
 @dataclass(frozen=True)
