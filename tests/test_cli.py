@@ -82,6 +82,31 @@ def test_the_notes_second_example(capsys):
     assert [numbers[k] for k in ("data_term", "penalty", "expected_loss", "enumerated")] == [9, 9, 18, 18]
 
 
+@pytest.mark.parametrize(("lang", "told"), [("en", "interrupted: 2 of "), ("ko", "가운데 2개를 ")])
+def test_ctrl_c_in_evidence_says_what_is_kept(capsys, tmp_path, monkeypatch, lang, told):
+    from allmasks.evidence import runner
+
+    real, calls = runner.run_trial, []
+
+    def stops(*arguments):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(runner, "run_trial", stops)
+    command = f"evidence --claims ridge --quick --seeds 2 --jobs 1 --out {tmp_path} --lang {lang}"
+    code, out, err = run(capsys, command)
+    assert (code, out) == (130, "")
+    assert told in err
+    assert str(tmp_path / "trials") in err
+    assert len(list((tmp_path / "trials").glob("*.json"))) == 2
+    # The same command goes on: what is kept is not run again.
+    monkeypatch.setattr(runner, "run_trial", lambda *given: calls.append(given) or real(*given))
+    assert run(capsys, command)[0] == 0
+    assert len({call[0] for call in calls}) == len(calls) > 2
+
+
 def test_explain_in_korean_and_as_a_page(capsys, tmp_path):
     file = tmp_path / "ridge.html"
     code, out, err = run(capsys, f"explain ridge --w 1 -1 2 --html {file} --lang ko")

@@ -1,8 +1,8 @@
 """Every command of the READMEs and the docs, in both languages: it runs, and prints what stands below it.
 
 A block of the kind `console` shows commands after "$ " and what they print; a line "…" stands for lines left out.
-Numbers are compared to the digits that are shown (those of the demo, which is trained anew on each machine, to a
-quarter), times are not.
+Numbers are compared to the digits that are shown (those of the demo, which is trained anew on each machine, to
+`TRAINED`), times are not.
 """
 
 import os
@@ -21,6 +21,10 @@ PAGES = [ROOT / "README.md", ROOT / "README.ko.md", *sorted((ROOT / "docs").rglo
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.M | re.S)
 NUMBER = re.compile(r"(?<![\w.])[-−+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 TIME = re.compile(r"\d+(?:\.\d+)?(?= (?:s|초)\b)")
+
+TRAINED = 0.05
+"""The share that the demo's numbers may be off. Its seeds are fixed, and the digits hold where the processor is the
+same; sums taken in another order change the last bits of a step, and hundreds of steps of training carry them on."""
 
 MODEL = """
 from torch import nn
@@ -99,8 +103,7 @@ def test_a_command_prints_what_the_page_says(page, command, printed, folder):
     done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=300, check=False, env=wide)
     assert done.returncode == 0, done.stderr
     found = [line.rstrip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-    # The demo is trained where it runs: another processor, or other threads, makes another net of the same kind.
-    lost = missing(printed, found, 0.25 if re.match(r"allmasks audit(?!.*--model)", command) else 0.0)
+    lost = missing(printed, found, TRAINED if re.match(r"allmasks audit(?!.*--model)", command) else 0.0)
     assert lost is None, f"{lost}\n\n" + "\n".join(found)
 
 

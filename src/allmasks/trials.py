@@ -18,7 +18,15 @@ from typing import Any
 from allmasks.files import naming, write_text
 from allmasks.fingerprint import NotReadable, fingerprint
 
-__all__ = ["Trials", "identity", "run_trials", "where_raised"]
+__all__ = ["Stopped", "Trials", "identity", "run_trials", "where_raised"]
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C while trials ran: so many of them are kept on disk, and the same call goes on from there."""
+
+    def __init__(self, kept: int, total: int) -> None:
+        super().__init__(f"{kept} of {total} trials are kept")
+        self.kept, self.total = kept, total
 
 
 @dataclass(frozen=True)

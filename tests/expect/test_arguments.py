@@ -95,6 +95,19 @@ def test_labels_inside_the_inputs():
         am.expected_loss(model, (X, CLASSES), loss="cross_entropy")
 
 
+def test_a_label_inside_the_inputs_as_data_sets_name_it():
+    model = Named().double()
+    wanted = am.expected_loss(model, {"inputs": X}, CLASSES, "cross_entropy").value.item()
+    assert am.expected_loss(model, {"inputs": X, "label": CLASSES}, "cross_entropy").value.item() == wanted
+    rows = [{"inputs": x, "label": y} for x, y in zip(X, CLASSES, strict=True)]
+    assert am.expected_loss(model, DataLoader(rows, batch_size=4), loss="cross_entropy").value.item() == wanted
+    # Beside "labels", or beside a y, it is an input like others.
+    with pytest.raises(Exception, match="label"):
+        am.expected_loss(model, {"inputs": X, "label": CLASSES}, CLASSES, "cross_entropy")
+    with pytest.raises(Exception, match=r"\blabel\b"):
+        am.expected_loss(model, {"inputs": X, "label": CLASSES, "labels": CLASSES}, "cross_entropy")
+
+
 class Causal(nn.Module):
     """As Hugging Face's causal language models: a loss of its own that compares each output with the next label."""
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from allmasks.cli.audit import audit
-from allmasks.cli.common import say, translator
+from allmasks.cli.common import Interrupted, say, translator
 from allmasks.cli.doctor import doctor
 from allmasks.cli.evaluate import evaluate
 from allmasks.cli.evidence import evidence
@@ -69,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         return _fail(_("interrupted, nothing was written"), INTERRUPTED)
+    except Interrupted as told:
+        return _fail(str(told), INTERRUPTED)
     except BrokenPipeError:
         # The reader left (`| head`); Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

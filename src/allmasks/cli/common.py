@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from allmasks.inputs.data_files import Inputs
 
 __all__ = [
+    "Interrupted",
     "JsonOption",
     "LeaveOffOption",
     "check_language",
@@ -46,6 +47,10 @@ LeaveOffOption = Annotated[
 JsonOption = Annotated[
     str | None, typer.Option("--json", metavar="FILE", help="Write every number here; - or nothing: the terminal.")
 ]
+
+
+class Interrupted(Exception):
+    """Ctrl-C in a command that has something to say of what was kept."""
 
 
 def check_seed(seed: int, lang: str = "en") -> int:

@@ -5,14 +5,23 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from allmasks.cli.common import JsonOption, check_language, check_outputs, console, say, translator, write_json
+from allmasks.cli.common import (
+    Interrupted,
+    JsonOption,
+    check_language,
+    check_outputs,
+    console,
+    say,
+    translator,
+    write_json,
+)
 
 __all__ = ["evidence"]
 
@@ -60,7 +69,7 @@ def evidence(
     from allmasks.evidence import run, run_full, to_lines
     from allmasks.evidence.full.campaign import held
 
-    with held(folder):
+    with _kept(folder, _), held(folder):
         if scale == "full":
             found = run_full(data, budget=seconds, trials=folder / "trials", n_jobs=n_jobs, progress=True)
         else:
@@ -93,6 +102,22 @@ def evidence(
         write_json(found.to_dict(), json_file, lang)
     if out is not None:
         say(_("wrote {path}").format(path=folder / "evidence.html"))
+
+
+@contextmanager
+def _kept(folder: Path, _: Callable[[str], str]) -> Iterator[None]:
+    """Ctrl-C says what is kept and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        from allmasks.trials import Stopped
+
+        if isinstance(stop, Stopped):
+            told = _("interrupted: {kept} of {total} trials are kept in {folder}; the same command goes on from there")
+            raise Interrupted(told.format(kept=stop.kept, total=stop.total, folder=folder / "trials")) from None
+        kept = sum(1 for file in (folder / "trials").glob("*.json"))
+        told = _("interrupted: {kept} trials are kept in {folder}; the same command goes on from there")
+        raise Interrupted(told.format(kept=kept, folder=folder / "trials")) from None
 
 
 def _checked_scale(scale: str, budget: str | None, small: tuple[object, ...], _: Callable[[str], str]) -> float | None:

@@ -23,7 +23,7 @@ from allmasks.evidence.examine import examine
 from allmasks.evidence.findings import Evidence, conclude
 from allmasks.evidence.nets import train
 from allmasks.evidence.shared_nets import Lab, Settings, Trial
-from allmasks.trials import Trials, run_trials
+from allmasks.trials import Stopped, Trials, run_trials
 
 __all__ = ["choose", "run", "run_trial"]
 
@@ -81,6 +81,7 @@ def run(
     Raises
     ------
     ValueError : an unknown claim, fewer than 2 seeds, data that do not fit. FileNotFoundError : no data in the folder.
+    Stopped : a KeyboardInterrupt that knows how many trials are kept.
 
     Examples
     --------
@@ -98,12 +99,16 @@ def run(
     store = Trials(None if trials is None else Path(trials))
     lab = Lab(settings, store, run_trial)
     stages = _stages(chosen, settings)
-    with _progress(progress, lang, sum(_cost(trial, settings) for stage in stages for trial in stage)) as tick:
-        for stage in stages:
-            jobs = [(trial.key(settings), (trial, settings, store)) for trial in stage]
-            costs = {id(key): _cost(trial, settings) for (key, _), trial in zip(jobs, stage, strict=True)}
-            results = run_trials(run_trial, jobs, store, n_jobs=n_jobs, done=partial(_told, tick, costs))
-            lab.keep(dict(zip(stage, results, strict=True)))
+    try:
+        with _progress(progress, lang, sum(_cost(trial, settings) for stage in stages for trial in stage)) as tick:
+            for stage in stages:
+                jobs = [(trial.key(settings), (trial, settings, store)) for trial in stage]
+                costs = {id(key): _cost(trial, settings) for (key, _), trial in zip(jobs, stage, strict=True)}
+                results = run_trials(run_trial, jobs, store, n_jobs=n_jobs, done=partial(_told, tick, costs))
+                lab.keep(dict(zip(stage, results, strict=True)))
+    except KeyboardInterrupt:
+        paths = [store.path(trial.key(settings)) for stage in stages for trial in stage]
+        raise Stopped(sum(path is not None and path.is_file() for path in paths), len(paths)) from None
     return _conclude(chosen, lab, time.perf_counter() - began)
 
 

@@ -84,9 +84,10 @@ def expected_loss(
     Parameters
     ----------
     model : any module; its dropout sites are found by running it (`find_dropout` lists them).
-    x : a tensor, a tuple of positional inputs, a dict of keyword inputs (its "labels" are y where that is None), or a
-        DataLoader (then y is None), which decides which examples there are, and how often. `(model, (x, y), loss)` and
-        `(model, loader, loss)` are meant where the third argument is a loss and there is no fourth.
+    x : a tensor, a tuple of positional inputs, a dict of keyword inputs (its "labels" or "label" are y where that is
+        None), or a DataLoader (then y is None), which decides which examples there are, and how often.
+        `(model, (x, y), loss)` and `(model, loader, loss)` are meant where the third argument is a loss and there is no
+        fourth.
     y : targets, example axis first.
     loss : "squared_error", "logistic", "cross_entropy", "poisson"; a loss module of torch.nn, with what its weights,
         options and reduction mean for all examples in one batch; or a callable (output, y) -> (n,) losses, which gets

@@ -7,6 +7,7 @@ from typing import Any
 
 from allmasks.expect.loss import ModelLoss
 from allmasks.expect.model_losses import is_loss, model_loss
+from allmasks.over_masks.data import targets_name
 from allmasks.over_masks.loaders import is_loader
 from allmasks.over_masks.wholes import graph_targets
 from allmasks.sites import is_graph, one_graph
@@ -42,8 +43,10 @@ def settled(x: Any, y: Any, loss: Any, *, paired: bool = False) -> tuple[Any, An
         if y is not None:
             raise ValueError("a DataLoader carries its own targets: pass y=None")
         return x, None, the_loss
+    if isinstance(x, Mapping) and y is None and the_loss.needs_target and (name := targets_name(x)) is not None:
+        return {key: value for key, value in x.items() if key != name}, x[name], the_loss
     if isinstance(x, Mapping) and y is None and "labels" in x:
-        return {name: value for name, value in x.items() if name != "labels"}, x["labels"], the_loss
+        return {key: value for key, value in x.items() if key != "labels"}, x["labels"], the_loss
     if y is None and the_loss.needs_target and _is_a_list_of_examples(x):
         raise TypeError(
             f"the data are a list of {len(x)} examples or batches, each a {type(x[0]).__name__} of {len(x[0])}: pass a "
@@ -58,7 +61,7 @@ def settled(x: Any, y: Any, loss: Any, *, paired: bool = False) -> tuple[Any, An
     if y is None and the_loss.needs_target:
         raise TypeError(
             f"y is missing: loss {the_loss.name!r} compares outputs with targets. Pass (model, x, y, loss), "
-            '(model, (x, y), loss), a DataLoader of pairs, or a dict of inputs with "labels"'
+            '(model, (x, y), loss), a DataLoader of pairs, or a dict of inputs with "labels" or "label"'
         )
     return x, y, the_loss
 
@@ -77,7 +80,7 @@ def _is_a_list_of_examples(x: Any) -> bool:
 
 
 def _no_loss(x: Any) -> str:
-    if isinstance(x, Mapping) and "labels" in x:
+    if isinstance(x, Mapping) and targets_name(x) is not None:
         return (
             'loss is missing: a model\'s own loss is one number for a whole batch. Pass loss="cross_entropy" (examples '
             "count alike), nn.CrossEntropyLoss() (tokens count alike; a causal language model's labels must be shifted "

@@ -15,7 +15,7 @@ from torch.utils.data.distributed import DistributedSampler
 from allmasks.over_masks.loaders import Reader, is_loader
 from allmasks.sites import is_graph
 
-__all__ = ["Batch", "Data", "as_call", "as_targets", "as_tensors", "split_item"]
+__all__ = ["Batch", "Data", "as_call", "as_targets", "as_tensors", "split_item", "targets_name"]
 
 DEFAULT_BATCH_SIZE = 256
 
@@ -42,7 +42,8 @@ class Data:
     Parameters
     ----------
     x : a tensor or array, a tuple of positional inputs, a mapping of keyword inputs, or a DataLoader (or another
-        iterable of batches) that yields (inputs, targets) pairs, or mappings with the targets under "labels".
+        iterable of batches) that yields (inputs, targets) pairs, or mappings with the targets under
+        "labels" or "label".
     y : targets, example axis first; None for a DataLoader.
     batch_dim : axis of the examples in every input; 0 by default.
     batch_size : examples in one forward pass.
@@ -259,6 +260,11 @@ def as_call(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (x,), {}
 
 
+def targets_name(inputs: Mapping[str, Any]) -> str | None:
+    """Where a mapping that holds its targets has them: "labels", as models take them, else "label", as data sets do."""
+    return next((name for name in ("labels", "label") if name in inputs), None)
+
+
 def split_item(item: Any, needed: bool) -> tuple[Any, Any]:
     """Inputs and targets of what a loader gives; no targets where none are needed and none are there."""
     if not needed and isinstance(item, Tensor):
@@ -268,11 +274,13 @@ def split_item(item: Any, needed: bool) -> tuple[Any, Any]:
     if isinstance(item, Mapping):
         if not needed and "labels" not in item:
             return tree_map(_tensor, dict(item)), None
-        if "labels" not in item:
+        name = targets_name(item)
+        if name is None:
             raise ValueError(
-                f'a data loader that yields mappings must have the targets under "labels", got {sorted(item)}'
+                f'a data loader that yields mappings must have the targets under "labels" or "label", got '
+                f"{sorted(item)}"
             )
-        return {k: v for k, v in item.items() if k != "labels"}, item["labels"]
+        return {k: v for k, v in item.items() if k != name}, item[name]
     if isinstance(item, Sequence) and len(item) >= 2:
         x, y = (item[0], item[1]) if len(item) == 2 else (tuple(item[:-1]), item[-1])
         return tree_map(_tensor, x), tree_map(_tensor, y)
