@@ -234,6 +234,7 @@ def test_binary_and_shared_masks():
         ({"groups": np.zeros(80)}, "one group only"),
         ({"level": 1.5}, "level must lie between 0 and 1"),
         ({"n_bins": 0}, "n_bins must be at least 1"),
+        ({"n_bins": 2.5}, "a whole number, got 2.5"),
         ({"coverage": 0}, "coverage must lie between 0 and 1"),
         ({"task": "regression", "y": torch.ones(80, 3), "ood": torch.ones(3, 4)}, "ood= is for classifications"),
         ({"task": "regression", "y": torch.zeros(80, 3), "noise_precision": -1.0}, "noise_precision must be positive"),

@@ -99,8 +99,8 @@ class Options:
     risk: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.n_bins < 1:
-            raise ValueError(f"n_bins must be at least 1, got {self.n_bins}")
+        if not isinstance(self.n_bins, int | np.integer) or self.n_bins < 1:
+            raise ValueError(f"n_bins must be at least 1, and a whole number, got {self.n_bins!r}")
         for name in ("coverage", "risk"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
