@@ -25,21 +25,21 @@ from allmasks.results import Note
 from allmasks.sites import DropoutSite, find_dropout
 from allmasks.sites.naming import path_of
 from allmasks.verification.across_ranks import averaged_over_ranks, rank_trials
-from allmasks.verification.detectable import Slope, bits_needed, enough_passes, slopes_of, spread_factor
+from allmasks.verification.detectable import Slope, bits_needed, spread_factor
 from allmasks.verification.diagnosis import Evidence
+from allmasks.verification.effort import GUESSED_TESTS, Effort, planned, work_of
 from allmasks.verification.law_trials import LawTrials, eval_trials, law_trials
 from allmasks.verification.lawful import Law, Lawful, directions_of
 from allmasks.verification.mask_trials import SiteMasks, across_sites, mask_trials
 from allmasks.verification.matching import again_in_backward, called_twice, never_ran, site_masks
 from allmasks.verification.meant import Meant, against_meant
-from allmasks.verification.steps import Passes, Step
+from allmasks.verification.steps import Passes, Step, give_back
 from allmasks.verification.witness import Seen, witnessed
 
 __all__ = ["Asked", "Run", "check"]
 
 _WITNESSED = 8
 _BITS = 1 << 24
-_GUESSED_TESTS = 80
 
 
 @dataclass(frozen=True)
@@ -164,15 +164,80 @@ def check(asked: Asked, modules: list[nn.Module]) -> Run:
             generator.set_state(state)
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """What is known after the first pass."""
+
+    first: Seen
+    problem: Expectation | None
+    sites: tuple[DropoutSite, ...]
+    law: Law | None
+    buffers: list[tuple[Tensor, Tensor]]
+    """What E_m[L] and the loss of eval mode were computed with."""
+
+    @property
+    def random_sites(self) -> tuple[DropoutSite, ...]:
+        return tuple(site for site in self.sites if site.p != 0)
+
+
 def _checked(asked: Asked, step: Step, modules: list[nn.Module], notes: list[Note]) -> Run:
-    own = step.own
+    # Ranks speak to each other between two pieces of work, never within: one that raises leaves no other waiting.
+    ranks = asked.ranks
+    begun = ranks.run(lambda: _begin(asked, step, notes))
+    problem, law, random_sites = begun.problem, begun.law, begun.random_sites
+    plan = ranks.of_first(ranks.run(lambda: _planned(asked, step, begun)))
+    notes += plan.notes
+    parameters = list(step.parameters) if law is not None and problem is not None and problem.look.leaves() else []
+
+    def directed() -> list[list[Tensor | None]]:
+        if law is None or not (random_sites and parameters and begun.first.backward and step.has_gradient):
+            return []
+        at_mean = _at_mean(step, asked, problem)
+        return directions_of(law, parameters, asked.seed, at_mean, plan.directions_from)
+
+    directions = ranks.of_first(ranks.run(directed))
+    times = ranks.of_first(_times(asked, begun.first, random_sites, plan.passes))
+    gradients = plan.gradients if directions else 0
+
+    def made() -> tuple[list[Seen], Passes, list[float], Lawful | None]:
+        # From here on nothing of the core runs between two passes: whatever the step keeps from one to the next stays.
+        if asked.alone:
+            _seed(asked.seed)
+        seen = _look_inside(asked, step, begun.first, random_sites, times)
+        passes = step.run(plan.passes, gradients, directions, asked.tick)
+        give_back(begun.buffers)  # statistics that moved from pass to pass are not those of eval mode's reference
+        losses, modes_kept = step.in_eval(3)
+        if not modes_kept:
+            losses, _ = Step(asked.model, _own_step(asked, problem), False, modules).in_eval(3)
+        lawful = None
+        if law is not None and random_sites:
+            blocks = gradients // plan.each if directions and passes.along else 0
+            lawful = law.draws(plan.draws, blocks, plan.each, directions, parameters)
+        elif law is not None:
+            lawful = _constant(problem, len(passes.losses))
+        return seen, passes, losses, lawful
+
+    seen, passes, losses, lawful = ranks.run(made)
+    if lawful is not None and random_sites:
+        lawful = replace(lawful, along=averaged_over_ranks(ranks, passes.along, lawful.along))
+    return _compared(asked, problem, law, lawful, begun.sites, seen, passes, losses, plan, step, notes)
+
+
+def _begin(asked: Asked, step: Step, notes: list[Note]) -> _Begun:
     step.in_train_mode()
+    running = [
+        (buffer, buffer.clone())
+        for module in step.modules
+        if isinstance(module, nn.modules.batchnorm._NormBase)
+        for buffer in module.buffers(recurse=False)
+    ]
     first = _witness(step, frozenset(), True)
     step.look_for_traces()
+    give_back(running)
+    buffers = step.buffers()
     problem = _prepared(asked, first.autocast, notes)
     sites = _look_at_sites(asked, problem)
-    random_sites = tuple(site for site in sites if site.p != 0)
-    if not own:
+    if not step.own:
         step.call = _own_step(asked, problem)
     statistics = sorted(set(first.trained))
     if statistics:
@@ -196,70 +261,23 @@ def _checked(asked: Asked, step: Step, modules: list[nn.Module], notes: list[Not
         )
     apart = bool(statistics) or left_off
     law = Law(problem, asked.seed, first.autocast) if problem is not None and not apart else None
-    plan = asked.ranks.of_first(_planned(asked, law, random_sites))
-    parameters = list(step.parameters) if law is not None and problem is not None and problem.look.leaves() else []
-    directions: list[list[Tensor | None]] = []
-    if law is not None and random_sites and parameters and first.backward and step.has_gradient:
-        directions = directions_of(law, parameters, asked.seed, _at_mean(step, asked, problem))
-    directions = asked.ranks.of_first(directions)
-    # From here on nothing of the core runs between two passes: whatever the step keeps from one to the next stays.
-    if asked.alone:
-        _seed(asked.seed)
-    passes_seen = _look_inside(asked, step, first, random_sites, plan.passes)
-    gradients = plan.gradients if directions else 0
-    passes = step.run(plan.passes, gradients, directions, asked.tick)
-    losses, modes_kept = step.in_eval(3)
-    eval_step = step
-    if not modes_kept:
-        eval_step = Step(asked.model, _own_step(asked, problem), False, modules)
-        losses, _ = eval_step.in_eval(3)
-    lawful = None
-    if law is not None and random_sites:
-        blocks = gradients // plan.each if directions and passes.along else 0
-        lawful = law.draws(plan.draws, blocks, plan.each, directions, parameters)
-        lawful = replace(lawful, along=averaged_over_ranks(asked.ranks, passes.along, lawful.along))
-    elif law is not None:
-        lawful = _constant(problem, len(passes.losses))
-    return _compared(asked, problem, law, lawful, sites, passes_seen, passes, losses, plan, step, notes)
+    return _Begun(first, problem, sites, law, buffers)
+
+
+def _planned(asked: Asked, step: Step, begun: _Begun) -> Effort:
+    law = begun.law
+    met = {mask.name for mask in begun.first.masks if mask.bits is not None}
+    work = 0
+    if law is not None and begun.random_sites:
+        step.in_eval_mode()
+        work = work_of(_own_step(asked, begun.problem))
+    return planned(law, begun.random_sites, asked.passes, asked.level, work, met)
 
 
 def _constant(problem: Expectation | None, n: int) -> Lawful:
     assert problem is not None
     value = float((problem.weight * problem.weight_scaling).sum())
     return Lawful(np.full(n, value), np.zeros(0), value, 0.0, 0.0)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    passes: int
-    gradients: int
-    each: int
-    draws: int
-    slopes: dict[str, Slope]
-
-
-def _planned(asked: Asked, law: Law | None, sites: tuple[DropoutSite, ...]) -> _Plan:
-    """How many passes, how many of them with gradients, and how many draws of the law."""
-    if law is None or not sites:
-        passes = asked.passes or 128
-        return _Plan(passes, 0, 1, passes, {})
-    look = law.problem.look
-    weights = sum(p.numel() for p in look.model.parameters())
-    work = look.n_examples * (weights + sum(site.units for site in look.sites))
-    ratio = 4.0 if work <= 1 << 23 else 1.0
-    if asked.passes is not None:
-        passes, slopes = asked.passes, {}
-        if passes >= 32 and work <= 1 << 28:
-            slopes = slopes_of(law, sites)
-    else:
-        slopes = slopes_of(law, sites)
-        pilot = law.at_rates({}, 64)
-        rates = {site.name: site.p for site in sites}
-        factor = spread_factor(asked.level, _GUESSED_TESTS)
-        passes = enough_passes(slopes, rates, float(pilot.std(ddof=1)), factor, ratio)
-    gradients = passes if work <= 1 << 25 else min(passes, 96)
-    each = max(1, gradients // 24)
-    return _Plan(passes, gradients // each * each, each, math.ceil(ratio * passes), slopes)
 
 
 def _seed(seed: int) -> None:
@@ -292,10 +310,10 @@ def _witness(step: Step, owners: frozenset[str], back: bool) -> Seen:
     return seen
 
 
-def _look_inside(asked: Asked, step: Step, first: Seen, sites: tuple[DropoutSite, ...], passes: int) -> list[Seen]:
+def _times(asked: Asked, first: Seen, sites: tuple[DropoutSite, ...], passes: int) -> int:
     """So many witnessed passes that every rate can be told to what is wanted, within bounds of time and memory."""
     sizes = [mask.bits.size for mask in first.masks if mask.bits is not None]
-    factor = spread_factor(asked.level, _GUESSED_TESTS)
+    factor = spread_factor(asked.level, GUESSED_TESTS)
     n = _n_examples(asked)
     rates = {path_of(site.name): site.p for site in sites} | {site.name: site.p for site in sites}
     needs = []
@@ -304,10 +322,13 @@ def _look_inside(asked: Asked, step: Step, first: Seen, sites: tuple[DropoutSite
         if mask.bits is not None and 0 < p < 1:
             needs.append(math.ceil(bits_needed(p, factor) / max(mask.bits.size, 1)))
     wanted = max([_WITNESSED, *needs]) if n else _WITNESSED
-    times = asked.ranks.of_first(min(wanted, passes, max(4, _BITS // max(sum(sizes), 1))))
+    return max(2, min(wanted, passes, max(4, _BITS // max(sum(sizes), 1))))
+
+
+def _look_inside(asked: Asked, step: Step, first: Seen, sites: tuple[DropoutSite, ...], times: int) -> list[Seen]:
     owners = frozenset(path_of(site.name) for site in sites) | {mask.path for mask in first.masks}
     seen = []
-    for _ in range(max(times, 2)):
+    for _ in range(times):
         step.in_train_mode()
         seen.append(_witness(step, owners, True))
         asked.tick(1)
@@ -328,7 +349,7 @@ def _compared(
     seen: list[Seen],
     passes: Passes,
     eval_losses: list[float],
-    plan: _Plan,
+    plan: Effort,
     step: Step,
     notes: list[Note],
 ) -> Run:

@@ -6,15 +6,25 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from scipy import optimize, stats
 
 from allmasks.sites import DropoutSite
 from allmasks.verification.lawful import Law
 
-__all__ = ["Slope", "bits_needed", "enough_passes", "rate_detectable", "slopes_of", "spread_factor", "wanted_change"]
+__all__ = [
+    "Enough",
+    "Slope",
+    "bits_needed",
+    "enough_passes",
+    "rate_detectable",
+    "slopes_of",
+    "spread_factor",
+    "wanted_change",
+]
 
 POWER = 0.9
-FEWEST, MOST = 96, 400
+FEWEST = 96
 
 
 @dataclass(frozen=True)
@@ -35,15 +45,29 @@ def wanted_change(p: float) -> float:
     return min(0.05, p / 4)
 
 
-def slopes_of(law: Law, sites: Sequence[DropoutSite]) -> dict[str, Slope]:
-    """The slope of E_m[L] by each site's rate, from differences on masks that are alike where the rates are."""
+@dataclass(frozen=True)
+class Enough:
+    """Passes to make, those that were needed, and the site that needs most."""
+
+    passes: int
+    needed: int
+    site: str
+
+
+def slopes_of(law: Law, sites: Sequence[DropoutSite], base: np.ndarray, few: bool) -> dict[str, Slope]:
+    """The slope of E_m[L] by each site's rate, from differences on masks that are alike where the rates are.
+
+    Parameters
+    ----------
+    base : losses at the rates as they are, of at least 32 masks.
+    few : whether to make do with fewer masks.
+    """
     able = [site for site in sites if site.controllable and 0 < site.p < 1 and not math.isnan(site.p)]
-    masks = 32 if len(able) <= 6 else 8
-    base = law.at_rates({}, masks)
+    masks = 8 if len(able) > 6 else 16 if few else 32
     found = {}
     for site in able:
         change = wanted_change(site.p)
-        moved = (law.at_rates({site.name: site.p + change}, masks) - base) / change
+        moved = (law.at_rates({site.name: site.p + change}, masks) - base[:masks]) / change
         found[site.name] = Slope(float(moved.mean()), float(moved.std(ddof=1)) / math.sqrt(masks))
     return found
 
@@ -54,19 +78,20 @@ def spread_factor(level: float, tests: int) -> float:
 
 
 def enough_passes(
-    slopes: Mapping[str, Slope], rates: Mapping[str, float], spread: float, factor: float, ratio: float
-) -> int:
+    slopes: Mapping[str, Slope], rates: Mapping[str, float], spread: float, factor: float, ratio: float, most: int
+) -> Enough:
     """Passes that catch the wanted change of the rate at the site that matters least among those E_m[L] shows.
 
     Parameters
     ----------
-    ratio : draws of the reference for each pass.
+    ratio : draws of the reference for each pass. most : passes, however many are needed.
     """
-    effects = [abs(slope.value) * wanted_change(rates[name]) for name, slope in slopes.items() if slope.visible]
+    effects = {name: abs(slope.value) * wanted_change(rates[name]) for name, slope in slopes.items() if slope.visible}
     if not effects or spread == 0:
-        return FEWEST
-    needed = (factor * spread / min(effects)) ** 2 * (1 + 1 / ratio)
-    return int(min(max(math.ceil(needed), FEWEST), MOST))
+        return Enough(FEWEST, 0, "")
+    site = min(effects, key=lambda name: effects[name])
+    needed = math.ceil((factor * spread / effects[site]) ** 2 * (1 + 1 / ratio))
+    return Enough(min(max(needed, FEWEST), most), needed, site)
 
 
 def rate_detectable(p: float, bits: int, threshold: float) -> float:

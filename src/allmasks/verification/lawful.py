@@ -118,9 +118,11 @@ class Law:
         return np.asarray(solution.totals.tolist())
 
 
-def directions_of(law: Law, parameters: Sequence[Tensor], seed: int, at_mean: Direction | None) -> list[Direction]:
+def directions_of(
+    law: Law, parameters: Sequence[Tensor], seed: int, at_mean: Direction | None, n_masks: int
+) -> list[Direction]:
     """Directions to test gradients along: ∇E_m[L], what masks add to it, that layer by layer, and two random ones."""
-    pilot = law.gradient(16, parameters)
+    pilot = law.gradient(n_masks, parameters)
     if pilot is None or all(g is None for g in pilot):
         return []
     directions: list[Direction] = [pilot]

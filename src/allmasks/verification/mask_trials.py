@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from allmasks.results import Note
 from allmasks.sites import DropoutSite
 from allmasks.sites.naming import path_of
 from allmasks.verification.meant import rate_trial
-from allmasks.verification.odds import agreement, binomial
+from allmasks.verification.odds import agreement, binomial, both_zero
 from allmasks.verification.trial import Trial
 from allmasks.verification.witness import Bits, Mask
 
@@ -157,7 +158,7 @@ def _declared_rates(found: SiteMasks) -> list[Trial]:
         if found.masks[0].op in ("rand", "bernoulli") and found.bits is not None:
             return []  # what the module made of its draw counts, not what it drew
         share = wrong[0]
-    return [rate_trial(found.name, found.where, found.p, share, 0.0)]
+    return [rate_trial(found.name, found.where, found.p, share, 0.0, told=True)]
 
 
 def _rate(found: SiteMasks, bits: Bits) -> Trial:
@@ -327,34 +328,46 @@ def _neighbors(found: SiteMasks, bits: Bits) -> list[Trial]:
     return trials
 
 
+_EACH = 1 << 14
+"""Bits of a pass that two sites are compared by."""
+
+
 def across_sites(found: Sequence[SiteMasks]) -> list[Trial]:
-    """Pairs of sites whose masks know of each other."""
-    flat = []
-    for one in found:
-        if one.bits is not None and one.bits[0].size >= 8:
-            flat.append((one, one.bits.reshape(len(one.bits), -1)))
-    trials = []
-    for i, (one, bits) in enumerate(flat):
-        for other, others in flat[i + 1 :]:
-            n, passes = min(bits.shape[1], others.shape[1], 1 << 16), min(len(bits), len(others))
-            share, p_value = agreement(bits[:passes, :n].ravel(), others[:passes, :n].ravel())
-            sentence = Note(
-                "{site} and {other} share their masks ({share:.0%} of bits agree): both draw from one seed.",
-                site=one.name,
-                other=other.name,
-                share=share,
-            )
-            where = f"{path_of(one.name)}, {path_of(other.name)}"
-            trials.append(
-                Trial(
-                    one.name,
-                    f"independent of {other.name}",
-                    "no relation",
-                    f"{share:.1%} agree",
-                    p_value,
-                    "shared_by_sites",
-                    where,
-                    sentence,
-                )
-            )
-    return trials
+    """Pairs of sites whose masks know of each other: Fisher's exact test of each pair."""
+    able = [one for one in found if one.bits is not None and one.bits[0].size >= 8]
+    flat = [one.bits.reshape(len(one.bits), -1)[:, :_EACH] for one in able if one.bits is not None]
+    zeros, known = [bits == 0 for bits in flat], [bits >= 0 for bits in flat]
+    whole = [bool(one.all()) for one in known]
+    pairs, counts = [], []
+    for i, j in combinations(range(len(able)), 2):
+        cut = slice(min(len(flat[i]), len(flat[j]))), slice(min(flat[i].shape[1], flat[j].shape[1]))
+        one, other = zeros[i][cut], zeros[j][cut]
+        n = one.size
+        if not (whole[i] and whole[j]):
+            told = known[i][cut] & known[j][cut]
+            one, other, n = one & told, other & told, int(np.count_nonzero(told))
+        if n < 8:
+            continue
+        pairs.append((able[i], able[j]))
+        counts.append((n, *(int(np.count_nonzero(z)) for z in (one, other, one & other))))
+    if not pairs:
+        return []
+    n, first, second, both = np.array(counts).T
+    shares, p_values = (n - first - second + 2 * both) / n, both_zero(n, first, second, both)
+    return [
+        _of_pair(one, other, float(share), float(p_value))
+        for (one, other), share, p_value in zip(pairs, shares, p_values, strict=True)
+    ]
+
+
+def _of_pair(one: SiteMasks, other: SiteMasks, share: float, p_value: float) -> Trial:
+    sentence = Note(
+        "{site} and {other} share their masks ({share:.0%} of bits agree): both draw from one seed.",
+        site=one.name,
+        other=other.name,
+        share=share,
+    )
+    where = f"{path_of(one.name)}, {path_of(other.name)}"
+    name = f"independent of {other.name}"
+    seen = f"{share:.1%} agree"
+    return Trial(one.name, name, "no relation", seen, p_value, "shared_by_sites", where, sentence)

@@ -204,7 +204,7 @@ def _missing(model: nn.Module, pattern: str, meant: Meant) -> Trial:
 def _one(site: DropoutSite, meant: Meant) -> list[Trial]:
     trials = []
     if meant.p is not None and not math.isnan(site.p) and abs(site.p - meant.p) > _TOLERANCE:
-        trials.append(rate_trial(site.name, site.name, meant.p, site.p, 0.0))
+        trials.append(rate_trial(site.name, site.name, meant.p, site.p, 0.0, told=True))
     elif meant.p is not None:
         trials.append(Trial.passed(site.name, "rate as expected", f"{meant.p:g}", f"{site.p:g}"))
     told = sharing_of(site)
@@ -232,8 +232,8 @@ def _shared(site: DropoutSite, wanted: str, told: str) -> Trial:
     return Trial(site.name, "sharing", wanted, told, 0.0, fault, site.name, sentence)
 
 
-def rate_trial(name: str, where: str, wanted: float, seen: float, p_value: float) -> Trial:
-    """A rate beside another, with what that looks like."""
+def rate_trial(name: str, where: str, wanted: float, seen: float, p_value: float, *, told: bool = False) -> Trial:
+    """A rate beside another, with what that looks like; `told` if it is a call's own and not a share of bits."""
     fields = {"site": name, "expected": wanted, "seen": seen}
     if seen == 0:
         sentence = Note(
@@ -244,15 +244,15 @@ def rate_trial(name: str, where: str, wanted: float, seen: float, p_value: float
             expected=wanted,
         )
         return Trial(name, "rate", f"{wanted:.4g}", "0", p_value, "off", where, sentence)
-    close = 0.02
-    if abs(seen - (1 - wanted)) < close and abs(wanted - 0.5) > close:
+    close = 1e-4 if told else 0.02
+    if abs(seen - (1 - wanted)) < close and abs(wanted - 0.5) > 0.02:
         sentence = Note(
             "{site} drops {seen:.4g} of its units where {expected:.4g} is meant: p and 1 − p are swapped (a keep "
             "probability "
             "was passed as p, or the reverse).",
             **fields,
         )
-    elif abs(seen - (1 - (1 - wanted) ** 2)) < close and abs(seen - wanted) > 2 * close:
+    elif abs(seen - (1 - (1 - wanted) ** 2)) < close and abs(seen - wanted) > 0.04:
         sentence = Note(
             "{site} drops {seen:.4g} of its units where {expected:.4g} is meant, which is what two masks one after "
             "the other "

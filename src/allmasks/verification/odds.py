@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
-__all__ = ["agreement", "binomial", "larger_spread", "repeats", "serial", "two_means", "z_of"]
+__all__ = ["agreement", "binomial", "both_zero", "larger_spread", "repeats", "serial", "two_means", "z_of"]
 
 
 def z_of(p_value: float) -> float:
@@ -189,6 +189,15 @@ def agreement(one: NDArray[np.int8], other: NDArray[np.int8]) -> tuple[float, fl
     if n < 8:
         return math.nan, 1.0
     both, first, second = int((a & b).sum()), int(a.sum()), int(b.sum())
-    law = stats.hypergeom(n, first, second)
-    p_value = 2.0 * min(float(law.cdf(both)), float(law.sf(both - 1)))
-    return float((a == b).mean()), min(1.0, p_value)
+    return (n - first - second + 2 * both) / n, float(both_zero(n, first, second, both))
+
+
+def both_zero(n: ArrayLike, first: ArrayLike, second: ArrayLike, both: ArrayLike) -> NDArray[np.float64]:
+    """Fisher's exact two-sided p-values of so many zeros in both rows of n bits, given how many each row has.
+
+    >>> both_zero([10, 10], 5, 5, [5, 3]).round(4).tolist()
+    [0.0079, 1.0]
+    """
+    law = n, first, second
+    lower, upper = stats.hypergeom.cdf(both, *law), stats.hypergeom.sf(np.asarray(both) - 1, *law)
+    return np.minimum(1.0, 2.0 * np.minimum(lower, upper))

@@ -18,7 +18,7 @@ from allmasks.nn import rng_state, set_rng_state
 from allmasks.sites import borrowed
 from allmasks.sites.borrow import written_by_pass
 
-__all__ = ["Passes", "Step", "all_kept", "project"]
+__all__ = ["Passes", "Step", "all_kept", "give_back", "project"]
 
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 _HELD = (nn.Module, *_GENERATORS)
@@ -103,6 +103,13 @@ def _seeds_back(before: dict[str, Any]) -> None:
         set_rng_state(before)
 
 
+@torch.no_grad()
+def give_back(held: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Buffers hold again what they held."""
+    for buffer, before in held:
+        buffer.copy_(before)
+
+
 @dataclass
 class Passes:
     """(K,) losses of passes, and the first of them's gradients along some directions (G, directions)."""
@@ -166,7 +173,7 @@ class Step:
         """Gradients of the model's parameters; None where the loss reaches none of them."""
         if not self.has_gradient:
             return None
-        if loss.requires_grad:
+        if loss.requires_grad and not self.went_back():
             loss.backward()
         grads = [p.grad for p in self.parameters]
         for module in self.modules:
@@ -174,6 +181,15 @@ class Step:
                 parameter.grad = None
         self.has_gradient = any(grad is not None for grad in grads)
         return [None if g is None else g.detach() for g in grads] if self.has_gradient else None
+
+    def went_back(self) -> bool:
+        """Whether the step has gone back by itself: gradients are taken away after each pass."""
+        return any(p.grad is not None for p in self.parameters)
+
+    def buffers(self) -> list[tuple[Tensor, Tensor]]:
+        """Every buffer, and a copy of what it holds."""
+        held = [b for module in self.modules for b in module.buffers(recurse=False)]
+        return [(buffer, buffer.detach().clone()) for buffer in held]
 
     def look_for_traces(self) -> None:
         """After the first pass: parameters must not have moved; buffers that have are named."""
@@ -201,7 +217,7 @@ class Step:
                 grads = self.back(loss)
                 if grads is not None:
                     done.along.append(project(grads, directions))
-            elif not loss.requires_grad:
+            elif self.went_back():
                 self.back(loss)  # a step that goes back by itself leaves gradients behind
             self.look_for_traces()
             tick(1)
