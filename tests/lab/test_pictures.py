@@ -65,6 +65,8 @@ def test_it_is_one_idea_with_few_handles_in_both_languages(key):
         found.question.where,
     ]
     words += [control.label for control in found.controls]
+    words += [found.terms] if found.terms is not None else []
+    assert found.terms is not None or found.number > 5  # what a newcomer reads first
     for text in words:
         assert isinstance(text, Text)
         assert text.en.strip()

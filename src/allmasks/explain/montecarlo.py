@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,6 +185,7 @@ class MonteCarloStudy(Topic):
         ]
 
 
+@cache
 def _survey(seed: int, population: int = 200_000, surveyed: int = 1000, n_surveys: int = 400) -> Survey:
     rng = np.random.default_rng(seed)
     incomes = rng.lognormal(math.log(30_000), 0.7, population)

@@ -142,6 +142,7 @@ class Chapter:
     work : (one value for each control, by its key) -> Answer; or, where that takes long, an iterator of `Progress` and
         `Answer`s, of which the last is the answer.
     live : whether the answers on the way are pictures to watch, begun and stopped by the reader.
+    terms : the chapter's words explained, for a reader who has met none of them.
     code : (one value for each control) -> Python that prints the same numbers by the library's own calls, to copy.
     """
 
@@ -158,6 +159,7 @@ class Chapter:
     code: Callable[..., str]
     long: bool = False
     live: bool = False
+    terms: Text | None = None
 
     @property
     def start(self) -> Settings:

@@ -124,7 +124,7 @@ def _figure(
                 "ticktext": units,
                 "range": [-0.6, len(vector) - 0.2],
             },
-            yaxis={"title": {"text": Text("value", "값")}, "range": _reach(vector, p)},
+            yaxis={"title": {"text": Text("value", "값")}, "range": _reach(vector, p, mean, error)},
         ),
     }
 
@@ -133,11 +133,12 @@ def _list(values: np.ndarray) -> str:
     return ", ".join(say(v) for v in values)
 
 
-def _reach(vector: tuple[float, ...], p: float) -> list[float]:
-    """The axis at this p: a kept unit and the label above it fit."""
+def _reach(vector: tuple[float, ...], p: float, mean: np.ndarray, error: np.ndarray) -> list[float]:
+    """The axis at this p: a kept unit and the label above it fit, and the whole bar of an error."""
     low, high = min(*vector, 0.0, 0.0), max(*vector, 0.0, 0.0)
     room = 0.15 * (high - low) / (1 - p)
-    return [low / (1 - p) - room, high / (1 - p) + room]
+    bottom, top = (mean - error).min(), (mean + error).max()
+    return [float(min(low / (1 - p) - room, bottom - room / 4)), float(max(high / (1 - p) + room, top + room / 4))]
 
 
 def code(p: float, n: int, h: str) -> str:
@@ -191,8 +192,8 @@ CHAPTER = Chapter(
     ),
     work=work,
     to_try=Text(
-        "Draw again a few times: single draws jump between 0 and twice h. Then go to 5000 draws and watch the diamonds settle on h.",
-        "몇 번 다시 뽑아 보십시오. 한 번의 추출은 0과 h의 두 배 사이를 오갑니다. 그런 다음 추출을 5000번까지 늘리면 마름모가 h에 자리 잡는 것이 보입니다.",
+        "At p = 0.5 draw again a few times: single draws jump between 0 and twice h. Then go to 5000 draws and watch the diamonds settle on h.",
+        "p = 0.5에서 몇 번 다시 뽑아 보십시오. 한 번의 추출은 0과 h의 두 배 사이를 오갑니다. 그런 다음 추출을 5000번까지 늘리면 마름모가 h에 자리 잡는 것이 보입니다.",
     ),
     question=Question(
         Text(
@@ -204,4 +205,14 @@ CHAPTER = Chapter(
         Text("Move p and read Var(h̃) of unit 3.", "p를 움직이며 유닛 3의 Var(h̃)을 읽으십시오."),
     ),
     code=code,
+    terms=Text(
+        "A network passes numbers from layer to layer; h is such a list of numbers, and each number is "
+        "one unit. While a network is trained, dropout sets units to 0 at random, each with probability "
+        "p, and enlarges those it keeps. Which units it keeps is the mask; one random mask is one draw, "
+        "and h with the mask on it is written h̃. E[…] is the mean over all draws; Var is the variance, "
+        "the mean squared distance from that mean; sd is its square root.",
+        "신경망은 층에서 층으로 수를 전달합니다. h는 그런 수의 목록이고, 수 하나가 유닛 하나입니다. 드롭아웃은 학습하는 동안 각 유닛을 확률 p로 0으로 만들고, 살아남은 "
+        "유닛은 크게 키웁니다. 어느 유닛이 살아남는지를 나타낸 것이 마스크이고, 마스크를 무작위로 한 번 뽑는 것이 추출이며, 마스크를 적용한 h를 h̃로 씁니다. E[…]는 "
+        "모든 추출에 대한 평균, Var는 그 평균에서 떨어진 거리의 제곱 평균인 분산, 표준편차는 분산의 제곱근입니다.",
+    ),
 )

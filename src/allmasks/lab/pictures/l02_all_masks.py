@@ -85,7 +85,7 @@ def work(p: float, d: int, loss: str) -> Answer:
     sentence = Text(
         f"{len(masks)} thinned networks of {d} hidden unit{'s' if d > 1 else ''}, as squares colored by their loss, from {say(losses.min())} to {say(losses.max())}; "
         f"the outlined square keeps every unit. At p = {say(p)} their mean loss, E_m[L], is {say(found.value)}; "
-        f"the net at the mean mask loses {say(found.weight_scaling_loss)}, so dropout adds a penalty of {say(found.penalty)}.",
+        f"the whole net, as used at inference, has a loss of {say(found.weight_scaling_loss)}, so dropout adds a penalty of {say(found.penalty)}.",
         f"은닉 유닛 {d}개의 서브네트워크 {len(masks)}개를 손실에 따라 칠한 사각형입니다. 손실은 {say(losses.min())}에서 {say(losses.max())}까지이고, "
         f"테두리가 있는 사각형은 모든 유닛이 켜진 것입니다. p = {say(p)}에서 평균 손실 E_m[L]은 {say(found.value)}, "
         f"평균 마스크에서의 손실은 {say(found.weight_scaling_loss)}이므로 드롭아웃이 더하는 페널티는 {say(found.penalty)}입니다.",
@@ -224,17 +224,26 @@ CHAPTER = Chapter(
     ),
     work=work,
     to_try=Text(
-        "Move p from 0 up: at 0 only one network is left and both lines coincide. Then look at how far they part, and where the mass goes.",
+        "Move p from 0 up: at 0 only one network is left and both lines coincide. Then look at how far they part, and which losses become probable.",
         "p를 0부터 올려 보십시오. 0에서는 네트워크가 하나뿐이라 두 선이 겹칩니다. 그런 다음 두 선이 얼마나 벌어지고 확률이 어디로 옮겨 가는지 보십시오.",
     ),
     question=Question(
         Text(
-            "With d = 6, how many thinned networks does the mean E_m[L] run over, and so how many squares are there?",
-            "d = 6일 때 평균 E_m[L]은 서브네트워크 몇 개에 대한 평균입니까? (사각형의 수와 같습니다.)",
+            "With d = 8, how many thinned networks does the mean E_m[L] run over, and so how many squares are there?",
+            "d = 8일 때 평균 E_m[L]은 서브네트워크 몇 개에 대한 평균입니까? (사각형의 수와 같습니다.)",
         ),
-        lambda: work(0.5, 6, "logistic").value("count"),
+        lambda: work(0.5, 8, "logistic").value("count"),
         0.0,
         Text("Set d and read the number of thinned networks.", "d를 움직이며 서브네트워크 수를 읽으십시오."),
     ),
     code=code,
+    terms=Text(
+        "The loss L says how wrong a network's answers are: 0 would be perfect. Each mask m leaves a smaller "
+        "network, a thinned one, with its own loss: one square below, faint if its mask is improbable. E_m[L] is "
+        "the mean of these losses, each counted by how probable its mask is. The mean mask drops nothing: it is "
+        "the whole network, as it is used after training (inference).",
+        "손실 L은 신경망의 답이 얼마나 틀렸는지를 나타내며, 0이면 완벽합니다. 마스크 m마다 유닛이 줄어든 신경망, 곧 서브네트워크가 하나씩 생기고 손실도 저마다 다릅니다. "
+        "아래 사각형 하나가 서브네트워크 하나이며, 드물게 뽑히는 것은 흐리게 그렸습니다. E_m[L]은 각 손실에 마스크의 확률을 곱해 더한 평균입니다. 평균 마스크는 아무 "
+        "유닛도 끄지 않은 전체 신경망이며, 학습이 끝난 뒤(추론)에 쓰는 것입니다.",
+    ),
 )

@@ -15,6 +15,7 @@ from allmasks.language import Text
 from allmasks.linear_model import DropoutRidge
 from allmasks.methods import ClosedForm
 from allmasks.report.figures import layout, line
+from allmasks.results import ExpectedLoss
 
 Array = NDArray[np.float64]
 FEATURES = {
@@ -72,7 +73,7 @@ def work(p: float, features: tuple[str, ...], scale: str) -> Answer:
             "고른 특성이 없어 적합할 것이 없습니다. 특성을 하나 이상 고르십시오.",
         )
     X, y = data(features, scale)
-    n, sd = len(y), X.std(axis=0)
+    sd = X.std(axis=0)
     found, plain = weights(features, scale, p), weights(features, scale, 0.0)
     strengths = p / (1 - p) * (X**2).sum(axis=0)
     by_ridge = np.linalg.solve(X.T @ X + np.diag(strengths), X.T @ y)
@@ -105,7 +106,14 @@ def work(p: float, features: tuple[str, ...], scale: str) -> Answer:
             loss.guarantee,
         ),
         words("data_term", "data term, mean (w·x − y)²", "원래 손실, (w·x − y)²의 평균", loss.weight_scaling_loss),
-        words("penalty", "penalty, Σ λⱼwⱼ²/n", "페널티, Σ λⱼwⱼ²/n", loss.penalty, loss.penalty_error, loss.guarantee),
+        words(
+            "penalty",
+            "penalty, Σ λⱼwⱼ²/n (n patients)",
+            "페널티, Σ λⱼwⱼ²/n",
+            loss.penalty,
+            loss.penalty_error,
+            loss.guarantee,
+        ),
         *(
             words(f"lambda_{f}", f"λ of {FEATURES[f].en} = p/(1−p) Σx²", f"{FEATURES[f].ko}의 λ = p/(1−p) Σx²", v)
             for f, v in zip(features, strengths, strict=True)
@@ -121,26 +129,50 @@ def work(p: float, features: tuple[str, ...], scale: str) -> Answer:
             abs(found - by_ridge).max(),
         ),
     )
+    return Answer(
+        figure, numbers, _sentence(p, features, scale, found, plain, float(abs(found - by_ridge).max()), loss)
+    )
+
+
+def _sentence(
+    p: float,
+    features: tuple[str, ...],
+    scale: str,
+    found: Array,
+    plain: Array,
+    difference: float,
+    loss: ExpectedLoss,
+) -> Text:
+    X, y = data(features, scale)
+    n, sd = len(y), X.std(axis=0)
+    zeros = int((abs(paths(features, scale)["lasso"][-1]) < 1e-12).sum())
+    gone = (
+        Text(
+            f"has {zeros} of {len(features)} weights at zero by p = 0.95",
+            f"p = 0.95까지 {len(features)}개 가운데 {zeros}개가 0이 됩니다",
+        )
+        if zeros
+        else Text("goes another way, and has none at zero yet", "다른 경로를 가며 아직 0이 된 것은 없습니다")
+    )
     shrunk = float(np.sqrt((found * sd) @ (found * sd) / ((plain * sd) @ (plain * sd))))
-    sentence = Text(
+    return Text(
         f"At p = {say(p)} the weights that minimize E_m[L] are {say(100 * shrunk)} % of the size of those without dropout. "
-        f"They are those of ridge with λⱼ = p/(1−p) Σᵢ xᵢⱼ², to {abs(found - by_ridge).max():.1g}. "
+        f"They are those of ridge with λⱼ = p/(1−p) Σᵢ xᵢⱼ², to {difference:.1g}. "
         f"Over {n} patients E_m[L] = {say(loss.weight_scaling_loss)} + {say(loss.penalty)} = {say(loss.value)}. "
         + (
-            "Standardized features have one λ, so the paths of dropout and of plain ridge coincide; the lasso's reach zero one by one."
+            f"Standardized features have one λ, so the paths of dropout and of plain ridge coincide; the lasso {gone.en}."
             if scale == "equal"
             else "The scales differ, so does λⱼ: dropout shrinks features of large scale in proportion, plain ridge those of small scale more."
         ),
         f"p = {say(p)}에서 E_m[L]을 최소화하는 가중치의 크기는 드롭아웃이 없을 때의 {say(100 * shrunk)} %입니다. "
-        f"λⱼ = p/(1−p) Σᵢ xᵢⱼ²인 릿지의 해와 {abs(found - by_ridge).max():.1g} 이내로 같습니다. "
+        f"λⱼ = p/(1−p) Σᵢ xᵢⱼ²인 릿지의 해와 {difference:.1g} 이내로 같습니다. "
         f"환자 {n}명에 대해 E_m[L] = {say(loss.weight_scaling_loss)} + {say(loss.penalty)} = {say(loss.value)}입니다. "
         + (
-            "특성을 표준화하면 λ가 모두 같아 드롭아웃의 경로와 보통 릿지의 경로가 겹칩니다. 라쏘의 가중치는 하나씩 0이 됩니다."
+            f"특성을 표준화하면 λ가 모두 같아 드롭아웃의 경로와 보통 릿지의 경로가 겹칩니다. 라쏘의 가중치는 {gone.ko}."
             if scale == "equal"
             else "스케일이 다르면 λⱼ도 다릅니다. 드롭아웃은 특성을 스케일에 맞추어 줄이고, 보통 릿지는 스케일이 작은 특성을 더 많이 줄입니다."
         ),
     )
-    return Answer(figure, numbers, sentence)
 
 
 def _weight(feature: str) -> Text:
@@ -318,4 +350,15 @@ CHAPTER = Chapter(
         ),
     ),
     code=code,
+    terms=Text(
+        "A linear model predicts y, here how far a disease has advanced, as a sum of features x, each "
+        "times a weight w. Ridge is the usual way to keep weights small: it minimizes the squared error "
+        "plus λ w² (an L2 penalty), so a larger λ means smaller weights; the lasso punishes |w| "
+        "instead. Here dropout drops features. In the upper picture all points of an ellipse are "
+        "equally good weights, and the mark in its middle is the best; the lower one shows the best "
+        "weights for each p.",
+        "선형 모델은 특성 x에 가중치 w를 곱해 더한 값으로 y(여기서는 질병의 진행 정도)를 예측합니다. 릿지는 가중치를 작게 유지하는 흔한 방법으로, 제곱오차에 λ "
+        "w²(L2 패널티)을 더한 값을 최소화합니다. λ가 클수록 가중치는 작아집니다. 라쏘는 w² 대신 |w|를 씁니다. 여기서 드롭아웃이 끄는 것은 특성입니다. 위 그림에서 "
+        "한 타원 위의 점은 모두 똑같이 좋은 가중치이고, 한가운데의 표시가 가장 좋은 가중치입니다. 아래 그림은 p마다 가장 좋은 가중치를 보여 줍니다.",
+    ),
 )

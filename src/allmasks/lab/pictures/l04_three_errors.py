@@ -167,7 +167,7 @@ def work(p: float, model: str, n_masks: int) -> Answer:
             height=420,
             legend=True,
             xaxis={"title": {"text": Text("drop rate p", "드롭율 p")}, "range": [0, 0.97]},
-            yaxis={"title": {"text": Text("penalty (nats or squared units)", "페널티 (nats 또는 제곱 단위)")}},
+            yaxis={"title": {"text": Text("penalty, as large as the loss grows", "페널티 (손실이 늘어난 양)")}},
         ),
     }
     numbers = [
@@ -195,7 +195,7 @@ def _sentence(p: float, model: str, n_masks: int, value: float, error: float, pe
         "hidden": Text(f"estimated from {n_masks} sampled masks", f"표집한 마스크 {n_masks}개로 추정한 값입니다"),
     }[model]
     return Text(
-        f"{MODELS[model].en}. At p = {say(p)}, E_m[L] = {say(value)} ± {error:.2g}, {kind.en}. "
+        f"{MODELS[model].en[0].upper()}{MODELS[model].en[1:]}. At p = {say(p)}, E_m[L] = {say(value)} ± {error:.2g}, {kind.en}. "
         f"The penalty that dropout adds is {say(penalty)}.",
         f"{MODELS[model].ko}. p = {say(p)}에서 E_m[L] = {say(value)} ± {error:.2g}이며, {kind.ko}. "
         f"드롭아웃이 더하는 페널티는 {say(penalty)}입니다.",
@@ -250,10 +250,10 @@ CHAPTER = Chapter(
     ),
     work=work,
     to_try=Text(
-        "At p = 0.9 go through the four models and look at the bar on the diamond: none, none, wide, and one that "
-        "shrinks as K grows. For logistic regression see where the dashed line leaves the truth.",
-        "p = 0.9에서 모델 네 가지를 차례로 골라 마름모의 오차 막대를 보십시오. 둘은 보이지 않고, 하나는 넓으며, 하나는 "
-        "K를 늘리면 줄어듭니다. 로지스틱 회귀에서는 파선이 어디서 참값을 벗어나는지 보십시오.",
+        "At p = 0.9 go through the four models and look at the bar on the diamond: the linear model and logistic regression "
+        "show none, softmax a wide one, sampling one that shrinks as K grows. For logistic regression see where the dashed line leaves the truth.",
+        "p = 0.9에서 모델 네 가지를 차례로 골라 마름모의 오차 막대를 보십시오. 선형 모델과 로지스틱 회귀에서는 "
+        "보이지 않고, 소프트맥스에서는 넓으며, 표집에서는 K를 늘리면 줄어듭니다. 로지스틱 회귀에서는 파선이 어디서 참값을 벗어나는지 보십시오.",
     ),
     question=Question(
         Text(
@@ -268,4 +268,14 @@ CHAPTER = Chapter(
         ),
     ),
     code=code,
+    terms=Text(
+        "Chapter 3 had a formula for E_m[L], the mean loss over all masks; most models have none. What "
+        "dropout adds to the loss, E_m[L] minus the loss of the whole network, is the penalty. Its "
+        "value may be exact, lie between two proven bounds, or be estimated from K random masks "
+        "(sampling); the number after ± says how far off it may be, and the last column of the table of "
+        "which kind that is. The quadratic formula is chapter 3's, used where it need not hold.",
+        "3장에는 모든 마스크에 대한 평균 손실 E_m[L]을 구하는 공식이 있었지만 대부분의 모델에는 없습니다. 드롭아웃이 손실에 더하는 몫, 곧 E_m[L]에서 전체 신경망의 "
+        "손실을 뺀 것이 페널티입니다. 페널티는 정확히 알 수도 있고, 증명된 상한과 하한 사이로만 알 수도 있고, 무작위 마스크 K개로 추정(표집)할 수도 있습니다. ± 뒤의 "
+        "수는 얼마나 빗나갈 수 있는지를, 표의 마지막 열은 그 오차의 종류를 나타냅니다. 2차 공식은 3장의 공식을 성립이 보장되지 않는 곳에 쓴 것입니다.",
+    ),
 )

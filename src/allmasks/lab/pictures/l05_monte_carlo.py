@@ -25,8 +25,8 @@ NAMES = {
     "antithetic": Text("antithetic pairs", "대조 쌍 (antithetic)"),
     "latin": Text("Latin hypercube", "라틴 하이퍼큐브"),
 }
-UNITS, REPLICATES = 30, 32
-ROWS, COLUMNS = 16, 24
+UNITS, REPLICATES = 30, 24
+ROWS = 16
 SIZES = tuple(2**i for i in range(13))
 
 
@@ -72,7 +72,7 @@ def work(p: float, k: int, draws: str) -> Answer:
 def _figure(found: MonteCarloStudy, plain: MonteCarloStudy, point: Point, p: float, draws: str) -> dict[str, Any]:
     """Errors over K by this sampler and by the law, above the first masks that it draws."""
     ks = [row.n_masks for row in found.points]
-    masks = SAMPLERS[draws].draw(0, 1, np.arange(ROWS), np.array([0]), np.full(COLUMNS, 1 - p))[:, 0]
+    masks = SAMPLERS[draws].draw(0, 1, np.arange(ROWS), np.array([0]), np.full(UNITS, 1 - p))[:, 0]
     rows, columns = np.nonzero(masks)
     law = Text("sd/√K, independent draws", "sd/√K, 독립 추출")
     return {
@@ -93,7 +93,7 @@ def _figure(found: MonteCarloStudy, plain: MonteCarloStudy, point: Point, p: flo
             {
                 "type": "scatter",
                 "mode": "markers",
-                "x": columns,
+                "x": columns + 1,
                 "y": rows,
                 "xaxis": "x2",
                 "yaxis": "y2",
@@ -171,9 +171,9 @@ CHAPTER = Chapter(
     work=work,
     to_try=Text(
         "Start at K = 1, as training does, and go up: four times the masks halve the error. Then change how masks are "
-        "drawn, and look for the pattern in the rows below.",
+        "drawn, and look for the pattern in the rows of squares: at p = 0.5 one of an antithetic pair keeps what the other drops.",
         "학습처럼 K = 1에서 시작해 늘려 보십시오. 마스크가 네 배가 되면 오차는 절반이 됩니다. 그런 다음 뽑는 방법을 바꾸고 "
-        "아래 행들의 무늬를 찾아보십시오.",
+        "사각형 행들의 무늬를 찾아보십시오. p = 0.5의 대조 쌍에서는 한쪽이 유지한 유닛을 다른 쪽이 끕니다.",
     ),
     question=Question(
         Text(
@@ -185,4 +185,14 @@ CHAPTER = Chapter(
         Text("Compare sd/√K at K and at 4K, 16K.", "K, 4K, 16K에서 sd/√K를 비교해 보십시오."),
     ),
     code=code,
+    terms=Text(
+        "A network has far too many masks to try each. So K of them are drawn at random, and the mean of their K "
+        "losses stands for E_m[L], the mean over all: as a survey asks a few people instead of everyone. The "
+        "typical error is how far such a mean is usually off; sd (standard deviation) is how much the loss "
+        "differs from mask to mask. Both axes go up by factors, so a line that falls evenly is a power of K. Each "
+        "row of squares below is one mask, each square a unit it keeps.",
+        "신경망의 마스크는 하나하나 다 시험하기에 너무 많습니다. 그래서 무작위로 K개를 뽑아 손실 K개의 평균으로 전체 평균 E_m[L]을 대신합니다. 모든 사람 대신 몇 "
+        "사람에게 묻는 여론 조사와 같습니다. 전형적인 오차는 그런 평균이 보통 얼마나 빗나가는지이고, sd(표준편차)는 손실이 마스크마다 얼마나 다른지입니다. 두 축 모두 로그 "
+        "눈금이므로 고르게 내려가는 직선은 K의 거듭제곱을 뜻합니다. 아래 사각형의 한 행이 마스크 하나, 사각형 하나가 살아남은 유닛 하나입니다.",
+    ),
 )

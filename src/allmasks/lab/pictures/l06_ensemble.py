@@ -122,7 +122,7 @@ def _figure(found: Ensemble, shares: Array, mean: float, geometric: float, scale
         "layout": layout(
             height=420,
             legend=True,
-            xaxis={"title": {"text": Text("predicted probability", "예측 확률")}, "range": [-0.02, 1.02]},
+            xaxis={"title": {"text": Text("predicted probability", "예측 확률")}, "range": [-0.06, 1.06]},
             yaxis={
                 "title": {"text": Text("hidden units kept", "살아남은 은닉 유닛")},
                 "range": [-0.6, 4.6],

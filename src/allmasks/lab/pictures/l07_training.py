@@ -61,7 +61,7 @@ def picture(net: nn.Sequential, seen: Seen, recipe: Recipe) -> Answer:
             **axes,
         },
     ]
-    below = {"title": {"text": Text("step", "스텝")}, "range": [0, 320]}
+    below = {"title": {"text": Text("step", "스텝")}, "range": [-6, 320]}
     losses = {"title": {"text": Text("loss (nats)", "손실 (nats)")}, "rangemode": "tozero"}
     figure: dict[str, Any]
     if flat:
@@ -112,7 +112,7 @@ def picture(net: nn.Sequential, seen: Seen, recipe: Recipe) -> Answer:
 def _sentence(seen: Seen, recipe: Recipe, share: float, generalization: float) -> Text:
     evaluated, validation = seen.evaluated[-1], seen.validation[-1]
     return Text(
-        f"Step {seen.steps[-1]}, p = {say(recipe.p)}, {recipe.width} units a layer: in eval mode the training rows lose {say(evaluated)}, "
+        f"Step {seen.steps[-1]}, p = {say(recipe.p)}, {recipe.width} units a layer: in eval mode the training rows have a loss of {say(evaluated)}, "
         f"the validation rows {say(validation)}. The gap is generalization, {say(generalization)}; masks add {say(share)} "
         "to the training loss, which is no gap in generalization at all.",
         f"스텝 {seen.steps[-1]}, p = {say(recipe.p)}, 층마다 유닛 {recipe.width}개. 추론 모드에서 학습 데이터의 손실은 {say(evaluated)}, "

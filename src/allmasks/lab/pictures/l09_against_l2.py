@@ -116,6 +116,7 @@ def _surfaces(found: dict[str, tuple[nn.Sequential, Seen]]) -> dict[str, Any]:
                 "xref": "paper",
                 "yref": "paper",
                 "showarrow": False,
+                "xanchor": "center",
                 "yanchor": "top",
             }
         )
