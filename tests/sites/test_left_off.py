@@ -82,6 +82,36 @@ def test_it_is_the_answer_of_the_model_without_it_and_is_said():
         assert f"note: {note}" in repr(plan)
 
 
+class Windows(nn.Module):
+    """Cuts a stretch out of the features while it trains, where it is written in a function of its own."""
+
+    def forward(self, h):
+        if not self.training:
+            return h
+        window = self.window(h)
+        jitter: torch.Tensor = 0.1 * torch.randn_like(h)
+        return h * window + jitter
+
+    def window(self, h):
+        start = random.sample(range(h.shape[1]), 1)[0]
+        return torch.arange(h.shape[1]) != start
+
+
+def test_a_draw_is_left_off_by_the_variables_that_it_goes_to():
+    model, h = nn.Sequential(Windows(), nn.Dropout(0.5), nn.Linear(6, 1)), x(4, 6)
+    for names in (["0.start", "0.jitter"], ["0.window", "*.jit*"], ["0:random.sample", "0:randn_like"]):
+        (site,) = am.find_dropout(model, h, leave_off=names)
+        assert (site.name, site.controllable) == ("1", True)
+    result = am.expected_loss(model, h, torch.zeros(4, 1), "squared_error", leave_off=["0.start", "0.jitter"])
+    other = am.expected_loss(model[1:], h, torch.zeros(4, 1), "squared_error")
+    assert result.value.item() == pytest.approx(other.value.item(), rel=1e-6)
+    # One of two is not enough, and an attribute that nothing random goes to is none of them.
+    for names in ("0.start", "0.jitter"):
+        assert not all(site.controllable for site in am.find_dropout(model, h, leave_off=names))
+    with pytest.raises(ValueError, match=r"0\.h"):
+        am.find_dropout(model, h, leave_off=["0.start", "0.jitter", "0.h"])
+
+
 def test_a_site_that_could_be_masked_is_left_off_too_and_others_are_as_they_were():
     model, h, y = net()
     sites = am.find_dropout(model, h, leave_off=(*LEFT, "noise"))

@@ -1,7 +1,9 @@
 """Draws of training mode alone: drop path called twice, DropBlock, LayerDrop; what no site stands for is refused."""
 
 import itertools
+import os
 import random
+import secrets
 
 import numpy as np
 import pytest
@@ -206,6 +208,18 @@ PRIVATE = {
     ),
     "randint": (lambda m: torch.randint(0, 10**4, ()) / 10**4, lambda seed: {}, "it calls randint in training mode"),
     "choice": (lambda m: random.choice([0.0] + [1.0] * 500), lambda seed: {}, r"it calls random\.choice in training"),
+    "sample": (
+        lambda m: min(random.sample(range(10**4), 8)) / 10**4,
+        lambda seed: {},
+        r"it calls random\.sample in training",
+    ),
+    "os.urandom": (
+        lambda m: int.from_bytes(os.urandom(4), "big") / 2**32,
+        lambda seed: {},
+        r"it calls os\.urandom in training",
+    ),
+    "SystemRandom": (lambda m: m.g.random(), lambda seed: {"g": random.SystemRandom()}, "random._urandom in training"),
+    "secrets": (lambda m: secrets.randbelow(10**4) / 10**4, lambda seed: {}, "."),
 }
 
 
@@ -310,3 +324,31 @@ def test_a_path_of_one_example_shape_that_is_drawn_twice_in_one_call_is_refused_
     (site,) = am.find_dropout(nn.Sequential(Both()), x(4, 6))
     assert not site.controllable
     assert "am.register_dropout" in site.reason
+
+
+class Otherwise(nn.Module):
+    """Not the same in training mode, and not by chance: another scale, or a head more."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+
+    def forward(self, h):
+        if not self.training:
+            return h
+        return (h, 2 * h) if self.head else 1.5 * h
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_a_difference_of_training_mode_that_is_not_random_is_said_and_eval_mode_is_meant(head):
+    model = nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5), Otherwise(head)).eval()
+    h, y = x(4, 6), torch.zeros(4, 6)
+    assert [site.name for site in am.find_dropout(model, h)] == ["1"]
+    result = am.expected_loss(model, h, y, "squared_error")
+    (note,) = [note for note in result.notes if "differs from that in eval mode" in note]
+    assert note in am.predict(model, h, task="regression").notes
+    alone = am.expected_loss(model[:2], h, y, "squared_error")
+    assert result.value.item() == pytest.approx(alone.value.item(), rel=1e-6)
+    assert not any("differs" in note for note in alone.notes)
+    normed = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Dropout(0.5))
+    assert not any("differs" in note for note in am.expected_loss(normed, h, y, "squared_error").notes)
