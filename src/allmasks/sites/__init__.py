@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from allmasks.sites.borrow import begin_pass, borrowed
 from allmasks.sites.callable_with import check_module
+from allmasks.sites.ending import LastLayer
 from allmasks.sites.graphs import call_with, holds_graphs, is_graph, one_graph
 from allmasks.sites.hold import hold_masks
-from allmasks.sites.inspect import Inspection, LastLayer, find_dropout, inspect_model
+from allmasks.sites.inspect import Inspection, find_dropout, inspect_model
 from allmasks.sites.joint import WHOLE, BatchDim, narrowed, sites_again, the_rows
 from allmasks.sites.left_off import WAY_ON_IN_EVAL_MODE, by_reason, patterns_of
 from allmasks.sites.register import register_dropout

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,10 @@ from allmasks.sites.draws import DRAWN
 from allmasks.sites.probe import Axis, Inputs, find_axis, poison_lookup
 from allmasks.sites.trace import Trace, output_tensors, trace
 
-__all__ = ["find_axes"]
+__all__ = ["Probe", "few_examples", "find_axes"]
+
+Kept = dict[str, tuple[tuple[int, ...], Tensor, int]]
+"""Calls by name: mask shape, a copy of the input, and how many last axes the input says nothing about."""
 
 Awake = dict[str, Any]
 """Keywords of `trace`: which modules have their training flag set, and what they draw where nothing is dropped."""
@@ -30,28 +33,114 @@ def find_axes(
     extract: Callable[[Any], Any],
     batch_dim: int | None,
     awake: Awake,
+    probe: Probe | None = None,
 ) -> tuple[dict[str, Axis | str], tuple[int | None, ...]]:
-    """The example axis of each site, and of each tensor of the output."""
-    clean, kept, n = _clean_probe(model, given, awake)
-    shapes: dict[str, tuple[int, ...]] = {}
-    patterns: dict[str, list[tuple[int, Tensor]]] = {}
-    base = given.resized(n)
-    noisy = bool(in_eval.draws or in_eval.moved)
-    clean_outputs = output_tensors(extract(clean.output))
-    outputs: list[list[tuple[int, Tensor]]] = [[] for _ in clean_outputs]
-    for example in (0, 1):
-        result = _poisoned_probe(model, base, example, awake)
-        for name, (call_shape, tensor, _) in result[1].items():
-            if name not in kept or kept[name][1].shape != tensor.shape:
-                continue
-            shapes[name] = call_shape
-            patterns.setdefault(name, []).append((example, _pattern(kept[name][1], tensor, noisy)))
+    """The example axis of each site, and of each tensor of the output; `probe`: a clean one that has been made."""
+    probe = probe or _clean_probe(model, given, awake)
+    if not (in_eval.draws or in_eval.moved):
+        together = _evidence(model, given, probe, extract, awake, together=True)
+        if together is not None:
+            try:
+                found = _concluded(model, given, in_eval, probe, together, batch_dim, awake)
+            except ValueError:  # what one pass cannot tell, two may
+                found = None
+            if found is not None and not any(isinstance(axis, str) for axis in found[0].values()):
+                return found
+    apart = _evidence(model, given, probe, extract, awake, noisy=bool(in_eval.draws or in_eval.moved))
+    assert apart is not None
+    return _concluded(model, given, in_eval, probe, apart, batch_dim, awake)
+
+
+class Probe(NamedTuple):
+    """A pass with few examples: what happened, its calls, and how many examples it had."""
+
+    clean: Trace
+    kept: Kept
+    n: int
+
+
+class _Evidence(NamedTuple):
+    """Where poison arrived: by site, and in each tensor of the output, which are beside it as they are without."""
+
+    clean: list[Tensor]
+    patterns: dict[str, list[tuple[int, Tensor]]]
+    outputs: list[list[tuple[int, Tensor]]]
+
+
+def few_examples(model: nn.Module, given: Inputs, plain: Trace) -> tuple[Inputs, Probe | None]:
+    """Inputs of as many examples as tell axes apart, and a pass with them, where it shows all that `plain` does.
+
+    Data-dependent paths, such as experts that see some tokens only, may not be taken by few examples: then all are.
+    """
+    few, kept = given.resized(_PROBED_EXAMPLES), Kept()
+    try:
+        clean = trace(model, few, train=False, keep=_keeper(kept))
+    except Exception:  # a model that insists on its batch size
+        return given, None
+    same = clean.seen.keys() == plain.seen.keys() and (clean.draws, clean.hosts) == (plain.draws, plain.hosts)
+    return (few, Probe(clean, kept, few.n)) if same else (given, None)
+
+
+def _evidence(
+    model: nn.Module,
+    given: Inputs,
+    probe: Probe,
+    extract: Callable[[Any], Any],
+    awake: Awake,
+    *,
+    together: bool = False,
+    noisy: bool = False,
+) -> _Evidence | None:
+    """Two examples poisoned in turn; `together`: in one pass, the first by NaN and the second by other numbers.
+
+    None where one pass does not show both: numbers other than floats, or poison that fades.
+    """
+    base = given.resized(probe.n)
+    before = output_tensors(extract(probe.clean.output))
+    found = _Evidence(before, {}, [[] for _ in before])
+    for examples in [(0, 1)] if together else [(0,), (1,)]:
+        try:
+            seen, calls = _poisoned_probe(model, base, examples, awake)
+        except ValueError:
+            if together:
+                return None
+            raise
+        after = output_tensors(extract(seen.output))
         # How many tensors there are may depend on the inputs; what is not always there is not looked at.
-        for before, after, found in zip(
-            clean_outputs, output_tensors(extract(result[0].output)), outputs, strict=False
-        ):
-            if before.shape == after.shape:
-                found.append((example, _pattern(before, after, noisy)))
+        pairs: list[tuple[Tensor, Tensor, Any]] = [
+            (probe.kept[name][1], tensor, name) for name, (_, tensor, _) in calls.items() if name in probe.kept
+        ]
+        pairs += [(clean, poisoned, k) for k, (clean, poisoned) in enumerate(zip(before, after, strict=False))]
+        for clean, poisoned, into in pairs:
+            if clean.shape != poisoned.shape:
+                continue
+            if together and not clean.is_floating_point():
+                return None
+            there = _patterns(clean, poisoned, examples, noisy)
+            if together and len({bool(pattern.any()) for _, pattern in there}) > 1:
+                return None
+            (found.outputs[into] if isinstance(into, int) else found.patterns.setdefault(into, [])).extend(there)
+    return found
+
+
+def _patterns(clean: Tensor, poisoned: Tensor, examples: tuple[int, ...], noisy: bool) -> list[tuple[int, Tensor]]:
+    if len(examples) == 1:
+        return [(examples[0], _pattern(clean, poisoned, noisy))]
+    nan = torch.isnan(poisoned) & ~torch.isnan(clean)
+    return [(examples[0], nan), (examples[1], _pattern(clean, poisoned, noisy) & ~nan)]
+
+
+def _concluded(
+    model: nn.Module,
+    given: Inputs,
+    in_eval: Trace,
+    probe: Probe,
+    evidence: _Evidence,
+    batch_dim: int | None,
+    awake: Awake,
+) -> tuple[dict[str, Axis | str], tuple[int | None, ...]]:
+    """The axes that this evidence speaks for."""
+    kept, n, (clean_outputs, patterns, outputs) = probe.kept, probe.n, evidence
     axes: dict[str, Axis | str] = {}
     drawn = [name for name, seen in in_eval.seen.items() if seen.call.kind in DRAWN]
     if drawn:
@@ -72,10 +161,6 @@ def find_axes(
         _output_axis(output, n, found, batch_dim, needed=i == first)
         for i, (output, found) in enumerate(zip(clean_outputs, outputs, strict=True))
     )
-
-
-Kept = dict[str, tuple[tuple[int, ...], Tensor, int]]
-"""Calls by name: mask shape, a copy of the input, and how many last axes the input says nothing about."""
 
 
 def _keeper(kept: Kept) -> Callable[[Call], None]:
@@ -127,12 +212,12 @@ def _axes_of_constants(model: nn.Module, given: Inputs, names: list[str], awake:
         return {}
 
 
-def _clean_probe(model: nn.Module, given: Inputs, awake: Awake) -> tuple[Trace, Kept, int]:
+def _clean_probe(model: nn.Module, given: Inputs, awake: Awake) -> Probe:
     """A pass with few examples. Models that insist on their batch size are probed with the examples they have."""
     for n in dict.fromkeys((_PROBED_EXAMPLES, given.n)):
         kept: Kept = {}
         try:
-            return trace(model, given.resized(n), train=False, keep=_keeper(kept), **awake), kept, n
+            return Probe(trace(model, given.resized(n), train=False, keep=_keeper(kept), **awake), kept, n)
         except Exception:
             if n == given.n:
                 raise
@@ -143,11 +228,15 @@ def _clean_probe(model: nn.Module, given: Inputs, awake: Awake) -> tuple[Trace, 
     raise AssertionError("unreachable")
 
 
-def _poisoned_probe(model: nn.Module, base: Inputs, example: int, awake: Awake) -> tuple[Trace, Kept]:
+def _poisoned_probe(model: nn.Module, base: Inputs, examples: tuple[int, ...], awake: Awake) -> tuple[Trace, Kept]:
+    """A pass with the first of these made NaN, and the second, if there is one, plainly different."""
+    example = examples[0]
     error: Exception | None = None
     for with_nan in (True, False):
         kept: Kept = {}
         bad = base.poisoned(example, with_nan=with_nan)
+        for other in examples[1:]:
+            bad = bad.poisoned(other, with_nan=False)
         watch = poison_lookup(bad, example) if with_nan else None
         try:
             return trace(model, bad, train=False, keep=_keeper(kept), watch=watch, **awake), kept

@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from allmasks.results import Note
 from allmasks.sites.alike import identical
-from allmasks.sites.axes import find_axes
+from allmasks.sites.axes import few_examples, find_axes
 from allmasks.sites.borrow import borrowed, written_by_pass
 from allmasks.sites.callable_with import check_module, refusal_of
 from allmasks.sites.calls import Call
+from allmasks.sites.ending import LastLayer, last_linear_of, link_of
 from allmasks.sites.graphs import call_with, holds_graphs, is_graph
 from allmasks.sites.joint import WHOLE, BatchDim, joint_axes, the_rows
 from allmasks.sites.left_off import LeftOff, patterns_of, with_way_on
 from allmasks.sites.naming import precedes
 from allmasks.sites.probe import Axis, Inputs
 from allmasks.sites.settings import leaves_no_trace
-from allmasks.sites.sharding import is_sharded
 from allmasks.sites.site import DropoutSite, mask_shape_of_example, units_of
-from allmasks.sites.state import version_of
-from allmasks.sites.trace import Trace, linear_arguments, output_tensors, trace
+from allmasks.sites.trace import Trace, output_tensors, trace
 from allmasks.sites.training_only import TrainingOnly, look_in_training
 from allmasks.sites.unexplained import random_beyond
 
-__all__ = ["Inspection", "LastLayer", "find_dropout", "inspect_model"]
-
-
-@dataclass(frozen=True)
-class LastLayer:
-    """The site whose output goes straight into a Linear that is the model's output."""
-
-    site: str
-    weight: Tensor
-    bias: Tensor | None
+__all__ = ["Inspection", "find_dropout", "inspect_model"]
 
 
 @dataclass(frozen=True)
@@ -150,32 +138,37 @@ def inspect_model(
                 raise
             raise TypeError(told) from problem
         written = written_by_pass(model)
-        in_train = _train_pass(model, given, notes)
+        # What follows needs no more examples than tell axes apart, where those show all that these do.
+        few, probe = (given, None) if batch_dim == WHOLE else few_examples(model, given, plain)
+        base = plain if probe is None else probe.clean
+        in_train = _train_pass(model, few, notes)
         training = TrainingOnly()
         if in_train is not None:
-            look_in_training(model, given, plain, in_train, training, left)
+            look_in_training(model, few, base, in_train, training, left)
             if any(not found.mean_preserving for found in training.thresholds.values()):
                 # A layer that this pass happened to skip has not shown what it draws.
-                in_train = trace(model, given, train=True, wake=training.awake, constants=training.nothing_dropped)
-                look_in_training(model, given, plain, in_train, training, left)
+                in_train = trace(model, few, train=True, wake=training.awake, constants=training.nothing_dropped)
+                look_in_training(model, few, base, in_train, training, left)
         awake: dict[str, Any] = {"wake": training.awake, "constants": training.nothing_dropped}
-        in_eval = trace(model, given, train=False, **awake) if training.awake else plain
+        in_eval = trace(model, few, train=False, **awake) if training.awake else base
         if batch_dim == WHOLE:
             axes, out_dims = joint_axes(in_eval, extract)
             given = replace(given, n=the_rows(output_tensors(extract(plain.output))))
         else:
             assert not isinstance(batch_dim, str)
-            axes, out_dims = find_axes(model, given, in_eval, extract, batch_dim, awake)
-        sites = tuple(_site(name, in_eval, in_train, axes, plain, training) for name in in_eval.seen)
+            axes, out_dims = find_axes(
+                model, given, in_eval, extract, batch_dim, awake, None if training.awake else probe
+            )
+        sites = tuple(_site(name, in_eval, in_train, axes, base, training) for name in in_eval.seen)
         if batch_dim == WHOLE:
             sites = tuple(replace(site, joint=True) for site in sites)
-        if in_train is not None and not (training.refused or plain.draws or plain.moved):
+        if in_train is not None and not (training.refused or plain.draws or plain.moved or in_train.is_like(base)):
             tipping = {name: found.at for name, found in training.thresholds.items()}
-            beside = random_beyond(model, given, sites, tipping, training.awake, notes, left)
+            beside = random_beyond(model, few, sites, tipping, training.awake, notes, left)
             training.refused += [] if beside is None or left.takes(beside.name) else [beside]
-        _drop_heads(model, given, extract, plain, in_train, training, notes)
+        _drop_heads(model, few, extract, base, in_train, training, notes)
         sites = tuple(site for site in sites if not left.takes(site.name, random=site.p != 0))
-        last_linear = _last_linear(model, given, in_eval, sites, extract, training.awake, written)
+        last_linear = last_linear_of(model, few, in_eval, sites, extract, training.awake, written)
     sites = tuple(
         replace(site, after=precedes(model, site.name)) for site in sites if site.kind != "attention" or site.p > 0
     )
@@ -199,7 +192,7 @@ def inspect_model(
         last_linear=last_linear,
         output_batch_dim=(out_dims[0] or 0) if out_dims else 0,
         output_batch_dims=out_dims,
-        output_link=_link(in_eval, extract),
+        output_link=link_of(in_eval, extract),
         convolves_after_site=in_eval.convolves_after_site,
         notes=tuple(notes),
         rest=training.rest,
@@ -326,71 +319,3 @@ def _drops_in_eval(call: Call) -> bool:
     """Functions with a training argument that arrives true in eval mode; attention has none, only its p."""
     functions = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
     return call.training and call.p > 0 and call.refusal is None and call.op in functions
-
-
-def _link(seen: Trace, extract: Callable[[Any], Any]) -> str | None:
-    """What the output comes straight from, by the identity of the tensor."""
-    leaves = output_tensors(extract(seen.output))
-    return next((name for name, value in seen.links if leaves and value is leaves[0]), None)
-
-
-def _last_linear(
-    model: nn.Module,
-    given: Inputs,
-    seen: Trace,
-    sites: tuple[DropoutSite, ...],
-    extract: Callable[[Any], Any],
-    awake: frozenset[str],
-    written: list[Tensor],
-) -> LastLayer | None:
-    """The site and Linear that the model ends with, by the identity of the objects that passed through.
-
-    The same object came out of the site and went into the Linear, and what came out of that is the output, none of
-    them overwritten in between (tensors count their writes). So the output is that Linear of that site: no guess.
-    """
-    outputs = output_tensors(extract(seen.output))
-    if len(outputs) != 1:
-        return None
-    output, sharded = outputs[0], is_sharded(model)
-    for k, use in enumerate(seen.linears):
-        same = output is use.result or (
-            output.data_ptr() == use.result.data_ptr()
-            and output.numel() == use.result.numel() > 0
-            and output.is_contiguous()
-            and use.result.is_contiguous()
-            and output.shape in (use.result.shape, use.result.shape[:-1])
-        )
-        if not same or version_of(output) != use.result_version or use.input.ndim != 2:
-            continue
-        if any(use.weight is tensor or use.bias is tensor for tensor in written):
-            return None  # outside a pass it is not what the pass made of it
-        if not (use.owned if sharded else any(use.weight is parameter for parameter in model.parameters())):
-            continue
-        for site in sites:
-            past = seen.seen[site.name]
-            if past.result is use.input and past.version == use.input_version:
-                plain = site.kind == "dropout" and not site.merged and site.wakes is None and site.controllable
-                # Each row has bits of its own, whether rows are examples or one mask covers them all.
-                by_row = site.shape == tuple(use.input.shape) and len(output) == len(use.input)
-                if site.batch_dim == 0:
-                    by_row = site.shape == (use.weight.shape[1],)
-                if not (plain and by_row and (site.joint or site.batch_dim == 0)):
-                    return None
-                weight, bias = _gathered(model, given, awake, k) if sharded else (use.weight, use.bias)
-                return LastLayer(site.name, weight, bias)
-    return None
-
-
-def _gathered(model: nn.Module, given: Inputs, awake: frozenset[str], k: int) -> tuple[Tensor, Tensor | None]:
-    """Copies of the weight and bias of call k of F.linear, taken in a pass, since they are whole only then."""
-    found: list[tuple[Tensor, Tensor | None]] = []
-    calls = itertools.count()
-
-    def copy(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> Any:
-        if func is F.linear and next(calls) == k:
-            _, weight, bias = linear_arguments(args, kwargs)
-            found.append((weight.detach().clone(), None if bias is None else bias.detach().clone()))
-        return value
-
-    trace(model, given, train=False, wake=awake, watch=copy)
-    return found[0]

@@ -59,7 +59,7 @@ class State:
         with torch.no_grad():
             for storage in self._storages.values():
                 storage.copy()
-        self._begun = self._looked_closely = self._hidden_writes = False
+        self._begun = self._looked_closely = self._hidden_writes = self._unchanged = False
 
     def begin(self) -> None:
         """To be called before each pass: puts back what the one before has changed."""
@@ -79,7 +79,9 @@ class State:
             for kept in touched:
                 kept.point_back()
             signs = {kept.storage._cdata for kept in touched if kept.storage is not None}
-            if closely or after_first or self._hidden_writes:
+            if after_first and not closely and not signs and self._unchanged:
+                pass  # just compared
+            elif closely or after_first or self._hidden_writes:
                 changed = {key for key, storage in self._storages.items() if storage.put_back()}
                 self._hidden_writes |= bool(changed - signs)
             else:
@@ -111,6 +113,7 @@ class State:
     def written(self) -> list[Tensor]:
         """The tensors that are not what they were: what the last pass has written."""
         changed = {key for key, storage in self._storages.items() if storage.changed()}
+        self._unchanged = not changed
         return [
             kept.tensor
             for kept in self._tensors

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from allmasks.sites.alike import alike
 from allmasks.sites.borrow import begin_pass, state_of
 from allmasks.sites.calls import Call
 from allmasks.sites.hold import hold_masks
@@ -90,6 +91,11 @@ class Trace:
     convolves_after_site: bool = False
     links: list[tuple[str, Tensor]] = field(default_factory=list)
     output: Any = None
+
+    def is_like(self, other: Trace) -> bool:
+        """Whether this pass in training mode drew nothing but dropout and gave what another gave in eval mode."""
+        nothing = not (self.draws or self.hosts or self.moved or self.own)
+        return nothing and self.seen.keys() == other.seen.keys() and alike(self.tensors(), other.tensors())
 
     def tensors(self) -> list[Tensor]:
         """The tensors of the output."""
