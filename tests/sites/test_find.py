@@ -182,3 +182,34 @@ def test_a_mask_drawn_on_ones_is_each_examples_own_where_its_shape_grows(lead, b
     parts = am.predict(net, x(7, 6), task="regression", n_masks=256, batch_size=3)
     torch.testing.assert_close(parts.mean, whole.mean)
     assert bool((whole.mean[0] == whole.mean[1]).any()) is False
+
+
+@pytest.mark.parametrize("shapes", [[(2, 6)] * 3, [(3, 6)] * 3, [(8, 6), *[(3, 6)] * 3], [(1, 6), *[(3, 6)] * 3]])
+def test_a_look_where_nothing_but_dropout_is_drawn_makes_few_passes_of_few_examples(shapes):
+    net = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 2)).eval()
+    seen = []
+    net[0].register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].shape)))
+    sites = am.find_dropout(net, torch.randn(*shapes[0]))
+    assert seen == shapes
+    assert [(site.shape, site.batch_dim) for site in sites] == [((8,), 0)] * 2
+
+
+def test_two_examples_tell_axes_apart_as_well_as_three():
+    class Turned(nn.Module):
+        """Axes of the same length as there are examples, the examples' own in several places, integers looked up."""
+
+        def __init__(self):
+            super().__init__()
+            self.table, self.drop = nn.Embedding(9, 2), nn.Dropout(0.5)
+
+        def forward(self, ids):
+            h = self.drop(self.table(ids))
+            h = self.drop(h.permute(1, 0, 2))
+            h = self.drop(h.permute(1, 2, 0).reshape(-1, ids.shape[1]))
+            return self.drop(h.reshape(len(ids), 2, -1).sum(dim=2))
+
+    ids = torch.tensor([[1, 2], [3, 4], [5, 6]])
+    net = Turned()
+    found = [[(s.shape, s.batch_dim, s.outer, s.inner) for s in am.find_dropout(net, ids[:n])] for n in (1, 2, 3)]
+    assert found[0] == found[1] == found[2]
+    assert [batch_dim for _, batch_dim, *_ in found[1]] == [0, 1, 0, 0]

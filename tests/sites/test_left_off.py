@@ -1,5 +1,6 @@
 """`leave_off`: named randomness stays as in eval mode, is not averaged over, and every result says so."""
 
+import os
 import random
 
 import numpy as np
@@ -80,6 +81,17 @@ def test_it_is_the_answer_of_the_model_without_it_and_is_said():
         am.plan_prediction(model, h, task="regression", leave_off=LEFT),
     ):
         assert f"note: {note}" in repr(plan)
+
+
+def test_what_the_system_draws_is_left_off_and_rests():
+    class Jittered(nn.Module):
+        def forward(self, h):
+            noise = os.urandom(1)[0] / 2560 if self.training else 0
+            return h + noise
+
+    model, h = nn.Sequential(Jittered(), nn.Dropout(0.5), nn.Linear(6, 1)), x(4, 6)
+    assert [site.controllable for site in am.find_dropout(model, h)] == [True, False]
+    assert [site.name for site in am.find_dropout(model, h, leave_off="0.noise")] == ["1"]
 
 
 class Windows(nn.Module):

@@ -218,8 +218,12 @@ PRIVATE = {
         lambda seed: {},
         r"it calls os\.urandom in training",
     ),
-    "SystemRandom": (lambda m: m.g.random(), lambda seed: {"g": random.SystemRandom()}, "random._urandom in training"),
-    "secrets": (lambda m: secrets.randbelow(10**4) / 10**4, lambda seed: {}, "."),
+    "SystemRandom": (
+        lambda m: m.g.random(),
+        lambda seed: {"g": random.SystemRandom()},
+        r"random\._urandom in training",
+    ),
+    "secrets": (lambda m: secrets.randbelow(10**4) / 10**4, lambda seed: {}, r"random\._urandom in training"),
 }
 
 
@@ -238,7 +242,9 @@ def test_what_no_site_stands_for_is_refused_whatever_the_seed(kind, seed):
     assert "register" in beside.reason
 
 
-@pytest.mark.parametrize("kind", ["Python, imported by name", "random.Random", "RandomState", "torch.Generator"])
+@pytest.mark.parametrize(
+    "kind", ["Python, imported by name", "random.Random", "RandomState", "torch.Generator", "SystemRandom"]
+)
 def test_what_is_drawn_and_never_used_is_no_reason_to_refuse(kind):
     draw, held, _ = PRIVATE[kind]
     model = nn.Sequential(Skips(draw, -1.0, **held(0)), nn.Dropout(0.5), nn.Linear(6, 1))

@@ -14,7 +14,7 @@ from allmasks.sites.draws import DRAWN
 from allmasks.sites.probe import Axis, Inputs, find_axis, poison_lookup
 from allmasks.sites.trace import Trace, output_tensors, trace
 
-__all__ = ["Probe", "few_examples", "find_axes"]
+__all__ = ["Probe", "few_examples", "find_axes", "first_look"]
 
 Kept = dict[str, tuple[tuple[int, ...], Tensor, int]]
 """Calls by name: mask shape, a copy of the input, and how many last axes the input says nothing about."""
@@ -46,6 +46,8 @@ def find_axes(
                 found = None
             if found is not None and not any(isinstance(axis, str) for axis in found[0].values()):
                 return found
+    if probe.n < _PROBED_EXAMPLES:
+        probe = _clean_probe(model, given, awake)
     apart = _evidence(model, given, probe, extract, awake, noisy=bool(in_eval.draws or in_eval.moved))
     assert apart is not None
     return _concluded(model, given, in_eval, probe, apart, batch_dim, awake)
@@ -65,6 +67,15 @@ class _Evidence(NamedTuple):
     clean: list[Tensor]
     patterns: dict[str, list[tuple[int, Tensor]]]
     outputs: list[list[tuple[int, Tensor]]]
+
+
+def first_look(model: nn.Module, given: Inputs) -> tuple[Trace, Probe | None]:
+    """The first pass, of the model as it was given; a probe at the same time where the examples are few."""
+    if not 1 < given.n <= _PROBED_EXAMPLES:
+        return trace(model, given, train=False), None
+    kept = Kept()
+    plain = trace(model, given, train=False, keep=_keeper(kept))
+    return plain, Probe(plain, kept, given.n)
 
 
 def few_examples(model: nn.Module, given: Inputs, plain: Trace) -> tuple[Inputs, Probe | None]:
@@ -234,9 +245,10 @@ def _poisoned_probe(model: nn.Module, base: Inputs, examples: tuple[int, ...], a
     error: Exception | None = None
     for with_nan in (True, False):
         kept: Kept = {}
-        bad = base.poisoned(example, with_nan=with_nan)
-        for other in examples[1:]:
-            bad = bad.poisoned(other, with_nan=False)
+        bad = base
+        # Integers become those of the next example: of two, the second goes first, lest it get its own again.
+        for each in examples if base.n > len(examples) else examples[::-1]:
+            bad = bad.poisoned(each, with_nan=with_nan and each == example)
         watch = poison_lookup(bad, example) if with_nan else None
         try:
             return trace(model, bad, train=False, keep=_keeper(kept), watch=watch, **awake), kept

@@ -36,7 +36,7 @@ Rest = Mapping[str, float | None]
 """By name of a uniform draw that gets no mask, the number it gives instead: one that drops nothing. Drop path keeps the
 mean, which no number does: None, and the call of its module that would draw is made in eval mode."""
 
-Drawn = Callable[[str, str, Callable[[], Any]], Any]
+Drawn = Callable[[str, str, functools.partial[Any]], Any]
 """Makes the calls of functions outside torch that draw and are no dropout call: (path of the module, name of the
 function, the call)."""
 

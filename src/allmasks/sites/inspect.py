@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten
 
 from allmasks.results import Note
 from allmasks.sites.alike import identical
-from allmasks.sites.axes import few_examples, find_axes
+from allmasks.sites.axes import few_examples, find_axes, first_look
 from allmasks.sites.borrow import borrowed, written_by_pass
 from allmasks.sites.callable_with import check_module, refusal_of
 from allmasks.sites.calls import Call
@@ -131,7 +131,7 @@ def inspect_model(
     left = LeftOff(patterns_of(leave_off))
     with torch.no_grad(), borrowed(model):
         try:
-            plain = trace(model, given, train=False)
+            plain, probe = (trace(model, given, train=False), None) if batch_dim == WHOLE else first_look(model, given)
         except (TypeError, RuntimeError) as problem:
             told = refusal_of(model, given.args, given.kwargs)
             if told is None:
@@ -139,7 +139,9 @@ def inspect_model(
             raise TypeError(told) from problem
         written = written_by_pass(model)
         # What follows needs no more examples than tell axes apart, where those show all that these do.
-        few, probe = (given, None) if batch_dim == WHOLE else few_examples(model, given, plain)
+        few = given
+        if probe is None and batch_dim != WHOLE:
+            few, probe = few_examples(model, given, plain)
         base = plain if probe is None else probe.clean
         in_train = _train_pass(model, few, notes)
         training = TrainingOnly()

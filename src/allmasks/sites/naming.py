@@ -109,7 +109,8 @@ class Namer:
         frame: FrameType | None = sys._getframe(1)
         found: list[str] = []
         while frame is not None and not (frame.f_code is _CALL and id(frame.f_locals.get("self")) in self._paths):
-            if not frame.f_globals.get("__name__", "").startswith(("torch.", "allmasks.", "numpy.")):
+            home = frame.f_globals.get("__name__", "")
+            if home not in ("random", "secrets") and not home.startswith(("torch.", "allmasks.", "numpy.")):
                 line = linecache.getline(frame.f_code.co_filename, frame.f_lineno, frame.f_globals)
                 found += _ASSIGNED.findall(line)
             frame = frame.f_back

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 __all__ = [
+    "bytes_only",
     "draw_only",
     "generator_states",
     "leaves_no_trace",
@@ -154,6 +155,14 @@ def seed_hosts(seed: int) -> None:
 
 _FORCED = 128
 """Words that are forced: 64 numbers."""
+
+
+def bytes_only(value: float, size: int, k: int) -> bytes:
+    """What the system is made to give when it is asked for the k-th time: one number in [0, 1), then others."""
+    if 2 * k >= _FORCED:  # who rejects what it draws and draws again would never end
+        return np.random.default_rng(k).bytes(size)
+    word = min(int(value * 2**32), 2**32 - 1).to_bytes(4, "big")
+    return (word * (size // 4 + 1))[:size]
 
 
 def draw_only(value: float, generators: Iterable[Any]) -> None:

@@ -142,7 +142,7 @@ class _Found:
         else:
             self._own(vars(module))
             for value in _reached(type(module)):
-                if isinstance(value, _GENERATORS):
+                if _has_state(value, _GENERATORS):
                     self.others[id(value)] = value
 
     def _own(self, attributes: dict[str, Any]) -> None:
@@ -165,14 +165,19 @@ class _Found:
                 self._value(item)
         elif isinstance(value, nn.Module):
             self.module(value)  # also one that is hidden in a list, which `modules()` does not tell of
-        elif isinstance(value, _OTHERS):
+        elif _has_state(value, _OTHERS):
             self.others[id(value)] = value
         elif kind is SimpleNamespace or (is_dataclass(kind) and hasattr(value, "__dict__")):
             self._own(vars(value))
         elif not isinstance(value, type) and type(getattr(value, "__dict__", None)) is dict:
             for inside in vars(value).values():
-                if isinstance(inside, _GENERATORS):
+                if _has_state(inside, _GENERATORS):
                     self.others[id(inside)] = inside
+
+
+def _has_state(value: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether it is one of these and can be put back: what the system draws cannot."""
+    return isinstance(value, kinds) and not isinstance(value, random.SystemRandom)
 
 
 def _reached(kind: type[nn.Module]) -> Iterator[Any]:

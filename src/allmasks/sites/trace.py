@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +21,14 @@ from allmasks.sites.calls import Call
 from allmasks.sites.hold import hold_masks
 from allmasks.sites.naming import Namer
 from allmasks.sites.probe import Inputs
-from allmasks.sites.settings import draw_only, generator_states, moved_generators, seed_hosts, set_generator_states
+from allmasks.sites.settings import (
+    bytes_only,
+    draw_only,
+    generator_states,
+    moved_generators,
+    seed_hosts,
+    set_generator_states,
+)
 from allmasks.sites.state import version_of
 
 __all__ = ["Draw", "LinearUse", "Seen", "Trace", "linear_arguments", "trace"]
@@ -41,6 +50,11 @@ class Draw:
     def name(self) -> str:
         """What it is called where it is refused."""
         return f"{self.path}:{self.op}"
+
+    @property
+    def of_system(self) -> bool:
+        """Whether it is the system that gives it: `SystemRandom`, `secrets` and `os.urandom`."""
+        return self.op.endswith("urandom")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -236,11 +250,16 @@ def trace(
             result.convolves_after_site = True
         return value if watch is None else watch(func, args, kwargs, value)
 
-    def drawn(path: str, name: str, draw: Callable[[], Any]) -> Any:
+    def drawn(path: str, name: str, draw: functools.partial[Any]) -> Any:
         seen = Draw(path, name, values=namer.values())
         if still is None or not still(seen):
             result.hosts.append(seen)
+            if hosts is not None and seen.of_system:
+                return bytes_only(hosts, draw.args[0], sum(each.of_system for each in result.hosts))
             return draw()
+        if seen.of_system:  # which takes no seed
+            result.left.append(seen)
+            return np.random.default_rng(_seed(path, name, len(result.left))).bytes(draw.args[0])
         before = generator_states()
         seed_hosts(_seed(path, name, len(result.left)))
         result.left.append(seen)

@@ -68,7 +68,7 @@ def random_beyond(
         first = run()
     except Exception:  # the model bears no other masks than its own; what it draws beside them has been looked at
         return None
-    outside = [*first.moved, *first.own, *("the system" for draw in first.hosts if "urandom" in draw.op)]
+    outside = [*first.moved, *first.own, *{"the system" for draw in first.hosts if draw.of_system}]
     if not (outside or first.draws):
         if alike(first.tensors(), run(train=False).tensors()):
             return None
@@ -116,7 +116,7 @@ def _unchanged(run: Callable[..., Trace], first: Trace) -> bool:
     """Whether the output is the same whatever is drawn beside the masks."""
     ways: list[dict[str, Any]] = [{}] * _AS_IT_COMES
     ways += [{"fill": fill} for fill in (_constant(0.0), _constant(_TOP), _mixed(0), _mixed(1))]
-    if first.moved or first.own:
+    if first.moved or first.own or any(draw.of_system for draw in first.hosts):
         ways += [{"hosts": number} for number in _NUMBERS]
     try:
         still = run(fill=_constant(0.0), hosts=0.0).tensors()
