@@ -356,5 +356,7 @@ def test_a_difference_of_training_mode_that_is_not_random_is_said_and_eval_mode_
     alone = am.expected_loss(model[:2], h, y, "squared_error")
     assert result.value.item() == pytest.approx(alone.value.item(), rel=1e-6)
     assert not any("differs" in note for note in alone.notes)
+    left = nn.Sequential(Skips(lambda m: random.gauss(0, 1), 1.0), *model[:2])
+    assert not any("differs" in n for n in am.expected_loss(left, h, y, "squared_error", leave_off="0:*").notes)
     normed = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Dropout(0.5))
     assert not any("differs" in note for note in am.expected_loss(normed, h, y, "squared_error").notes)

@@ -74,12 +74,13 @@ def random_beyond(
             return None
         # Statistics and heads for training are no randomness: eval mode's are meant.
         if all(alike(first.tensors(), run().tensors()) for _ in range(_AS_IT_COMES)):
-            notes.append(
-                Note(
-                    "In training mode the model's output differs from that in eval mode under the same masks by what "
-                    "is not random, such as heads or scales that only training has; eval mode is meant here."
+            if not first.left:  # else that is the difference
+                notes.append(
+                    Note(
+                        "In training mode the model's output differs from that in eval mode under the same masks by what "
+                        "is not random, such as heads or scales that only training has; eval mode is meant here."
+                    )
                 )
-            )
             return None
         return _refused(
             "(root):random", "in training mode its output changes from pass to pass by nothing it is seen to draw"
