@@ -77,8 +77,8 @@ def random_beyond(
             if not first.left:  # else that is the difference
                 notes.append(
                     Note(
-                        "In training mode the model's output differs from that in eval mode under the same masks by what "
-                        "is not random, such as heads or scales that only training has; eval mode is meant here."
+                        "In training mode the model's output differs from that in eval mode under the same masks by "
+                        "what is not random, such as heads or scales that only training has; eval mode is meant here."
                     )
                 )
             return None
