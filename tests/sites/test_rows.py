@@ -10,7 +10,7 @@ import torch
 from architectures import ARCHITECTURES, REFUSED, TABLE
 from rows.judge import judged
 from rows.moments import LIMIT, Main, passes, scores
-from rows.state import held
+from rows.state import changes, held, snapshot
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -18,12 +18,10 @@ OTHERS = TABLE[len(ARCHITECTURES) :]
 QUICK = frozenset(
     (
         "torchvision: Swin t",
-        "torchvision: DenseNet",
         "timm: BEiT",
         "timm: CaiT",
         "timm: ViT, PatchDropout",
         "timm: ResNet with DropBlock",
-        "transformers: wav2vec2",
         "transformers: whisper with LayerDrop",
         "transformers: Swin v2",
         "transformers: Segformer",
@@ -63,6 +61,19 @@ def test_the_state_is_as_before_after_success_and_wherever_it_stops(case):
     model, args, kwargs = built(case)
     seed = random.randrange(10**6)
     assert held(model, args, kwargs, random.Random(seed)) == [], f"seed {seed}"
+
+
+WRITTEN = {"transformers: Swin at its defaults": "shift_size", "transformers: reformer, local": "attention_seed"}
+
+
+@pytest.mark.parametrize("case", [case for case in OTHERS if case.name in WRITTEN], ids=lambda case: case.name)
+def test_attributes_that_forward_writes_are_as_before(case):
+    model, args, kwargs = built(case)
+    assert held(model, args, kwargs, random.Random(0), modules=2) == []
+    before = snapshot(model.train())
+    with torch.no_grad():
+        model(*args, **kwargs)
+    assert any(name.endswith(WRITTEN[case.name]) for name in changes(before, snapshot(model)))
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten
 
 from allmasks.results import Note
 from allmasks.sites.alike import identical
-from allmasks.sites.axes import few_examples, find_axes, first_look
+from allmasks.sites.axes import Probe, few_examples, find_axes, first_look
 from allmasks.sites.borrow import borrowed, written_by_pass
 from allmasks.sites.callable_with import check_module, refusal_of
 from allmasks.sites.calls import Call
@@ -130,13 +130,7 @@ def inspect_model(
     notes: list[str] = []
     left = LeftOff(patterns_of(leave_off))
     with torch.no_grad(), borrowed(model):
-        try:
-            plain, probe = (trace(model, given, train=False), None) if batch_dim == WHOLE else first_look(model, given)
-        except (TypeError, RuntimeError) as problem:
-            told = refusal_of(model, given.args, given.kwargs)
-            if told is None:
-                raise
-            raise TypeError(told) from problem
+        plain, probe = _first_pass(model, given, batch_dim)
         written = written_by_pass(model)
         # What follows needs no more examples than tell axes apart, where those show all that these do.
         few = given
@@ -217,6 +211,17 @@ def _inputs(args: tuple[Any, ...], kwargs: dict[str, Any], batch_dim: BatchDim) 
     if n == 0:
         raise ValueError("the inputs hold no examples; at least one is needed")
     return Inputs(args, kwargs, dim, n)
+
+
+def _first_pass(model: nn.Module, given: Inputs, batch_dim: BatchDim) -> tuple[Trace, Probe | None]:
+    """The model as it was given; where it cannot be called so, what it can be called with."""
+    try:
+        return (trace(model, given, train=False), None) if batch_dim == WHOLE else first_look(model, given)
+    except (TypeError, RuntimeError) as problem:
+        told = refusal_of(model, given.args, given.kwargs)
+        if told is None:
+            raise
+        raise TypeError(told) from problem
 
 
 def _train_pass(model: nn.Module, given: Inputs, notes: list[str]) -> Trace | None:

@@ -257,16 +257,8 @@ def trace(
             if hosts is not None and seen.of_system:
                 return bytes_only(hosts, draw.args[0], sum(each.of_system for each in result.hosts))
             return draw()
-        if seen.of_system:  # which takes no seed
-            result.left.append(seen)
-            return np.random.default_rng(_seed(path, name, len(result.left))).bytes(draw.args[0])
-        before = generator_states()
-        seed_hosts(_seed(path, name, len(result.left)))
         result.left.append(seen)
-        try:
-            return draw()
-        finally:
-            set_generator_states(before)
+        return _drawn_alike(seen, draw, len(result.left))
 
     namer = Namer(model)
     own = inputs.copied()
@@ -296,6 +288,19 @@ def trace(
         if state is not None:
             state.set_generator_states(own_before)
     return result
+
+
+def _drawn_alike(seen: Draw, draw: functools.partial[Any], k: int) -> Any:
+    """The k-th draw outside torch that is left off: the same in every pass."""
+    seed = _seed(seen.path, seen.op, k)
+    if seen.of_system:  # which takes no seed
+        return np.random.default_rng(seed).bytes(draw.args[0])
+    before = generator_states()
+    seed_hosts(seed)
+    try:
+        return draw()
+    finally:
+        set_generator_states(before)
 
 
 def _where(model: nn.Module, generator: Any) -> str:
