@@ -1,22 +1,30 @@
-"""DropoutLogisticRegression(multi_class="quadratic"): the second-order form of the multinomial loss over masks."""
+"""DropoutLogisticRegression of several classes in one softmax: from above by a bound, and to second order."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import sparse
+from scipy import optimize, sparse
 from scipy.special import logsumexp, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from allmasks import MethodNotApplicable
 from allmasks.linear_model import DropoutLogisticRegression, DropoutLogisticRegressionCV
+from allmasks.linear_model.feature_rows import Rows
+from allmasks.linear_model.multinomial import BoundedMultinomial
 from truth import every_mask
 
 QUADRATIC = {"multi_class": "quadratic"}
 
 
-@parametrize_with_checks([DropoutLogisticRegression(multi_class="quadratic")])
+BOUNDED = {"multi_class": "softmax"}
+FORMS = ("ovr", "quadratic")
+
+
+@parametrize_with_checks(
+    [DropoutLogisticRegression(multi_class="quadratic"), DropoutLogisticRegression(multi_class="softmax")]
+)
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
 
@@ -141,15 +149,16 @@ def test_what_has_no_exact_form_is_refused():
     with pytest.raises(MethodNotApplicable, match="softmax of several classes"):
         model.predict_std(X)
     for estimator in (DropoutLogisticRegression, DropoutLogisticRegressionCV):
-        with pytest.raises(ValueError, match=r"multi_class must be \"ovr\" \(exact\) or \"quadratic\".*'softmax'"):
-            estimator(multi_class="softmax").fit(X, y)
+        with pytest.raises(ValueError, match=r"multi_class must be \"ovr\" \(exact\), \"softmax\".*'all'"):
+            estimator(multi_class="all").fit(X, y)
 
 
-def test_dask_input_is_refused_by_name():
+@pytest.mark.parametrize("form", ["quadratic", "softmax"])
+def test_dask_input_is_refused_by_name(form):
     da = pytest.importorskip("dask.array")
     X, y, _ = problem()
-    with pytest.raises(TypeError, match=r"DropoutLogisticRegression\(multi_class=\"quadratic\"\)"):
-        DropoutLogisticRegression(**QUADRATIC).fit(da.from_array(X, chunks=30), da.from_array(y, chunks=30))
+    with pytest.raises(TypeError, match=rf"DropoutLogisticRegression\(multi_class=\"{form}\"\)"):
+        DropoutLogisticRegression(multi_class=form).fit(da.from_array(X, chunks=30), da.from_array(y, chunks=30))
 
 
 def test_warm_start_float32_and_messages(capsys):
@@ -169,3 +178,100 @@ def test_chosen_by_cross_validation():
     assert model.guarantee_ == "uncontrolled"
     np.testing.assert_array_equal(model.coef_, single.coef_)
     np.testing.assert_allclose(model.predict_proba(X), softmax(model.decision_function(X), axis=1))
+
+
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
+@pytest.mark.parametrize("p", [0.3, "each"])
+def test_the_objective_lies_between_its_bounds_and_is_no_higher_than_anyone_else_s(form, p):
+    X, y, weight = problem()
+    rates = np.full(6, p) if p == 0.3 else np.linspace(0.0, 0.6, 6)
+    model = DropoutLogisticRegression(rates, alpha=0.5, tol=1e-8, **BOUNDED).fit(form(X), y, weight)
+
+    def every(theta):
+        return enumerated(theta[:18].reshape(3, 6), theta[18:], X, y, weight, rates, 0.5)
+
+    at = np.concatenate([model.coef_.ravel(), model.intercept_])
+    low, high = model.objective_bounds_
+    assert low <= every(at) <= high
+    assert model.objective_ == high
+    assert model.objective_error_ == high - low < 5e-4 * high
+    assert model.guarantee_ == "bounded"
+    # The exact minimum, by enumeration: what the bound costs is less than its width.
+    least = optimize.minimize(every, at, options={"gtol": 1e-4}).fun
+    assert every(at) - least <= high - low
+    masks = np.random.default_rng(0).random((20, *X.shape)) >= rates
+    sampled = LogisticRegression(C=2.0, tol=1e-8, max_iter=5000).fit(
+        np.concatenate(masks * (X / (1 - rates))), np.tile(y, 20), np.tile(weight / 20, 20)
+    )
+    others = [sampled, *(DropoutLogisticRegression(rates, alpha=0.5, multi_class=m).fit(X, y, weight) for m in FORMS)]
+    for other in others:
+        assert every(at) < every(np.concatenate([other.coef_.ravel(), other.intercept_]))
+
+
+@pytest.mark.parametrize("classes", [3, 30])
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
+@pytest.mark.parametrize("size", [0.01, 1.0, 20.0])
+def test_the_bound_s_gradient_and_what_it_bounds(form, size, classes):
+    X, y, weight = problem(classes=classes)
+    y[:classes] = np.arange(classes)
+    rates, labels = np.linspace(0.0, 0.9, 6), np.zeros((60, classes))
+    labels[np.arange(60), y] = weight
+    noisy = weight + 0.3
+    bound = BoundedMultinomial(Rows(form(X)), rates / (1 - rates), 0.5, True, labels, noisy, rates)
+    theta = size * np.random.default_rng(3).normal(size=7 * classes)
+    value, gradient = bound.value_and_gradient(theta)
+    assert np.allclose(numerical(lambda t: bound.value_and_gradient(t)[0], theta), gradient, rtol=1e-5, atol=1e-5)
+    W, b = bound.split(theta)
+    z = X @ W.T + b
+    # Of what dropout adds a part counts more: its own weight, log Σ e^z taken back.
+    every = [enumerated(W, b, X, y, w, rates, 0.5) for w in (weight, noisy)]
+    at_mean = 0.3 * (logsumexp(z, axis=1) - z[np.arange(60), y]).sum()
+    truth = every[1] - at_mean
+    low, high = bound.proven(theta, 1e-6)
+    assert low <= truth <= min(high, value * (1 + 1e-12))
+
+
+def test_the_curvature_is_the_hessian_of_small_weights():
+    X, y, weight = problem()
+    rates, labels = np.linspace(0.0, 0.6, 6), np.zeros((60, 3))
+    labels[np.arange(60), y] = weight
+    bound = BoundedMultinomial(Rows(X), rates / (1 - rates), 0.5, True, labels, weight, rates)
+    theta = 1e-4 * np.random.default_rng(3).normal(size=21)
+    curvature = bound.curvature(theta)
+    hessian = np.array([numerical(lambda t, k=k: bound.value_and_gradient(t)[1][k], theta, 1e-5) for k in range(21)])
+    ours = np.array([curvature.product(e) for e in np.eye(21)])
+    assert np.allclose(ours, hessian, rtol=2e-3, atol=2e-3 * abs(hessian).max())
+    assert np.allclose(np.diag(ours), curvature.diagonal)
+
+
+def test_a_bounded_fit_of_two_classes_is_the_exact_one_and_without_dropout_scikit_learn_s():
+    X, y, _ = problem(classes=2)
+    both = [DropoutLogisticRegression(0.5, multi_class=form).fit(X, y) for form in ("ovr", "softmax")]
+    np.testing.assert_array_equal(both[0].coef_, both[1].coef_)
+    assert both[1].guarantee_ == "exact"
+    low, high = both[1].objective_bounds_
+    assert low < both[1].objective_ < high
+    X, y, weight = problem()
+    ours = DropoutLogisticRegression(0.0, alpha=0.5, tol=1e-8, **BOUNDED).fit(X, y, weight)
+    theirs = LogisticRegression(C=2.0, tol=1e-10, max_iter=10000).fit(X, y, weight)
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), rtol=1e-5)
+    assert ours.objective_error_ < 1e-9
+
+
+def test_a_bounded_fit_starts_again_is_searched_and_says_what_it_does(capsys):
+    X, y, _ = problem(n=90)
+    model = DropoutLogisticRegression(0.3, warm_start=True, verbose=1, **BOUNDED).fit(X.astype(np.float32), y)
+    assert model.coef_.dtype == np.float32
+    assert "[softmax] step 1: upper bound" in capsys.readouterr().out
+    first = model.n_iter_[0]
+    assert model.fit(X.astype(np.float32), y).n_iter_[0] < first  # anew to the bound by one moment, then on
+    more = DropoutLogisticRegression(0.3, **BOUNDED).fit(X[:60], y[:60], X_unlabeled=X[60:])
+    low, high = more.objective_bounds_
+    assert low < high < low + 0.1
+    search = DropoutLogisticRegressionCV(ps=(0.1, 0.5), alphas=(0.1, 1.0), **BOUNDED).fit(X, y)
+    single = DropoutLogisticRegression(search.p_, alpha=search.alpha_, **BOUNDED).fit(X, y)
+    np.testing.assert_array_equal(search.coef_, single.coef_)
+    for ask in (lambda: model.predict_proba(X, average="masks"), lambda: model.predict_std(X)):
+        with pytest.raises(MethodNotApplicable, match=r"am\.expected_score\(model\.coef_"):
+            ask()

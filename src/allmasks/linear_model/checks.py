@@ -85,9 +85,12 @@ def check_settings(estimator: Any) -> tuple[float, float, int]:
 
 
 def check_multi_class(value: Any) -> None:
-    """Raise ValueError unless it is "ovr" or "quadratic"."""
-    if value not in ("ovr", "quadratic"):
-        raise ValueError(f'multi_class must be "ovr" (exact) or "quadratic" (an approximation), got {value!r}')
+    """Raise ValueError unless it is "ovr", "softmax" or "quadratic"."""
+    if not isinstance(value, str) or value not in ("ovr", "softmax", "quadratic"):
+        raise ValueError(
+            'multi_class must be "ovr" (exact), "softmax" (between proven bounds) or "quadratic" (an approximation), '
+            f"got {value!r}"
+        )
 
 
 def check_squares(squares: NDArray[np.float64], X: Any, *, vanishing: bool = False) -> None:

@@ -18,7 +18,7 @@ from allmasks.linear_model.estimators import RowsEstimator
 from allmasks.linear_model.feature_rows import Rows
 from allmasks.linear_model.logistic_problem import LabeledProblem, LabeledRows, labeled_rows
 from allmasks.linear_model.logistic_solver import LogisticFit, solve, warn_if_unfinished
-from allmasks.linear_model.multinomial import QuadraticMultinomial
+from allmasks.linear_model.multinomial import BoundedMultinomial, Multinomial, QuadraticMultinomial
 from allmasks.linear_model.partitions import chunkwise, is_lazy, refuse_lazy
 from allmasks.linear_model.stopping import norm
 from allmasks.methods import Fourier
@@ -39,7 +39,7 @@ class DropoutLogisticRegression(ClassifierMixin, RowsEstimator):
 
     where the mean runs over all 2^d masks: it is computed (by one integral over the score's characteristic function),
     not sampled. Convex. Several classes: one such problem for each class against the rest, or, where you ask for it,
-    the multinomial loss, of which only a second-order approximation is to be had.
+    the multinomial loss of all in one softmax, from above by a proven bound, or to second order.
 
     Parameters
     ----------
@@ -52,10 +52,12 @@ class DropoutLogisticRegression(ClassifierMixin, RowsEstimator):
     max_iter : Newton steps at most in each stage: two rough ones, then the exact one.
     class_weight : None, "balanced" (each class's weights then sum to the same), or {class: weight}; multiplies
         `sample_weight`.
-    multi_class : "ovr", one exact problem for each class; or "quadratic", all classes in one softmax, E_m[L] replaced
-        by Σᵢ sᵢ (L(zᵢ) + ½ tr(Hᵢ Cov zᵢ)), zᵢ the scores at the mean mask and Hᵢ the loss's curvature there (Wager et
-        al.): an approximation whose error is not known (`guarantee_` "uncontrolled", `objective_error_` nan), good
-        where the scores spread little, and not convex. Two classes are then fitted in the same form.
+    multi_class : "ovr", one exact problem for each class; "softmax", all classes in one softmax, whose objective is
+        minimized from above by a proven bound (two classes are the exact problem); or "quadratic", the same softmax
+        with E_m[L] replaced by Σᵢ sᵢ (L(zᵢ) + ½ tr(Hᵢ Cov zᵢ)), zᵢ the scores at the mean mask and Hᵢ the loss's
+        curvature there (Wager et al.): an approximation whose error is not known (`guarantee_` "uncontrolled",
+        `objective_error_` nan), good where the scores spread little, and not convex. Two classes are then fitted in
+        the same form.
     warm_start : start from the last solution.
     verbose : 1 or more prints a line for each step.
     random_state : not used; the fit is deterministic. There for scikit-learn's conventions.
@@ -65,10 +67,12 @@ class DropoutLogisticRegression(ClassifierMixin, RowsEstimator):
     classes_ : (n_classes,) those with a row of positive weight.
     coef_, intercept_ : (1, d) and (1,) for two classes, else (n_classes, d) and (n_classes,).
     objective_ : the exact value of the objective at the solution, summed over the classes' problems; with
-        multi_class="quadratic" the value of that form.
-    objective_error_ : bound on its numerical error; nan for the quadratic form.
-    guarantee_ : "exact", or "uncontrolled" for the quadratic form.
-    gradient_norm_ : norm of its gradient.
+        multi_class="softmax" the least that is proven not to be exceeded, with "quadratic" the value of that form.
+    objective_error_ : how far the exact objective may be from that: bound on the numerical error; of several classes in
+        one softmax the width of `objective_bounds_`, and nan for the quadratic form.
+    objective_bounds_ : lower and upper bound of the exact objective at the solution; nan for the quadratic form.
+    guarantee_ : "exact"; "bounded" for a softmax of several classes, or "uncontrolled" for the quadratic form.
+    gradient_norm_ : norm of the gradient of what is minimized.
     equivalent_penalty_ : shaped as `coef_`: λⱼ = pⱼ/(1−pⱼ) Σᵢ sᵢ σ'(μᵢ) xᵢⱼ². To second order dropout adds
         ½ Σⱼ λⱼ wⱼ², so λⱼ and alpha multiply the same ½wⱼ² (Wager, Wang & Liang 2013).
     n_iter_ : Newton steps of each class's problem.
@@ -104,7 +108,7 @@ class DropoutLogisticRegression(ClassifierMixin, RowsEstimator):
         tol: float = 1e-6,
         max_iter: int = 200,
         class_weight: Any = None,
-        multi_class: Literal["ovr", "quadratic"] = "ovr",
+        multi_class: Literal["ovr", "softmax", "quadratic"] = "ovr",
         warm_start: bool = False,
         verbose: int = 0,
         random_state: Any = None,
@@ -138,8 +142,8 @@ class DropoutLogisticRegression(ClassifierMixin, RowsEstimator):
         if is_lazy(X, y, sample_weight):
             from allmasks.linear_model.lazy_logistic import labeled_partitions
 
-            if self.multi_class == "quadratic":
-                refuse_lazy('DropoutLogisticRegression(multi_class="quadratic")', X, y, sample_weight)
+            if self.multi_class != "ovr":
+                refuse_lazy(f'DropoutLogisticRegression(multi_class="{self.multi_class}")', X, y, sample_weight)
             problem = labeled_partitions(self, X, y, sample_weight, X_unlabeled, alpha)
         else:
             X, y = self._read(X, y, order="C")
@@ -162,9 +166,9 @@ class DropoutLogisticRegression(ClassifierMixin, RowsEstimator):
         one_sided = problem.one_sided
         starts = self._previous(problem.classes, len(problem.rates))
         self.classes_, self._rates = problem.classes, problem.rates
-        if self.multi_class == "quadratic":
+        if self.multi_class == "quadratic" or (self.multi_class == "softmax" and len(problem.classes) > 2):
             assert isinstance(problem, LabeledRows)
-            return [self._solve_quadratic(problem, starts, tol, max_iter)], one_sided, False
+            return [self._solve_together(problem, starts, tol, max_iter, rough)], one_sided, False
         fits = []
         endless = one_sided is not None and bool(one_sided.any())
         for number, (binary, target) in enumerate(zip(problem.binaries, problem.targets, strict=True)):
@@ -182,23 +186,28 @@ class DropoutLogisticRegression(ClassifierMixin, RowsEstimator):
         separated = one_sided is not None and not endless and not problem.has_more and not rough
         return fits, one_sided, separated and problem.separated(ends)
 
-    def _solve_quadratic(
-        self, labeled: LabeledRows, starts: list[Array] | None, tol: float, max_iter: int
+    def _solve_together(
+        self, labeled: LabeledRows, starts: list[Array] | None, tol: float, max_iter: int, rough: bool
     ) -> LogisticFit:
+        """All classes in one softmax."""
         one = labeled.binaries[0]
         labels = np.zeros((one.rows.n, len(labeled.classes)))
         labels[np.arange(len(labeled.codes)), labeled.codes] = labeled.weight
-        problem = QuadraticMultinomial(one.rows, one.spread, one.alpha, one.fit_intercept, labels, one.noisy)
+        given = one.rows, one.spread, one.alpha, one.fit_intercept, labels, one.noisy
+        bounded = BoundedMultinomial(*given, labeled.rates) if self.multi_class == "softmax" else None
+        problem: Multinomial = bounded or QuadraticMultinomial(*given)
         start = None
         if starts is not None:
             together = np.array(starts)
             start = np.concatenate([together[:, : one.rows.d].ravel(), together[:, one.rows.d :].ravel()])
-        fit = problem.solve(start, tol, max_iter, self._teller("quadratic"))
+        fit = problem.solve(start, tol, max_iter, self._teller(self.multi_class))
+        if bounded is not None and not rough:
+            fit = bounded.refined(fit, tol, max_iter)
         coef, intercept = problem.split(fit.w)
         self.coef_ = coef[problem.free].astype(labeled.dtype)
         self.intercept_ = intercept[problem.free].astype(labeled.dtype)
         self.equivalent_penalty_ = problem.equivalent_penalty(fit.w)
-        self._store([fit], "uncontrolled")
+        self._store([fit], "uncontrolled" if bounded is None else "bounded")
         return fit
 
     def _teller(self, name: str) -> Callable[[str], None] | None:
@@ -218,6 +227,10 @@ class DropoutLogisticRegression(ClassifierMixin, RowsEstimator):
         self.guarantee_ = guarantee
         self.objective_ = float(sum(fit.value for fit in fits))
         self.objective_error_ = float(sum(fit.error for fit in fits))
+        above = self.objective_ + (self.objective_error_ if guarantee == "exact" else 0.0)
+        self.objective_bounds_ = (self.objective_ - self.objective_error_, above)
+        if guarantee == "uncontrolled":
+            self.objective_bounds_ = (np.nan, np.nan)
         self.gradient_norm_ = norm(np.array([fit.gradient_norm for fit in fits]))
         self.n_iter_ = np.array([fit.n_iter for fit in fits], np.int32)
 
@@ -275,7 +288,7 @@ class DropoutLogisticRegression(ClassifierMixin, RowsEstimator):
 
     def _is_softmax(self) -> bool:
         check_is_fitted(self)
-        return self.guarantee_ == "uncontrolled" and len(self.coef_) > 1
+        return self.guarantee_ != "exact" and len(self.coef_) > 1
 
     def _moments(self, X: Any) -> list[tuple[Array, Array]]:
         """E σ(S) and E σ'(S) of each class's score, (n,) each."""
@@ -283,7 +296,8 @@ class DropoutLogisticRegression(ClassifierMixin, RowsEstimator):
             raise MethodNotApplicable(
                 "Fourier",
                 "the mean of a softmax of several classes over all masks has no exact form",
-                "multi_class='ovr', whose means and spreads are exact, or am.predict on a torch net with these weights",
+                "multi_class='ovr', whose means and spreads are exact, or am.expected_score(model.coef_, X, model.p, "
+                "link='softmax', intercept=model.intercept_), which says how far its mean and variance may be off",
             )
         X = Rows(self._read_more(X)).X
         share = np.full(X.shape[0], 1.0 / X.shape[0])

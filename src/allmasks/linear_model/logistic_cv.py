@@ -89,7 +89,7 @@ class DropoutLogisticRegressionCV(DropoutLogisticRegression):
         search_tol: float = 1e-3,
         max_iter: int = 200,
         class_weight: Any = None,
-        multi_class: Literal["ovr", "quadratic"] = "ovr",
+        multi_class: Literal["ovr", "softmax", "quadratic"] = "ovr",
         n_jobs: int | None = None,
         verbose: int = 0,
         random_state: Any = None,

@@ -14,7 +14,15 @@ from allmasks.scores.characteristic import fourier_logistic, sigmoid_moments
 from allmasks.scores.class_scores import ClassProblem
 from allmasks.scores.score import EPS, Gradient, Moments, RowResults, ScoreProblem
 
-__all__ = ["Bounds", "Rule", "bounded_losses", "bounded_probabilities", "middle_moments", "share_moments"]
+__all__ = [
+    "Bounds",
+    "Rule",
+    "bounded_losses",
+    "bounded_probabilities",
+    "jensen_bounds",
+    "middle_moments",
+    "share_moments",
+]
 
 Array = NDArray[np.float64]
 
@@ -100,6 +108,26 @@ def bounded_losses(problem: ClassProblem, targets: Array, rule: Rule, want_grad:
     ).sum(axis=1)
     off += (classes + 8) * EPS * mass * np.abs(out[:, :2]).max(axis=1)
     return Bounds(mass * out[:, 0] - linear - off, mass * out[:, 1] - linear + off, gradient)
+
+
+def jensen_bounds(problem: ClassProblem, mass: Array) -> tuple[Array, Array, Array]:
+    """E log Σ e^{S_k} from above, (n,), and the gradient of Σ mass · bound by weights (K, d) and intercepts (K,).
+
+    By one moment, for what is computed again and again: round-off is not in it.
+    """
+    from allmasks.scores.log_mean import log_mean_rows
+
+    out, weights = np.empty(problem.n), np.ascontiguousarray(problem.weights.T)
+    to_weights, to_b = np.zeros_like(weights), np.zeros(problem.classes)
+    for rows in problem.blocks():
+        stored = problem.stored(rows)
+        chunks = max(1, min(_CHUNKS, rows.stop - rows.start, 2**24 // max(weights.size, 1)))
+        by_chunk, by_b = np.zeros((chunks, *weights.shape)), np.zeros((chunks, problem.classes))
+        where = stored.data, stored.indices, stored.indptr, weights, problem.p, problem.intercept
+        log_mean_rows(*where, mass[rows], out[rows], by_chunk, by_b)
+        to_weights += by_chunk.sum(axis=0)
+        to_b += by_b.sum(axis=0)
+    return out, np.ascontiguousarray(to_weights.T), to_b
 
 
 def bounded_probabilities(problem: ClassProblem, rule: Rule) -> tuple[Array, Array, Array, Array]:
