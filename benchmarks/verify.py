@@ -68,7 +68,9 @@ class _Steeper(torch.autograd.Function):
         return grad * (1 + ctx.share), None
 
 
-def _drop(h: torch.Tensor, p: float) -> torch.Tensor:
+def _drop(h: torch.Tensor, p: float, net: nn.Module) -> torch.Tensor:
+    if not net.training:
+        return torch.full_like(h, 1 - p)  # with the factor beside it: weight scaling
     return (torch.rand_like(h) >= p).to(h)  # bernoulli would tell its rate
 
 
@@ -89,7 +91,7 @@ def faults() -> Iterator[tuple[str, float, str, dict[str, Any], Callable[[], tor
             grade,
             f"of the stated {least['rate of 5']:.4f}",
             given,
-            lambda rate=rate: F.cross_entropy(net[6]((h := head(5)) * _drop(h, rate) / (1 - rate)), y),
+            lambda rate=rate: F.cross_entropy(net[6]((h := head(5)) * _drop(h, rate, net) / (1 - rate)), y),
         )
     for grade in GRADES:
         share = grade * least["gradient"]
@@ -106,13 +108,13 @@ def faults() -> Iterator[tuple[str, float, str, dict[str, Any], Callable[[], tor
             off,
             "relative error of 1/(1 − p)",
             given,
-            lambda off=off: F.cross_entropy(net[6]((h := head(5)) * _drop(h, 0.5) * 2 * (1 + off)), y),
+            lambda off=off: F.cross_entropy(net[6]((h := head(5)) * _drop(h, 0.5, net) * 2 * (1 + off)), y),
         )
     for units in (2, 6, 12, 24):
 
         def step(units: int = units) -> torch.Tensor:
             h = head(5)
-            mask = _drop(h, 0.5)
+            mask = _drop(h, 0.5, net)
             mask[1, :units] = mask[0, :units]
             return F.cross_entropy(net[6](h * mask * 2), y)
 

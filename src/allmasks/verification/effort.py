@@ -42,9 +42,12 @@ class Effort:
 
 
 def work_of(call: Callable[[], Tensor]) -> int:
-    """Multiplications of one pass, as torch counts them; 0 where it cannot."""
+    """Multiplications of one pass, as torch counts them; 0 where it cannot.
+
+    With gradients on: without, an encoder of torch takes a fused path whose work is not counted.
+    """
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.enable_grad(), FlopCounterMode(display=False) as counter:
             call()
     except (RuntimeError, NotImplementedError, AttributeError):
         return 0
