@@ -227,8 +227,11 @@ def test_one_combination_and_exact_losses():
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_same_answer(tmp_path):
-    one = am.rate_curve(bowl, GRID, seeds=12)
-    two = am.rate_curve(bowl, GRID, seeds=12, n_jobs=2)
+def test_two_processes_give_the_same_answer():
+    def fit(rates, seed):  # travels whole: a worker finds no module of the tests to import
+        return (rates["a"] - 0.1) ** 2 + (rates["b"] - 0.5) ** 2 + 0.02 * np.random.default_rng(seed).normal()
+
+    one = am.rate_curve(fit, GRID, seeds=12)
+    two = am.rate_curve(fit, GRID, seeds=12, n_jobs=2)
     np.testing.assert_array_equal(one.values, two.values)
     assert one.gain == two.gain
