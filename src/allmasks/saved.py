@@ -39,7 +39,7 @@ def save(result: Result, path: str | Path) -> Path:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     again = am.load(am.save(found, f"{folder}/found.json"))
     >>> again.value == found.value, again.guarantee, again.method
-    (True, 'exact', ClosedForm())
+    (True, 'exact', Fourier())
     """
     if not isinstance(result, Result) or not is_dataclass(result):
         raise TypeError(f"save takes a result of allmasks, got {type(result).__name__}")

@@ -4,14 +4,18 @@ import os
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 
+# Where the package is installed pytest finds the plugin by itself, and would not take it twice.
+NAMED = "" if any(p.name == "allmasks" for p in entry_points(group="pytest11")) else " -p allmasks.pytest_plugin"
+
 FILES = {
-    "pyproject.toml": '[tool.pytest.ini_options]\naddopts = "--strict-markers -p allmasks.pytest_plugin"\n',
+    "pyproject.toml": f'[tool.pytest.ini_options]\naddopts = "--strict-markers{NAMED}"\n',
     "README.md": "# a project\n",
     "project/__init__.py": "",
     "project/config.py": "RATE = 0.3\n",

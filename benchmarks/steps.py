@@ -1,8 +1,8 @@
 """False alarms of `am.verify` on right steps, what it catches of graded faults, and how long it takes.
 
-python benchmarks/verify.py --runs 200          # false alarms, so many of each net; the issue asks for 2000 in all
-python benchmarks/verify.py --power 50          # so many runs of each fault at each size
-python benchmarks/verify.py --times
+python benchmarks/steps.py --runs 200          # false alarms, so many of each net; the issue asks for 2000 in all
+python benchmarks/steps.py --power 50          # so many runs of each fault at each size
+python benchmarks/steps.py --times
 
 The first two go round by round and print what they have so far, so that a run may be stopped at any time.
 """
