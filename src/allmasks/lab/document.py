@@ -24,7 +24,6 @@ LARGEST = 3_000_000
 
 Computed = tuple[Settings, list[Answer]]
 
-SOURCE = "https://pypi.org/project/allmasks/"
 NAMES = {"en": Text("English", "English"), "ko": Text("한국어", "한국어")}
 
 
@@ -119,6 +118,5 @@ def _page(
         other_languages=[
             (tongue, NAMES[tongue][lang], address(chapter, tongue)) for tongue in LANGUAGES if tongue != lang
         ],
-        source=SOURCE,
         module=chapter.work.__module__,
     )
