@@ -129,3 +129,10 @@ def test_a_step_under_autocast(wrong):
     assert found.ok is not wrong, found
     plain = am.verify(model, x, y, "cross_entropy", passes=48)
     assert found.detectable["mean loss"] > plain.detectable["mean loss"]  # bfloat16's resolution is in it
+
+
+@pytest.mark.parametrize("n", [1, 8])
+def test_a_rate_next_to_1_has_its_slope_from_below(n):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Dropout(0.999), nn.Linear(8, 3))
+    assert am.verify(net, torch.randn(n, 6), torch.randint(0, 3, (n,)), "cross_entropy", passes=48).ok

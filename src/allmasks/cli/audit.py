@@ -8,7 +8,6 @@ import sys
 import tempfile
 import webbrowser
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,7 +25,7 @@ from allmasks.cli.common import (
     output_of_models,
     say,
     translator,
-    write_json,
+    write_results,
 )
 
 if TYPE_CHECKING:
@@ -179,19 +178,9 @@ def _tell(found: Audit, out: str | None, json_file: str | None, lang: str, show_
         from allmasks.report import show
 
         show(found, console(), lang=lang)
-    with ExitStack() as files:
-        # Both are complete before either appears under its name.
-        if out is not None:
-            from allmasks.files import atomic_path
-            from allmasks.report import write
-
-            write(found, files.enter_context(atomic_path(out)), lang=lang)
-        write_json(found.to_dict(), json_file, lang)
-    if out is not None:
-        _ = translator(lang)
-        say(_("wrote {path}").format(path=out))
-        if show_it and not webbrowser.open(Path(out).resolve().as_uri()):
-            say(_("no browser was found: open {path} in one").format(path=out))
+    write_results(found, found.to_dict(), out, json_file, lang)
+    if out is not None and show_it and not webbrowser.open(Path(out).resolve().as_uri()):
+        say(translator(lang)("no browser was found: open {path} in one").format(path=out))
 
 
 def _model_and_data(

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from allmasks.inputs.data_files import Inputs
+    from allmasks.results import Reported
 
 __all__ = [
     "Interrupted",
@@ -33,6 +34,7 @@ __all__ = [
     "say",
     "translator",
     "write_json",
+    "write_results",
 ]
 
 LeaveOffOption = Annotated[
@@ -95,6 +97,19 @@ def write_json(values: dict[str, Any], path: str | None, lang: str = "en") -> No
     write_text(path, text)
     _ = translator(lang)
     say(_("wrote {path}").format(path=path))
+
+
+def write_results(found: Reported, values: dict[str, Any], out: str | None, json_file: str | None, lang: str) -> None:
+    """A result's page and its numbers; both are complete before either appears under its name."""
+    with ExitStack() as files:
+        if out is not None:
+            from allmasks.files import atomic_path
+            from allmasks.report import write
+
+            write(found, files.enter_context(atomic_path(out)), lang=lang)
+        write_json(values, json_file, lang)
+    if out is not None:
+        say(translator(lang)("wrote {path}").format(path=out))
 
 
 def say(text: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,7 +16,7 @@ from allmasks.cli.common import (
     output_of_models,
     say,
     translator,
-    write_json,
+    write_results,
 )
 
 if TYPE_CHECKING:
@@ -163,13 +162,4 @@ def _tell(found: Evaluation, after: dict[str, Any] | None, out: str | None, json
             told = _("conformal at {level:g}: coverage {coverage} on --test, mean size {size:.3g}")
             coverage = with_error(after["coverage"], after["coverage_error"])
             typer.echo(told.format(level=found.level, coverage=coverage, size=after["size"]))
-    with ExitStack() as files:
-        # Both are complete before either appears under its name.
-        if out is not None:
-            from allmasks.files import atomic_path
-            from allmasks.report import write
-
-            write(found, files.enter_context(atomic_path(out)), lang=lang)
-        write_json(found.to_dict() | ({} if after is None else {"afterwards": after}), json_file, lang)
-    if out is not None:
-        say(_("wrote {path}").format(path=out))
+    write_results(found, found.to_dict() | ({} if after is None else {"afterwards": after}), out, json_file, lang)

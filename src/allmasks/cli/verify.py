@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +17,7 @@ from allmasks.cli.common import (
     output_of_models,
     say,
     translator,
-    write_json,
+    write_results,
 )
 
 __all__ = ["verify"]
@@ -80,14 +79,6 @@ def verify(
         from allmasks.report import show
 
         show(found, console(), lang=lang)
-    with ExitStack() as files:
-        if out is not None:
-            from allmasks.files import atomic_path
-            from allmasks.report import write
-
-            write(found, files.enter_context(atomic_path(out)), lang=lang)
-        write_json(found.to_dict(), json_file, lang)
-    if out is not None:
-        say(_("wrote {path}").format(path=out))
+    write_results(found, found.to_dict(), out, json_file, lang)
     if not found.ok:
         raise typer.Exit(1)

@@ -67,6 +67,7 @@ def slopes_of(law: Law, sites: Sequence[DropoutSite], base: np.ndarray, few: boo
     found = {}
     for site in able:
         change = wanted_change(site.p)
+        change = change if site.p + change < 1 else -change  # a slope is as good from the other side
         moved = (law.at_rates({site.name: site.p + change}, masks) - base[:masks]) / change
         found[site.name] = Slope(float(moved.mean()), float(moved.std(ddof=1)) / math.sqrt(masks))
     return found
