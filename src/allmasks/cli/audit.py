@@ -180,7 +180,8 @@ def _tell(found: Audit, out: str | None, json_file: str | None, lang: str, show_
         show(found, console(), lang=lang)
     write_results(found, found.to_dict(), out, json_file, lang)
     if out is not None and show_it and not webbrowser.open(Path(out).resolve().as_uri()):
-        say(translator(lang)("no browser was found: open {path} in one").format(path=out))
+        _ = translator(lang)
+        say(_("no browser was found: open {path} in one").format(path=out))
 
 
 def _model_and_data(

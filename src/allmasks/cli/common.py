@@ -109,7 +109,8 @@ def write_results(found: Reported, values: dict[str, Any], out: str | None, json
             write(found, files.enter_context(atomic_path(out)), lang=lang)
         write_json(values, json_file, lang)
     if out is not None:
-        say(translator(lang)("wrote {path}").format(path=out))
+        _ = translator(lang)
+        say(_("wrote {path}").format(path=out))
 
 
 def say(text: str) -> None:
